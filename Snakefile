@@ -1,0 +1,36 @@
+import os
+import sys
+from pathlib import Path
+
+from longshort import study
+from longshort.identity import code_hash
+
+# `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+
+STUDY = study.load(config.get("study", "demo"))
+
+
+wildcard_constraints:
+    run="[0-9a-f]{16}",
+    data="[0-9a-f]{16}",
+    evaluation="[0-9a-f]{16}",
+    steps=r"\d+(-\d+)*",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        STUDY.table_files(),
+        STUDY.plot_files(),
+
+
+# A study that ends in error still shows what it has, with the rest marked.
+onerror:
+    shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")

@@ -1,0 +1,101 @@
+"""Stage: corpus -> tokens. `python -m longshort.data --spec FILE --out DIR`
+
+Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train) and, last, DIR/manifest.json with
+the hash of every split's content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longshort import provenance
+from longshort.data import corpora, tokenizers
+from longshort.identity import digest, dumps, refuse_changed_code
+from longshort.publish import folder_in_place, read_json, write_json
+
+ENTRY = "longshort.data.__main__"
+SPLITS = ("train", "validation", "test")
+
+
+def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Tokenises the corpus and returns the manifest."""
+    from datasets import Dataset, Features, List, Value, disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    tokenizer = tokenizers.load(spec["tokenizer"])
+    left_out: Counter[str] = Counter()
+
+    def rows() -> Iterator[dict[str, str]]:
+        for name, text in corpora.documents(spec["corpus"], left_out):
+            yield {"name": name, "text": text, "split": corpora.split_of(name, spec["validation"], spec["test"])}
+
+    everything = Dataset.from_list(list(rows()))
+    if not len(everything):
+        raise ValueError(f"the corpus {spec['corpus']} holds no document ({dict(left_out)} left out); give another one")
+    tokenised = everything.map(
+        lambda batch: {"input_ids": tokenizer(batch["text"], add_special_tokens=False)["input_ids"]},
+        batched=True,
+        batch_size=64,
+        features=Features({**everything.features, "input_ids": List(Value("int32"))}),
+        desc="tokenise",
+    )
+    splits = {}
+    for split in SPLITS:
+        chosen = tokenised.select([row for row, name in enumerate(tokenised["split"]) if name == split])
+        if not len(chosen) and not (split == "validation" and not spec["validation"]):
+            raise ValueError(
+                f"the {split} split is empty: the corpus has {len(tokenised)} documents; "
+                "give more documents or change data.validation and data.test"
+            )
+        columns = ["name", "input_ids"] if split == "train" else ["name", "text", "input_ids"]
+        chosen = chosen.select_columns(columns)
+        with folder_in_place(out / split) as folder:
+            chosen.save_to_disk(str(folder))
+        splits[split] = _content(chosen)
+    content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
+    return {"spec": spec, "splits": splits, "left_out": dict(left_out), "content": content}
+
+
+def _content(split: Any) -> dict[str, Any]:
+    """Counts and the hash of names and tokens: equal content has an equal hash, whatever the files look like."""
+    total = hashlib.sha256()
+    tokens = 0
+    for row in split.with_format("numpy", columns=["input_ids"], output_all_columns=True):
+        ids = np.ascontiguousarray(row["input_ids"], dtype="<i4")
+        total.update(f"{row['name']}\0{len(ids)}\0".encode())
+        total.update(ids.tobytes())
+        tokens += len(ids)
+    return {"documents": len(split), "tokens": tokens, "sha256": total.hexdigest()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", type=Path, required=True, help="data specification (JSON)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
+    arguments = parser.parse_args()
+    if arguments.code:
+        refuse_changed_code(arguments.code, ENTRY)
+    try:
+        manifest = prepare(read_json(arguments.spec), arguments.out)
+    except ValueError as error:
+        raise SystemExit(f"data: {error}") from None
+    manifest["environment"] = provenance.environment()
+    write_json(arguments.out / "manifest.json", manifest)
+    for name, split in manifest["splits"].items():
+        print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")
+    if manifest["left_out"]:
+        print("left out:", ", ".join(f"{count} {reason}" for reason, count in manifest["left_out"].items()))
+
+
+if __name__ == "__main__":
+    main()

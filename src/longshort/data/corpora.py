@@ -1,0 +1,105 @@
+"""Corpora: documents as (name, text). The name divides the corpus, so it never depends on where the files lie."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+def documents(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Yields (name, text) of every document; what cannot be used is counted in left_out by reason."""
+    read = {"stdlib": _stdlib, "text": _text, "hub": _hub}[corpus["kind"]]
+    for name, text in read(corpus, left_out):
+        if text.strip():
+            yield name, text
+        else:
+            left_out["empty"] += 1
+
+
+def split_of(name: str, validation: float, test: float) -> str:
+    """test, validation or train, by a hash of the name: adding a document moves no other."""
+    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    if share < test:
+        return "test"
+    return "validation" if share < test + validation else "train"
+
+
+def files(path: str) -> list[Path]:
+    """The files of a text corpus.
+
+    Raises:
+        ValueError: there is none, or one has a suffix that is not read.
+    """
+    root = Path(path)
+    if root.is_dir():
+        found = sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES)
+    else:
+        found = sorted(Path(file) for file in glob.glob(path, recursive=True) if Path(file).is_file())
+    if not found:
+        raise ValueError(f"data.corpus.path = {path!r}: no file there; give a folder, a file or a glob of {SUFFIXES}")
+    strange = [file for file in found if file.suffix not in SUFFIXES]
+    if strange:
+        raise ValueError(f"data.corpus.path = {path!r} takes in {strange[0]}; only {SUFFIXES} are read")
+    return found
+
+
+def _stdlib(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        # Installed packages are not the standard library, and some distributions leave its tests out.
+        if {"site-packages", "dist-packages", "test", "tests", "idle_test"} & set(relative.parts):
+            continue
+        try:
+            yield relative.as_posix(), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            left_out["not UTF-8"] += 1
+
+
+def _text(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    from datasets import load_dataset
+
+    root = Path(corpus["path"])
+    for file in files(corpus["path"]):
+        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        if file.suffix == ".txt":
+            try:
+                yield name, file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                left_out["not UTF-8"] += 1
+            continue
+        kind = {".jsonl": "json", ".parquet": "parquet"}[file.suffix]
+        rows = load_dataset(kind, data_files=str(file.resolve()), split="train", streaming=True)
+        yield from _rows(rows, corpus["column"], name, left_out)
+
+
+def _hub(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    from datasets import load_dataset
+
+    rows = load_dataset(
+        corpus["dataset"],
+        corpus["configuration"],
+        split=corpus["split"],
+        revision=corpus["revision"],
+        streaming=True,
+    )
+    yield from _rows(rows, corpus["column"], corpus["dataset"], left_out)
+
+
+def _rows(rows: Any, column: str, source: str, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    for index, row in enumerate(rows):
+        if column not in row:
+            raise ValueError(
+                f"{source}, row {index}: no column {column!r}; data.corpus.column may be one of {sorted(row)}"
+            )
+        if isinstance(row[column], str):
+            yield f"{source}#{index}", row[column]
+        else:
+            left_out["no text"] += 1

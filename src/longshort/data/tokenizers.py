@@ -1,0 +1,47 @@
+"""Tokenizers: bytes (nothing to fetch), or a pretrained one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "<|document|>"
+
+
+def load(spec: dict[str, Any]) -> PreTrainedTokenizerBase:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if spec["kind"] == "bytes":
+        return byte_tokenizer()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(spec["name"], revision=spec["revision"])
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """Ids 0..255 are the bytes of the UTF-8 text, 256 separates documents."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = {character: byte for byte, character in bytes_to_unicode().items()}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SEPARATOR,
+        eos_token=SEPARATOR,
+        pad_token=SEPARATOR,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def separator(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token between packed documents."""
+    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if token is None:
+        raise ValueError("the tokenizer has neither an EOS nor a BOS token to separate documents with; use another one")
+    return int(token)

@@ -1,0 +1,110 @@
+"""Training windows from the token stream of a split.
+
+Documents are packed: one stream with a separator after each document, windows may cross separators, and attention is
+not masked at them (the usual way of pre-training). So no document is too short, and none is dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longshort.data.streams import extra_length, generator
+
+
+class TokenStream:
+    """All documents of a split, each followed by the separator; reads from the memory-mapped Arrow file."""
+
+    def __init__(self, folder: Path, separator: int) -> None:
+        from datasets import Dataset, load_from_disk
+
+        split = load_from_disk(str(folder))
+        assert isinstance(split, Dataset)
+        self.separator = separator
+        self._documents: list[NDArray[np.int32]] = []
+        for chunk in split.data.column("input_ids").chunks:
+            tokens = chunk.flatten().to_numpy(zero_copy_only=True)
+            bounds = np.asarray(chunk.offsets) - chunk.offsets[0].as_py()
+            self._documents += [tokens[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._ends = np.cumsum([len(tokens) + 1 for tokens in self._documents])
+
+    @property
+    def document_lengths(self) -> list[int]:
+        return [len(tokens) for tokens in self._documents]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, start: int, count: int) -> NDArray[np.int64]:
+        """Tokens start..start + count - 1 of the stream: [count]."""
+        out = np.full(count, self.separator, dtype=np.int64)
+        document = int(np.searchsorted(self._ends, start, side="right"))
+        position = start
+        while position < start + count:
+            tokens = self._documents[document]
+            offset = position - (int(self._ends[document]) - len(tokens) - 1)
+            piece = tokens[offset : offset + start + count - position]
+            out[position - start : position - start + len(piece)] = piece
+            position = int(self._ends[document])
+            document += 1
+        return out
+
+
+class Windows:
+    """The samples of a run by their global number: sample k belongs to optimiser step k // batch.
+
+    Each epoch cuts the stream into slots at another offset and visits them in another order, both drawn from
+    (seed, epoch). A slot has room for the longest l_extra, so arms of one seed read the same windows.
+
+    Items are dicts: `inputs` and `targets`, arrays of [views, length], and `extra` (l_extra; 0 for one view).
+    View A is the first `length` tokens of the window, view B the last.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        length: int,
+        seed: int,
+        batch: int,
+        steps: int,
+        max_extra: int | None,
+        extra_per_row: bool = False,
+    ) -> None:
+        self.stream, self.length, self.seed, self.batch, self.steps = stream, length, seed, batch, steps
+        self.max_extra, self.extra_per_row = max_extra, extra_per_row
+        self.slot = length + 1 if max_extra is None else 2 * length
+        # One slot less than fits: the offset moves the last one past the end.
+        self.slots = len(stream) // self.slot - 1
+        if self.slots < 1:
+            raise ValueError(
+                f"the training split has {len(stream)} tokens, fewer than two windows of {self.slot}; "
+                "use a larger corpus or a smaller lengths.train"
+            )
+        self._order: tuple[int, NDArray[np.int64], int] | None = None
+
+    def __len__(self) -> int:
+        return self.steps * self.batch
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        epoch, place = divmod(sample, self.slots)
+        order, offset = self._epoch(epoch)
+        start = offset + int(order[place]) * self.slot
+        if self.max_extra is None:
+            window = self.stream.read(start, self.length + 1)
+            return {"inputs": window[None, :-1], "targets": window[None, 1:], "extra": 0}
+        counter = sample if self.extra_per_row else sample // self.batch
+        extra = extra_length(self.seed, counter, self.max_extra)
+        window = self.stream.read(start, self.length + extra + 1)
+        views = np.stack([window[: self.length + 1], window[extra:]])
+        return {"inputs": views[:, :-1], "targets": views[:, 1:], "extra": extra}
+
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], int]:
+        if self._order is None or self._order[0] != epoch:
+            draws = generator("order", self.seed, epoch)
+            offset = int(draws.integers(0, self.slot))
+            self._order = (epoch, draws.permutation(self.slots), offset)
+        return self._order[1], self._order[2]

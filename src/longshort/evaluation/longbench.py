@@ -1,0 +1,351 @@
+"""LongBench-E: greedy answers to its 13 tasks, and their official scores.
+
+As the official code does it (THUDM/LongBench, pred.py): official prompts without a chat template, the tokenizer's usual
+special tokens, truncation in the middle at the level of text (the two halves are decoded, joined and encoded again, so
+that a prompt may come out some tokens off), greedy decoding, official answer lengths, samsum ended at a newline and
+never empty.
+
+One choice differs. The official max_length holds for the prompt alone and is set by hand some 600 tokens below the
+model's length; here max_length is prompt and answer together, and each task's prompt gets max_length less its answer.
+
+    python -m longshort.evaluation.longbench score --predictions FILE.jsonl --out FILE.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
+from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise, task_name
+from longshort.publish import write_atomic, write_json
+
+TOKENS_PER_BATCH = 16384
+FIELDS = ("context", "answers", "length", "all_classes", "_id")
+
+
+class Question(NamedTuple):
+    """One item, ready for the model."""
+
+    task: str
+    id: str
+    input_ids: list[int]
+    answer_length: int  # tokens
+    truncated: bool
+    answers: list[str]
+    all_classes: list[str] | None
+    length: int  # words, as the data says
+
+
+def protocol(settings: dict[str, Any]) -> str:
+    """The name of what was done; "official" is official data with official answer lengths and nothing else."""
+    source, cap = settings["source"], settings.get("max_new_tokens")
+    given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
+    if cap is not None:
+        given.insert(1, f"new={cap}")
+    if source["kind"] == "stand-in":
+        given.insert(0, f"items={source['items_per_task']}")
+        kind = "stand-in"
+    else:
+        kind = "official" if cap is None else "capped"
+    return f"longbench-e/{kind}-v1?{'&'.join(given)}"
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    settings: dict[str, Any],
+    data: Path,
+    l_train: int,
+    *,
+    predictions_out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Scores in per cent per task, per task and bucket, and over tasks: "overall" and "overall-bucket-mean".
+
+    Args:
+        settings: `source`, `max_length` of prompt and answer together (tokens), `max_new_tokens` (a cap on the answers,
+            or None for the official lengths).
+        data: a published data folder, with the folder longbench-e-<items> if the source is the stand-in.
+        l_train: not used; all evaluations have one signature.
+        predictions_out: a parquet file for one row per prediction.
+
+    Raises:
+        ValueError: a task or a field is missing in the data, or max_length leaves no room for a prompt.
+    """
+    predicted = predictions(model, tokenizer, settings, data)
+    if predictions_out is not None:
+        _write_parquet(predictions_out, predicted)
+    result = summarise(predicted)
+    rows = []
+    for task, means in result["tasks"].items():
+        rows.append(_row(task, means["all"], means["n"]["all"]))
+        rows.extend(_row(f"{task}:{bucket}", means[bucket], means["n"][bucket]) for bucket in BUCKETS)
+    rows.append(_row("overall", result["overall"], len(predicted)))
+    rows.append(_row("overall-bucket-mean", result["overall_bucket_mean"], len(predicted)))
+    return rows
+
+
+def predictions(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path) -> list[dict[str, Any]]:
+    """One row per item: task, id, prediction, references, all_classes, length (words), score (0..1), truncated, tokens.
+
+    `truncated` says whether the prompt lost its middle; `tokens` counts the prompt as the model read it.
+    """
+    asked = questions(tokenizer, settings, data)
+    rows = []
+    for question, prediction in zip(asked, predict(model, tokenizer, asked), strict=True):
+        rows.append(
+            {
+                "task": question.task,
+                "id": question.id,
+                "prediction": prediction,
+                "references": question.answers,
+                "all_classes": question.all_classes,
+                "length": question.length,
+                "score": score_prediction(question.task, prediction, question.answers, question.all_classes),
+                "truncated": question.truncated,
+                "tokens": len(question.input_ids),
+            }
+        )
+    return rows
+
+
+# A process evaluates many checkpoints, and tokenising whole contexts takes as long as answering them.
+_QUESTIONS: WeakKeyDictionary[Any, dict[str, list[Question]]] = WeakKeyDictionary()
+
+
+def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Question]:
+    """The items of all tasks, truncated to their place; made once per tokenizer and settings."""
+    source = settings["source"]
+    if source["kind"] == "stand-in":
+        folder = Path(data) / f"longbench-e-{source['items_per_task']}"
+    else:
+        folder = Path(source["path"])
+    done = _QUESTIONS.setdefault(tokenizer, {})
+    key = json.dumps([str(folder.resolve()), settings["max_length"], settings.get("max_new_tokens")])
+    if key not in done:
+        done[key] = list(_read_questions(tokenizer, folder, settings["max_length"], settings.get("max_new_tokens")))
+    return done[key]
+
+
+def _read_questions(tokenizer: Any, folder: Path, max_length: int, cap: int | None) -> Iterator[Question]:
+    for task, prompt in official_prompts().items():
+        answer_length = prompt.answer_length if cap is None else min(cap, prompt.answer_length)
+        if max_length - answer_length < 2:
+            raise ValueError(
+                f"longbench_e.max_length = {max_length} leaves no room for a prompt before the {answer_length} tokens "
+                f"of {task}'s answer: raise it, or lower max_new_tokens"
+            )
+        for item in read_items(folder, task):
+            text = prompt.format.format(context=item["context"], input=item["input"])
+            input_ids, truncated = encode(tokenizer, text, max_length - answer_length)
+            yield Question(
+                task=task,
+                id=str(item["_id"]),
+                input_ids=input_ids,
+                answer_length=answer_length,
+                truncated=truncated,
+                answers=item["answers"],
+                all_classes=item["all_classes"],
+                length=item["length"],
+            )
+
+
+def read_items(folder: Path, task: str) -> list[dict[str, Any]]:
+    """The items of <task>_e.jsonl; the field `question` of some mirrors counts as `input`.
+
+    Raises:
+        ValueError: no such file, or a field is missing.
+    """
+    file = folder / f"{task}_e.jsonl"
+    if not file.is_file():
+        needed = ", ".join(f"{name}_e.jsonl" for name in TASKS)
+        raise ValueError(f"LongBench-E task {task} is missing: no file {file}; the folder needs {needed}")
+    items = []
+    for place, item in enumerate(_read_jsonl(file), start=1):
+        if "input" not in item and "question" in item:
+            item["input"] = item["question"]
+        for field in ("input", *FIELDS):
+            if field not in item:
+                raise ValueError(f"{file}, line {place}: no field {field!r}; take the official files of LongBench-E")
+        items.append(item)
+    if not items:
+        raise ValueError(f"LongBench-E task {task} is missing: {file} is empty; take the official files of LongBench-E")
+    return items
+
+
+def encode(tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]:
+    """Token ids of text, and whether its middle was left out because it had more than max_tokens tokens."""
+    input_ids: list[int] = tokenizer(text, truncation=False).input_ids
+    if len(input_ids) <= max_tokens:
+        return input_ids, False
+    half = max_tokens // 2
+    head = tokenizer.decode(input_ids[:half], skip_special_tokens=True)
+    tail = tokenizer.decode(input_ids[-half:], skip_special_tokens=True)
+    return tokenizer(head + tail, truncation=False).input_ids, True
+
+
+def predict(model: Any, tokenizer: Any, asked: Sequence[Question]) -> list[str]:
+    """Greedy answers, in the order of the questions.
+
+    Questions whose answers have one length share batches of at most TOKENS_PER_BATCH tokens, padded on the left. Where
+    the rotary frequencies depend on the length of the input, only questions of equal length do.
+    """
+    from longshort.evaluation.forward import rope_depends_on_length
+
+    by_length = rope_depends_on_length(model)
+    answers: dict[int, str] = {}
+    for batch in _batches(asked, by_length):
+        texts = _generate(model, tokenizer, [asked[place] for place in batch], by_length)
+        answers.update(zip(batch, texts, strict=True))
+    return [answers[place] for place in range(len(asked))]
+
+
+def _batches(asked: Sequence[Question], equal_length: bool) -> Iterator[list[int]]:
+    """Places in `asked` that share a batch: generation is set alike, and the padded rows keep to the budget."""
+
+    def kind(question: Question) -> tuple[bool, int, int]:
+        return question.task == "samsum", question.answer_length, len(question.input_ids) if equal_length else 0
+
+    batch: list[int] = []
+    # The longest first: a batch too large for the memory fails at once.
+    for place in sorted(range(len(asked)), key=lambda place: (kind(asked[place]), -len(asked[place].input_ids))):
+        if batch:
+            first = asked[batch[0]]
+            tokens = (len(batch) + 1) * (len(first.input_ids) + first.answer_length)
+            if kind(first) != kind(asked[place]) or tokens > TOKENS_PER_BATCH:
+                yield batch
+                batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope: bool) -> list[str]:
+    import torch
+
+    stop = model.generation_config.eos_token_id
+    if stop is None:
+        stop = tokenizer.eos_token_id
+    stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
+    at_least = 0
+    if batch[0].task == "samsum":  # officially: models repeat "\nDialogue" for ever
+        stops = [*stops, tokenizer.encode("\n", add_special_tokens=False)[-1]]
+        at_least = 1
+
+    width = max(len(question.input_ids) for question in batch)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0] if stops else 0
+    padded = [[padding] * (width - len(question.input_ids)) + question.input_ids for question in batch]
+    mask = [[0] * (width - len(question.input_ids)) + [1] * len(question.input_ids) for question in batch]
+    with torch.inference_mode():
+        if reset_rope:
+            # transformers' dynamic NTK keeps the frequencies of the longest input seen until a short one resets them.
+            model(input_ids=_tensor([[padding]], model), use_cache=False)
+        output = model.generate(
+            input_ids=_tensor(padded, model),
+            attention_mask=_tensor(mask, model),
+            max_new_tokens=batch[0].answer_length,
+            min_new_tokens=at_least,
+            num_beams=1,
+            do_sample=False,
+            eos_token_id=stops or None,
+            pad_token_id=padding,
+        )
+    return [tokenizer.decode(_until_stop(row, stops), skip_special_tokens=True) for row in output[:, width:].tolist()]
+
+
+def _until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
+    """The answer up to and with its stop token; padding follows where another row of the batch went on."""
+    end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[: end + 1]
+
+
+def _tensor(rows: list[list[int]], model: Any) -> Any:
+    import torch
+
+    return torch.tensor(rows, dtype=torch.long, device=model.device)
+
+
+def _row(task: str, value: float | None, n: int) -> dict[str, Any]:
+    return {"metric": "longbench_e", "length": None, "task": task, "document": None, "value": value, "n": n}
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def score_file(predictions: Path, per_prediction: bool = False) -> dict[str, Any]:
+    """Scores rows of {dataset, pred, answers, all_classes, length}, one JSON a line; the result is scoring.summarise's.
+
+    With per_prediction also {"per_prediction": {task: [0..1 in the order of the file]}}.
+
+    Raises:
+        ValueError: a row is no JSON, lacks a field, or cannot be scored; names the line.
+    """
+    rows = []
+    for place, line in enumerate(_read_jsonl(predictions), start=1):
+        try:
+            task = task_name(line["dataset"])
+            score = score_prediction(task, line["pred"], line["answers"], line.get("all_classes"))
+            rows.append({"task": task, "length": line["length"], "score": score})
+        except KeyError as error:
+            raise ValueError(
+                f"{predictions}, row {place}: no field {error}; give dataset, pred, answers, length"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{predictions}, row {place}: {error}") from None
+    result = summarise(rows)
+    if per_prediction:
+        tasks: list[str] = list(result["tasks"])
+        result["per_prediction"] = {task: [row["score"] for row in rows if row["task"] == task] for task in tasks}
+    return result
+
+
+def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for place, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file}, line {place} is no valid JSON ({error}): take a whole copy") from error
+
+
+def _score_main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m longshort.evaluation.longbench score", description="Official LongBench scores of predictions."
+    )
+    parser.add_argument(
+        "--predictions", type=Path, required=True, help="rows {dataset, pred, answers, all_classes, length}"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of scores in per cent")
+    parser.add_argument("--per-prediction", action="store_true", help="add the score of every row, 0..1")
+    given = parser.parse_args(arguments)
+    try:
+        result = score_file(given.predictions, given.per_prediction)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    missing = [task for task in TASKS if task not in result["tasks"]]
+    if missing:
+        print(f"no predictions for {', '.join(missing)}: the means are over the other tasks", file=sys.stderr)
+    write_json(given.out, result)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["score"]:
+        _score_main(sys.argv[2:])
+    else:
+        from longshort.evaluation import stage
+
+        stage.main("longbench_e", evaluate, protocol)

@@ -1,0 +1,103 @@
+"""What every evaluation stage does: load each checkpoint of a run, measure it, publish one parquet for all of them.
+
+`python -m longshort.evaluation.perplexity --spec FILE --data MANIFEST --run RECORD --steps 50-150 --out FILE`
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from longshort import provenance
+from longshort.identity import code_hash, refuse_changed_code, run_id
+from longshort.publish import file_digest, read_json, write_atomic
+
+COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status", "protocol"]
+Evaluate = Callable[..., list[dict[str, Any]]]
+
+
+def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], str]) -> None:
+    """The command line of one metric's stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", type=Path, required=True, help="specification of the evaluation (JSON)")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the prepared corpus")
+    parser.add_argument("--run", type=Path, required=True, help="record of the training")
+    parser.add_argument("--steps", required=True, help="checkpoints to evaluate, e.g. 50-150")
+    parser.add_argument("--out", type=Path, required=True, help="parquet to write")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
+    arguments = parser.parse_args()
+
+    entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
+    if arguments.code:
+        refuse_changed_code(arguments.code, entry)
+    code = code_hash(entry)
+    spec, record = read_json(arguments.spec), read_json(arguments.run)
+    manifest = read_json(arguments.data)
+    inputs = {
+        "checkpoints": {step: checkpoint["files"] for step, checkpoint in record["checkpoints"].items()},
+        "steps": arguments.steps,
+        "status": record["status"],
+        "data": manifest["content"],
+    }
+    finished = arguments.work / "evaluations" / f"{run_id(spec, code, inputs)}.parquet"
+    if finished.exists():
+        print(f"found finished: {finished}")
+        write_atomic(arguments.out, finished.read_bytes())
+        return
+
+    rows: list[dict[str, Any]] = []
+    said = protocol(spec["settings"])
+    tokenizer = None
+    for step in (int(step) for step in arguments.steps.split("-")):
+        checkpoint = record["checkpoints"].get(str(step))
+        if checkpoint is None:
+            print(f"step {step}: {record['status']}, nothing to measure", flush=True)
+            rows.append({"step": step, "metric": metric, "value": float("nan"), "n": 0, "status": record["status"]})
+            continue
+        if tokenizer is None:
+            from longshort.data import tokenizers
+
+            tokenizer = tokenizers.load(spec["data"]["tokenizer"])
+        began = time.monotonic()
+        model = _load(checkpoint)
+        measured = evaluate(model, tokenizer, spec["settings"], arguments.data.parent, spec["length"])
+        rows += [{"step": step, "status": "ok", **row} for row in measured]
+        print(f"step {step}: {len(measured)} numbers in {time.monotonic() - began:.1f} s", flush=True)
+
+    import pandas
+
+    frame = pandas.DataFrame([{**row, "protocol": said} for row in rows], columns=COLUMNS)
+    frame = frame.astype({"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"})
+    frame["run_id"], frame["code"], frame["data"] = record["run_id"], code, manifest["content"]
+    frame["commit"], frame["environment"] = provenance.commit(), provenance.environment()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(finished, buffer.getvalue())
+    write_atomic(arguments.out, buffer.getvalue())
+
+
+def _load(checkpoint: dict[str, Any]) -> Any:
+    """The model of a checkpoint whose weights are the ones that the training recorded."""
+    import torch
+
+    from longshort.models import load
+
+    folder = Path(checkpoint["path"])
+    for name, digest in checkpoint["files"].items():
+        if not (folder / name).exists() or file_digest(folder / name) != digest:
+            print(
+                f"{folder / name} is missing or not the file that was trained; run snakemake again with "
+                f"--forcerun train to restore it ({json.dumps(digest)} was expected)",
+                file=sys.stderr,
+            )
+            raise SystemExit(1)
+    model = load.load(folder)
+    model.eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""Where a number comes from besides its specification: commit, environment, machine, job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LIBRARIES = ("torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "snakemake")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def commit() -> str:
+    """The commit of the source, with -dirty where tracked files differ from it; "unknown" outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@cache
+def environment() -> str:
+    """Lock, Python and library versions in one line."""
+    lock = ROOT / "envs" / "requirements.lock"
+    lock_hash = hashlib.sha256(lock.read_bytes()).hexdigest()[:12] if lock.exists() else "none"
+    versions = [f"python={platform.python_version()}"]
+    for library in LIBRARIES:
+        try:
+            versions.append(f"{library}={version(library)}")
+        except PackageNotFoundError:
+            continue
+    return " ".join([f"lock={lock_hash}", *versions])
+
+
+def machine() -> dict[str, str | None]:
+    return {"host": socket.gethostname(), "processor": platform.machine(), "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

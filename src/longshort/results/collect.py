@@ -1,0 +1,121 @@
+"""The long table of a study: one row per number, from the records of its runs. Links the runs by arm for people.
+
+`python -m longshort.results.collect --study results/S/study.json --results results --out results/S/metrics.parquet`
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from longshort.publish import file_digest, read_json, write_atomic
+
+BASE_ARM, BASE_SEED = "(base)", -1
+COLUMNS = [
+    *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
+    *("protocol", "run_id", "code", "data", "commit", "environment"),
+]
+# tokens_per_second is left out: it is another number each time the same run is computed.
+TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden", "learning_rate", "grad_norm")
+TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
+
+
+def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pandas.DataFrame:
+    """The rows of every arm and seed, and of the base model (arm "(base)", seed -1, step 0).
+
+    Args:
+        study: the resolved study (study.json).
+        results: the folder that holds runs/.
+        partial: take what exists; a run that is not there has one row a checkpoint with status "missing".
+    """
+    runs = [(BASE_ARM, BASE_SEED, study["base"], str(study["base_steps"]))]
+    for arm in study["arms"]:
+        runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
+    frames = []
+    for name, seed, run, steps in runs:
+        folder = results / "runs" / run
+        frame = _run(study, folder, steps, training=name != BASE_ARM, partial=partial)
+        if name == BASE_ARM:
+            frame["step"] = 0
+        frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
+        frames.append(frame)
+    return pandas.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _run(study: dict[str, Any], folder: Path, steps: str, *, training: bool, partial: bool) -> pandas.DataFrame:
+    frames = []
+    for metric, evaluation in study["evaluations"].items():
+        path = folder / metric / evaluation["id"] / f"{steps}.parquet"
+        if path.exists() or not partial:
+            frames.append(pandas.read_parquet(path).astype(TYPES))
+        else:
+            frames.append(_missing(metric, steps))
+    record_path = folder / "training" / f"{steps}.json"
+    if training and (record_path.exists() or not partial):
+        frames.append(_training(record_path))
+    return pandas.concat(frames, ignore_index=True)
+
+
+def _training(record_path: Path) -> pandas.DataFrame:
+    record = read_json(record_path)
+    log_path = record_path.with_suffix(".parquet")
+    if file_digest(log_path) != record["log"]["sha256"]:
+        raise ValueError(f"{log_path} is not the file that its training published; delete it and run snakemake again")
+    log = pandas.read_parquet(log_path)
+    if log.empty:
+        return _missing("train/loss", "0").iloc[:0]
+    present = [part for part in TRAINED if part in log]
+    rows = log.melt(id_vars="step", value_vars=present, var_name="metric", value_name="value")
+    rows["metric"] = "train/" + rows["metric"]
+    for column in ("length", "task", "document", "n"):
+        rows[column] = None
+    rows["status"], rows["protocol"] = "ok", "training-log-v1"
+    for column in ("run_id", "code", "data", "commit", "environment"):
+        rows[column] = record[column]
+    return rows.astype(TYPES)
+
+
+def _missing(metric: str, steps: str) -> pandas.DataFrame:
+    rows = pandas.DataFrame({"step": [int(step) for step in steps.split("-")]})
+    rows["metric"], rows["value"], rows["n"], rows["status"] = metric, float("nan"), 0, "missing"
+    for column in ("length", "task", "document"):
+        rows[column] = None
+    for column in ("protocol", "run_id", "code", "data", "commit", "environment"):
+        rows[column] = ""
+    return rows.astype(TYPES)
+
+
+def link_arms(study: dict[str, Any], out: Path) -> None:
+    """results/<study>/arms/<arm>/seed-<seed> -> results/runs/<id>, for people."""
+    for arm in study["arms"]:
+        folder = out / "arms" / arm["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed, run in arm["runs"].items():
+            link = folder / f"seed-{seed}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.join("..", "..", "..", "runs", run))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
+    parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
+    parser.add_argument("--out", type=Path, required=True, help="parquet to write")
+    parser.add_argument("--partial", action="store_true", help="take what exists, mark the rest as missing")
+    arguments = parser.parse_args()
+    study = read_json(arguments.study)
+    frame = collect(study, arguments.results, arguments.partial)
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(arguments.out, buffer.getvalue())
+    link_arms(study, arguments.out.parent)
+    print(f"{len(frame)} numbers of {frame['arm'].nunique()} arms: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,484 @@
+"""Draws a study's plots.
+
+`python -m longshort.results.plots --metrics FILE --study FILE --out DIR --style FILE` makes perplexity,
+misalignment, training and schedules, each as pdf and png, 7 in wide. Every curve is named beside its end. The same
+metrics give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import blended_transform_factory
+
+from longshort.publish import read_json, write_atomic
+from longshort.results import statistics
+from longshort.results.tables import BASE, BASE_SEED, read_metrics
+
+WIDTH = 7.0
+LABEL_SIZE = 6.5
+RIGHT_PANEL = "Right: paired by seed; points are shifted sideways for legibility."
+LABEL_OFFSET = 0.39  # inches from the axes to the text, past the sample of the line
+# Okabe and Ito's palette less black (the reference) and yellow (too faint on white), then three dark ones after
+# Tol. 9 colours, 11 markers and 4 lines have no common divisor: arms that share one of them differ in the others.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F4F24", "#332288", "#999933"]
+MARKERS = ["s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
+LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2))]
+
+
+class Look(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+    line: Any
+
+
+class Ending(NamedTuple):
+    """A name to be put beside the end of its curve; x is None for a curve that could not be drawn."""
+
+    x: float | None
+    y: float
+    look: Look
+
+
+def looks_of(study: dict[str, Any]) -> dict[str, Look]:
+    """Arm -> how it is drawn, in the study's order. Arms that are the same runs share one look."""
+    same = {group[0]: group for group in statistics.equal_arms(study)}
+    hidden = {name for group in same.values() for name in group[1:]}
+    reference = reference_arm(study)
+    looks: dict[str, Look] = {}
+    place = 0
+    for name in [arm["name"] for arm in study["arms"]]:
+        names = same.get(name, [name])
+        label = " = ".join(names)
+        if reference in names:
+            looks[name] = Look(label, "black", "o", "-")
+        elif name not in hidden:
+            looks[name] = Look(
+                label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], LINES[place % len(LINES)]
+            )
+            place += 1
+    return {name: look for name, look in looks.items() if name not in hidden}
+
+
+def reference_arm(study: dict[str, Any]) -> str:
+    """The arm that the main table compares with, else `baseline`, else the first arm."""
+    names = [arm["name"] for arm in study["arms"]]
+    wished = [table.get("compare_with") for table in study["tables"] if table["name"] == "main"] + ["baseline"]
+    return next((name for name in wished if name in names), names[0])
+
+
+def spread_apart(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Moves the middles of labels within [low, high], as little as possible (least squares), so that none overlap.
+
+    The order is kept. Labels that cannot all fit are squeezed together evenly.
+    """
+    if len(wanted) == 0:
+        return []
+    order = np.argsort(wanted, kind="stable")
+    tall = np.asarray(heights, dtype="float64")[order]
+    offsets = np.concatenate([[0.0], np.cumsum((tall[1:] + tall[:-1]) / 2)])
+    if offsets[-1] > high - low:
+        offsets *= (high - low) / offsets[-1]
+    # Less the offsets, the places need only be non-decreasing: an isotonic regression, by pooling of neighbours.
+    pools: list[tuple[float, int]] = []
+    for value in np.asarray(wanted, dtype="float64")[order] - offsets:
+        pools.append((float(value), 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (before, many), (after, few) = pools[-2:]
+            pools[-2:] = [((before * many + after * few) / (many + few), many + few)]
+    flat = np.concatenate([np.full(count, value) for value, count in pools])
+    result = np.empty(len(wanted))
+    result[order] = np.clip(flat, low, high - offsets[-1]) + offsets
+    return [float(place) for place in result]
+
+
+def label_endings(axes: Axes, endings: list[Ending]) -> None:
+    """Writes the names to the right of the axes, each with a sample of its line and a thin lead to its end."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = figure.get_size_inches()
+    wide, tall = axes.get_position().width * inches[0], axes.get_position().height * inches[1]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [None if end.x is None else to_axes.transform((end.x, end.y)) for end in endings]
+    wanted = [0.0 if end is None else float(np.clip(end[1], 0, 1)) for end in ends]
+    line = LABEL_SIZE * 1.2 / 72 / tall
+    places = spread_apart(wanted, [line * (1 + ending.look.label.count("\n")) for ending in endings], 0.0, 1.0)
+    turn, start, stop, text = (1 + beside / wide for beside in (0.05, 0.11, 0.35, LABEL_OFFSET))
+    for ending, end, y in zip(endings, ends, places, strict=True):
+        look = ending.look
+        if end is not None:
+            axes.plot(
+                [end[0], turn, start], [end[1], y, y], color=look.colour, linewidth=0.4,
+                transform=axes.transAxes, clip_on=False, zorder=1,
+            )  # fmt: skip
+            axes.plot(
+                [start, (start + stop) / 2, stop], [y] * 3, color=look.colour, marker=look.marker,
+                linestyle=look.line, markevery=[1], markersize=3.0, markerfacecolor="white",
+                transform=axes.transAxes, clip_on=False,
+            )  # fmt: skip
+        axes.text(text, y, look.label, fontsize=LABEL_SIZE, va="center", linespacing=0.95, transform=axes.transAxes)
+
+
+def panels(count: int, columns: int, labels: Sequence[str], footer: str) -> tuple[Figure, list[Axes]]:
+    """Axes in rows of `columns`, with room to the right of each for the longest label."""
+    figure = Figure(figsize=(WIDTH, 1.0))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    widest = max(
+        (figure.text(0, 0, text, fontsize=LABEL_SIZE).get_window_extent(renderer).width for text in labels),
+        default=0.0,
+    )
+    beside = widest / figure.dpi + 0.05
+    figure = Figure(figsize=(WIDTH, 1.0))
+    rows = -(-count // columns)
+    left, below, above, tall = 0.56, 0.42, 0.2, 2.2
+    bottom = 0.12 * (1 + footer.count("\n")) + 0.06
+    wide = (WIDTH - 0.02) / columns - left - LABEL_OFFSET - beside
+    height = rows * (below + above + tall) + bottom
+    figure.set_size_inches(WIDTH, height)
+    drawn = []
+    for place in range(count):
+        row, column = divmod(place, columns)
+        x = column * (WIDTH - 0.02) / columns + left
+        y = height - row * (below + above + tall) - above - tall
+        drawn.append(figure.add_axes((x / WIDTH, y / height, wide / WIDTH, tall / height)))
+    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
+    return figure, drawn
+
+
+def length_axis(axes: Axes, lengths: Sequence[int], l_train: int, name: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(lengths) / 1.19, max(lengths) * 1.19)
+    axes.xaxis.set_major_locator(FixedLocator([float(length) for length in lengths]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(name)
+    axes.axvline(l_train, color="0.45", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
+    axes.text(
+        l_train, 1.01, "training length", fontsize=6, color="0.35", va="bottom", ha="center",
+        transform=blended_transform_factory(axes.transData, axes.transAxes),
+    )  # fmt: skip
+
+
+def log_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    if decades < 0.3:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    elif decades < 1:
+        axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 4, 5, 6, 8]))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 5] if decades < 3 else [1]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def curve(axes: Axes, x: np.ndarray, by_seed: pd.DataFrame, look: Look, shift: float = 1.0) -> Ending:
+    """Draws the mean over seeds (columns) at each x (index), whiskers from the least to the greatest seed."""
+    values = by_seed.to_numpy(dtype="float64", copy=True)
+    values[~np.isfinite(values)] = np.nan
+    drawn = np.isfinite(values).any(axis=1)
+    if not drawn.any():
+        return Ending(None, 0.0, look)
+    x, values = x[drawn] * shift, values[drawn]
+    mean = np.nanmean(values, axis=1)
+    single = values.shape[1] == 1
+    whiskers = np.abs(np.stack([np.nanmin(values, axis=1), np.nanmax(values, axis=1)]) - mean)
+    axes.errorbar(
+        x, mean, yerr=None if single else whiskers, color=look.colour, marker=look.marker, linestyle=look.line,
+        markerfacecolor="white", elinewidth=0.6, capsize=1.2, capthick=0.6,
+    )  # fmt: skip
+    return Ending(float(x[-1]), float(mean[-1]), look)
+
+
+def evaluated(
+    rows: pd.DataFrame, arm: str, step: int, metric: str, lengths: Sequence[int], seeds: list[int]
+) -> pd.DataFrame:
+    """Values by length (index) and seed (columns)."""
+    series = [statistics.by_seed(statistics.at(rows, metric, length), arm, step, seeds) for length in lengths]
+    return pd.DataFrame(series, index=list(lengths))
+
+
+def against_length(
+    axes: Axes,
+    metrics: pd.DataFrame,
+    study: dict[str, Any],
+    metric: str,
+    lengths: Sequence[int],
+    against: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame] | None = None,
+) -> list[Ending]:
+    """One metric at the last checkpoint, a curve per arm.
+
+    `against`: what to draw, from an arm's values and those of the reference; None: the values themselves.
+    """
+    rows = statistics.headlines(metrics)
+    diverged = statistics.first_diverged_steps(metrics)
+    seeds = [int(seed) for seed in study["seeds"]]
+    step = int(study["checkpoints"][-1])
+    x = np.array(lengths, dtype="float64")
+    looks = looks_of(study)
+    reference = evaluated(rows, reference_arm(study), step, metric, lengths, seeds)
+    endings = []
+    for place, (arm, look) in enumerate(looks.items()):
+        values = evaluated(rows, arm, step, metric, lengths, seeds)
+        status = statistics.absence(values.iloc[-1], arm, step, diverged)
+        if status != "ok":
+            look = look._replace(label=f"{look.label}\n{status}")
+        if against is not None:
+            values = against(values, reference)
+        # Whiskers side by side instead of on top of each other.
+        shift = 2 ** (0.22 * (place / max(len(looks) - 1, 1) - 0.5)) if against is not None else 1.0
+        endings.append(curve(axes, x, values, look, shift))
+    if against is None:
+        base = evaluated(rows, BASE, 0, metric, lengths, [BASE_SEED])
+        if base.notna().any(axis=None):
+            endings.append(curve(axes, x, base, Look("base model", "0.55", "", (0, (1, 2)))))
+    return endings
+
+
+def percent_of(values: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Difference to the reference, paired by seed, in per cent of it."""
+    return 100 * (values / reference - 1)
+
+
+def labels_of(study: dict[str, Any], metrics: pd.DataFrame) -> list[str]:
+    """Every name that a plot may have to write, for the room beside the axes."""
+    labels = [look.label for look in looks_of(study).values()] + ["base model"]
+    return labels + ["diverged (1 of 2)"] if statistics.first_diverged_steps(metrics) else labels
+
+
+def seeds_text(study: dict[str, Any]) -> str:
+    count = len(study["seeds"])
+    return "one seed" if count == 1 else f"mean over {count} seeds, whiskers from the least to the greatest seed"
+
+
+def draw_perplexity(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    lengths = sorted(int(length) for length in study["evaluations"]["perplexity"]["lengths"])
+    reference = reference_arm(study)
+    footer = f"Step {study['checkpoints'][-1]}; {seeds_text(study)}. {RIGHT_PANEL}"
+    figure, (left, right) = panels(2, 2, labels_of(study, metrics), footer)
+    endings = against_length(left, metrics, study, "perplexity", lengths)
+    length_axis(left, lengths, study["l_train"], "context length (tokens)")
+    log_axis(left)
+    left.set_ylabel("perplexity")
+    label_endings(left, endings)
+    right.axhline(0, color="black", linewidth=0.6, zorder=0.6)
+    endings = against_length(right, metrics, study, "perplexity", lengths, percent_of)
+    length_axis(right, lengths, study["l_train"], "context length (tokens)")
+    right.set_ylabel(f"perplexity, difference to {reference} (%)")
+    label_endings(right, endings)
+    return figure
+
+
+def draw_misalignment(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    l_train = int(study["l_train"])
+    lengths = [l_train] + sorted(l_train * int(factor) for factor in study["evaluations"]["misalignment"]["beyond"])
+    footer = (
+        f"Step {study['checkpoints'][-1]}; {seeds_text(study)}. At {l_train} both contexts are {l_train // 2} "
+        f"to {l_train} tokens long, beyond it one of the two is that long.\n"
+        f"{RIGHT_PANEL} SCE is mostly entropy: judge alignment by the symmetric KL."
+    )
+    figure, axes = panels(4, 2, labels_of(study, metrics), footer)
+    for row, (metric, name) in enumerate({"symkl": "symmetric KL", "sce": "SCE"}.items()):
+        left, right = axes[2 * row : 2 * row + 2]
+        endings = against_length(left, metrics, study, metric, lengths)
+        length_axis(left, lengths, l_train, "length of the longer context (tokens)")
+        log_axis(left)
+        left.set_ylabel(f"{name} (nats)")
+        label_endings(left, endings)
+        right.axhline(0, color="black", linewidth=0.6, zorder=0.6)
+        endings = against_length(right, metrics, study, metric, lengths, percent_of)
+        length_axis(right, lengths, l_train, "length of the longer context (tokens)")
+        right.set_ylabel(f"{name}, difference to {reference_arm(study)} (%)")
+        label_endings(right, endings)
+    return figure
+
+
+def training_curve(metrics: pd.DataFrame, arm: str, metric: str) -> pd.DataFrame:
+    """Values of one logged quantity by step (index) and seed (columns); empty if it was not logged."""
+    rows = metrics[metrics["metric"].eq(f"train/{metric}") & metrics["arm"].eq(arm)]
+    return rows.pivot(index="step", columns="seed", values="value").astype("float64")
+
+
+def missing(look: Look) -> Ending:
+    return Ending(None, 0.0, look._replace(label=f"{look.label}: missing"))
+
+
+def smooth(values: pd.Series, window: int) -> pd.Series:
+    return values.rolling(window, center=True, min_periods=1).mean().where(values.notna())
+
+
+def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    looks = looks_of(study)
+    reference = reference_arm(study)
+    diverged = statistics.first_diverged_steps(metrics)
+    window = max(1, int(study["steps"]) // 15) | 1
+    footer = (
+        f"Mean over seeds, smoothed by a centred moving mean over {window} steps; grey: {reference} as logged. A "
+        "curve ends where one of its seeds diverged.\n"
+        "Divergence and hidden divergence are each arm's own kind, without its weight; arms that do not measure "
+        "one are not drawn."
+    )
+    reference_ce = training_curve(metrics, reference, "ce")
+    wanted = {
+        "cross-entropy (nats/token)": "ce",
+        f"cross-entropy, difference to {reference} (nats/token)": "ce",
+        "divergence (nats)": "divergence",
+        "hidden divergence": "hidden",
+    }
+    curves: dict[str, dict[str, pd.Series]] = {}
+    for title, metric in wanted.items():
+        curves[title] = {}
+        for arm in looks:
+            by_seed = training_curve(metrics, arm, metric)
+            if "difference" in title:
+                by_seed = by_seed - reference_ce
+            mean = by_seed.mean(axis=1, skipna=False)
+            if metric in ("divergence", "hidden"):
+                mean = mean.where(mean > 0)
+            if mean.notna().any():
+                curves[title][arm] = mean
+    curves = {title: drawn for title, drawn in curves.items() if drawn or "ce" == wanted[title]}
+    figure, axes = panels(len(curves), 2, labels_of(study, metrics), footer)
+    for panel, (title, drawn) in zip(axes, curves.items(), strict=True):
+        endings = []
+        if "difference" not in title and wanted[title] == "ce" and reference in drawn:
+            panel.plot(drawn[reference].index, drawn[reference], color="0.75", linewidth=0.5, zorder=0.8)
+        if wanted[title] == "ce":
+            endings += [missing(look) for arm, look in looks.items() if arm not in drawn]
+        for place, (arm, mean) in enumerate(drawn.items()):
+            look = looks[arm]
+            gone = sum((arm, int(seed)) in diverged for seed in study["seeds"])
+            if gone:
+                look = look._replace(label=f"{look.label}\ndiverged ({gone} of {len(study['seeds'])})")
+            line = smooth(mean, window).dropna()
+            every = max(1, len(line) // 6)
+            panel.plot(
+                line.index, line, color=look.colour, marker=look.marker, linestyle=look.line, markerfacecolor="white",
+                markersize=3.0, markevery=(place * every // max(len(drawn), 1), every),
+            )  # fmt: skip
+            endings.append(Ending(float(line.index[-1]), float(line.iloc[-1]), look))
+        panel.set_xlim(0, int(study["steps"]))
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel(title, fontsize=7)
+        if wanted[title] != "ce":
+            log_axis(panel)
+        label_endings(panel, endings)
+    return figure
+
+
+def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """The weights as they were used: arms with equal weights at every step share a curve."""
+    looks = looks_of(study)
+    titles = {
+        "alpha_output": "weight of the output divergence",
+        "alpha_hidden": "weight of the hidden divergence",
+    }
+    curves: dict[str, list[tuple[list[str], pd.Series]]] = {}
+    absent: list[str] = []
+    for metric in titles:
+        groups: dict[tuple[float, ...], tuple[list[str], pd.Series]] = {}
+        for arm in looks:
+            # All seeds follow one schedule; a diverged seed has only its beginning.
+            values = training_curve(metrics, arm, metric).mean(axis=1).dropna()
+            if len(values) == 0 and metric == "alpha_output":
+                absent.append(arm)
+            elif values.ne(0).any() or metric == "alpha_output":
+                key = tuple(round(float(value), 12) for value in values)
+                groups.setdefault(key, ([], values))[0].append(arm)
+        curves[metric] = list(groups.values())
+    if not curves["alpha_hidden"]:
+        del curves["alpha_hidden"]
+
+    def name(arms: list[str]) -> str:
+        labels = [looks[arm].label for arm in arms]
+        lines = [labels[0]]
+        for label in labels[1:]:
+            if len(lines[-1]) + len(label) > 26:
+                lines[-1] += ","
+                lines.append(label)
+            else:
+                lines[-1] += f", {label}"
+        return "\n".join(lines)
+
+    names = [line for groups in curves.values() for arms, _ in groups for line in name(arms).split("\n")]
+    footer = "As used in training. Arms with equal weights share a curve."
+    if "alpha_hidden" in curves:
+        footer += " Right: the arms with a hidden divergence."
+    if absent:
+        footer += f" Missing: {', '.join(absent)}."
+    figure, axes = panels(len(curves), min(len(curves), 2), names, footer)
+    for panel, (metric, groups_of) in zip(axes, curves.items(), strict=True):
+        endings = []
+        for place, (arms, values) in enumerate(groups_of):
+            look = looks[arms[0]]
+            look = look._replace(label=name(arms), line="-" if metric == "alpha_output" else (0, (5, 1.5)))
+            every = max(1, len(values) // 6)
+            panel.plot(
+                values.index, values, color=look.colour, marker=look.marker, linestyle=look.line,
+                markerfacecolor="white", markevery=(place * every // len(groups_of), every), clip_on=False,
+            )  # fmt: skip
+            endings.append(Ending(float(values.index[-1]), float(values.iloc[-1]), look))
+        panel.set_xlim(0, int(study["steps"]))
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel(titles[metric])
+        label_endings(panel, endings)
+    return figure
+
+
+def figure_bytes(figure: Figure) -> dict[str, bytes]:
+    """The figure as pdf and png, without dates or program versions that change by the machine."""
+    result = {}
+    for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {"Software": None}}.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        result[suffix] = buffer.getvalue()
+    return result
+
+
+def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: Path) -> list[Path]:
+    """Writes every plot that the study's evaluations allow, as pdf and png; returns the paths."""
+    drawings = {"training": draw_training, "schedules": draw_schedules}
+    if "perplexity" in study["evaluations"]:
+        drawings["perplexity"] = draw_perplexity
+    if "misalignment" in study["evaluations"]:
+        drawings["misalignment"] = draw_misalignment
+    paths = []
+    with matplotlib.style.context(style, after_reset=True):
+        for name, draw in drawings.items():
+            for suffix, content in figure_bytes(draw(metrics, study)).items():
+                paths.append(out / f"{name}.{suffix}")
+                write_atomic(paths[-1], content)
+    return paths
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Draws a study's plots from its metrics.")
+    parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
+    parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
+    parser.add_argument("--style", type=Path, required=True, help="matplotlib style file (longshort.mplstyle)")
+    options = parser.parse_args(arguments)
+    try:
+        write_plots(read_metrics(options.metrics), read_json(options.study), options.out, options.style)
+    except ValueError as error:
+        sys.exit(f"longshort.results.plots: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Stage: one run, trained. `python -m longshort.training --spec FILE --data MANIFEST --steps 50-150 --out FILE`
+
+Checkpoints live in work/<run-id>/ and are no declared output, so a failed job resumes; --out is written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from longshort import provenance
+from longshort.identity import code_hash, refuse_changed_code, run_id
+from longshort.publish import file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
+from longshort.training import checkpoints, launch
+
+ENTRY = "longshort.training.trainer"
+LOG = "log.jsonl"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", type=Path, required=True, help="specification of the run (JSON)")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the prepared corpus")
+    parser.add_argument("--base", type=Path, help="record of the base's training; left out for the base itself")
+    parser.add_argument("--steps", required=True, help="steps at which weights are wanted, e.g. 50-150")
+    parser.add_argument("--out", type=Path, required=True, help="record to write; the log goes beside it as .parquet")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
+    parser.add_argument("--modules", default="", help="modules that the specification names, for the code's hash")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="folder of checkpoints")
+    parser.add_argument("--micro-batch", type=int, default=0, help="windows per forward and process; 0: all at once")
+    parser.add_argument("--gradient-checkpointing", type=int, default=0, help="1 to recompute activations")
+    parser.add_argument("--logging-steps", type=int, default=10, help="steps between progress lines")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    arguments = parser.parse_args()
+
+    modules = tuple(arguments.modules.split())
+    if arguments.code:
+        refuse_changed_code(arguments.code, ENTRY, modules)
+    code = code_hash(ENTRY, modules)
+    spec = read_json(arguments.spec)
+    manifest = read_json(arguments.data)
+    wanted = [int(step) for step in arguments.steps.split("-")]
+    if spec.get("pretrained"):
+        publish(arguments.out, pretrained_record(spec, manifest, code), [])
+        return
+
+    base = read_json(arguments.base) if arguments.base else None
+    base_weights = base["checkpoints"][max(base["checkpoints"], key=int)] if base else None
+    inputs = {"data": manifest["splits"]["train"]["sha256"], "base": base_weights and base_weights["files"]}
+    identity = run_id(spec, code, inputs)
+    work = arguments.work / identity
+    job = {
+        "spec": str(arguments.spec),
+        "data": str(arguments.data.parent),
+        "base": base_weights and base_weights["path"],
+        "work": str(work),
+        "micro_batch": arguments.micro_batch,
+        "gradient_checkpointing": bool(arguments.gradient_checkpointing),
+        "logging_steps": arguments.logging_steps,
+        "threads": arguments.threads,
+    }
+    with sole_owner(work):
+        there, seconds = launch.complete(job, work, wanted, spec)
+        diverged = read_json(work / launch.DIVERGED) if (work / launch.DIVERGED).exists() else None
+        publish(
+            arguments.out,
+            {
+                "status": "diverged" if diverged else "ok",
+                "diverged": diverged,
+                "run_id": identity,
+                "code": code,
+                "data": manifest["content"],
+                "checkpoints": {
+                    str(step): {
+                        "path": str(checkpoints.folder(work, step)),
+                        "files": checkpoints.weights(checkpoints.folder(work, step)),
+                    }
+                    for step in there
+                },
+                "seconds": seconds,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "commit": provenance.commit(),
+                "environment": provenance.environment(),
+                "machine": provenance.machine(),
+            },
+            read_log(work / LOG, max(wanted)),
+        )
+    print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
+
+
+def pretrained_record(spec: dict[str, Any], manifest: dict[str, Any], code: str) -> dict[str, Any]:
+    """A pretrained base as a run of zero steps."""
+    model = spec["pretrained"]
+    path = Path(model["name"])
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        path = Path(
+            snapshot_download(
+                model["name"], revision=model["revision"], allow_patterns=["*.json", "*.safetensors", "*.model"]
+            )
+        )
+    files = {name: sha for name, sha in folder_digests(path).items() if name.endswith((".safetensors", "config.json"))}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise SystemExit(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
+    return {
+        "status": "ok",
+        "diverged": None,
+        "run_id": run_id(spec, code, {"files": files}),
+        "code": code,
+        "data": manifest["content"],
+        "checkpoints": {"0": {"path": str(path), "files": files}},
+        "seconds": 0.0,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "machine": provenance.machine(),
+    }
+
+
+def read_log(path: Path, last: int) -> list[dict[str, float]]:
+    """One row a step; a resumed training has written some steps again, and the later row counts."""
+    rows = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut short by a kill; the step was trained and written again
+        if row["step"] <= last:
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
+    """The log as parquet, then the record that names its hash."""
+    import io
+
+    import pandas
+
+    buffer = io.BytesIO()
+    pandas.DataFrame(rows).to_parquet(buffer, index=False)
+    log = out.with_suffix(".parquet")
+    write_atomic(log, buffer.getvalue())
+    write_json(out, {**record, "log": {"path": str(log), "sha256": file_digest(log)}})
+
+
+if __name__ == "__main__":
+    main()

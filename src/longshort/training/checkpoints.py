@@ -1,0 +1,62 @@
+"""Checkpoints that can be trusted: a manifest of hashes is written last, and only what it confirms is used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from longshort.publish import file_digest, folder_digests, read_json, write_json
+
+MANIFEST = "longshort-manifest.json"
+# What an evaluation needs of a checkpoint; the rest serves only to resume.
+WEIGHTS = ("config.json", "generation_config.json", "model.safetensors.index.json", "model*.safetensors")
+
+
+def folder(work: Path, step: int) -> Path:
+    """Where the Trainer puts the checkpoint of a step."""
+    return work / f"checkpoint-{step}"
+
+
+def seal(checkpoint: Path) -> None:
+    """Writes the manifest: the checkpoint is whole from here on."""
+    write_json(checkpoint / MANIFEST, folder_digests(checkpoint))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None if it is as it was sealed."""
+    if not (checkpoint / MANIFEST).exists():
+        return "it was never finished"
+    try:
+        expected: dict[str, str] = read_json(checkpoint / MANIFEST)
+    except ValueError as error:
+        return str(error)
+    for name, digest in expected.items():
+        if not (checkpoint / name).exists():
+            return f"{name} is missing"
+        if file_digest(checkpoint / name) != digest:
+            return f"{name} is not the file that was written"
+    return None
+
+
+def steps_there(work: Path) -> list[int]:
+    """The steps that have a checkpoint folder, sound or not, ascending."""
+    names = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in work.glob("checkpoint-*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def sound_steps(work: Path) -> list[int]:
+    """The steps whose checkpoint verifies, ascending; says which ones it passes over."""
+    sound = []
+    for step in steps_there(work):
+        trouble = damage(folder(work, step))
+        if trouble is None:
+            sound.append(step)
+        else:
+            print(f"checkpoint of step {step} is not used: {trouble}", flush=True)
+    return sound
+
+
+def weights(checkpoint: Path) -> dict[str, str]:
+    """The weight files of a sealed checkpoint and their hashes."""
+    names = {path.name for pattern in WEIGHTS for path in checkpoint.glob(pattern)}
+    return {name: digest for name, digest in read_json(checkpoint / MANIFEST).items() if name in names}

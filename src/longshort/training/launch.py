@@ -1,0 +1,65 @@
+"""Runs what a training still lacks: finds finished work, resumes from sound checkpoints, starts torchrun.
+
+Imports no torch, so that a job that finds its run finished republishes in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from longshort.publish import write_json
+from longshort.training import checkpoints
+
+DIVERGED = "diverged.json"
+
+
+def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]]:
+    """(step to resume from, wanted steps) of every piece that must be trained; 0 is the start.
+
+    >>> segments([25, 100], [50, 150])
+    [(0, [25]), (50, [100])]
+    """
+    pieces: dict[int, list[int]] = {}
+    for step in missing:
+        pieces.setdefault(max((s for s in sound if s < step), default=0), []).append(step)
+    return sorted(pieces.items())
+
+
+def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any]) -> tuple[list[int], float]:
+    """Trains until every wanted step has a sound checkpoint, or the run diverges.
+
+    Returns:
+        The wanted steps that exist now, and the seconds spent training.
+
+    Raises:
+        SystemExit: the training failed; its exit code is handed on.
+    """
+    began = time.monotonic()
+    sound = checkpoints.sound_steps(work)
+    if not (work / DIVERGED).exists():
+        for resume, targets in segments([step for step in wanted if step not in sound], sound):
+            print(f"training from step {resume} to {max(targets)}", flush=True)
+            job_file = work / "job.json"
+            write_json(job_file, {**job, "resume": resume, "targets": targets})
+            _torchrun(job_file, spec["training"]["processes"], job["threads"])
+            if (work / DIVERGED).exists():
+                break
+        sound = checkpoints.sound_steps(work)
+    there = [step for step in wanted if step in sound]
+    if there != wanted and not (work / DIVERGED).exists():
+        raise SystemExit(f"the training ended without the checkpoints of steps {sorted(set(wanted) - set(there))}")
+    return there, time.monotonic() - began
+
+
+def _torchrun(job_file: Path, processes: int, threads: int) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["--module", "longshort.training.trainer", "--job", str(job_file)]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)

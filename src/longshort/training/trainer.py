@@ -1,0 +1,240 @@
+"""The one trainer: transformers' Trainer under DeepSpeed, with the alignment objective inside the head's forward.
+
+Started by torchrun (see launch.py): `python -m torch.distributed.run -m longshort.training.trainer --job FILE`. The job
+file names the specification, the folders, the step to resume from and the steps at which weights are wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from longshort.alignment.objective import PARTS, AlignmentHead, Batch, Terms, install, parts
+from longshort.alignment.views import collate
+from longshort.data import tokenizers
+from longshort.data.windows import TokenStream, Windows
+from longshort.models import load
+from longshort.publish import read_json, write_json
+from longshort.training import checkpoints
+
+LOG = "log.jsonl"
+DIVERGED = "diverged.json"
+
+
+class Diverged(Exception):
+    """Loss or gradient norm is not finite."""
+
+    def __init__(self, step: int, loss: float, gradient_norm: float | None) -> None:
+        super().__init__(f"loss {loss}, gradient norm {gradient_norm} at step {step}")
+        self.step = step
+
+
+class AlignmentTrainer(Trainer):
+    """Adds the two views, alpha(step), the log of every part, and the end of a run that diverged."""
+
+    def __init__(
+        self, *, head: AlignmentHead, alpha_output: list[float], alpha_hidden: list[float], log: Path, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        # The objective is a mean over the micro-batch; the Trainer divides by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.head, self.alpha_output, self.alpha_hidden = head, alpha_output, alpha_hidden
+        self.log_file = log
+        self._parts: list[Tensor] = []
+        self._tokens = 0
+        self._since = time.perf_counter()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        step = self.state.global_step
+        batch = Batch(inputs["targets"], inputs["extra"], self.alpha_output[step], self.alpha_hidden[step])
+        values = parts(model, self.head, inputs["inputs"], batch)
+        self._parts.append(values.detach())
+        self._tokens += inputs["inputs"].numel()
+        return (values[0], {}) if return_outputs else values[0]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One row per optimiser step: means over micro-batches and processes."""
+        super().log(logs, start_time)
+        if "loss" not in logs:  # the summary at the end of the training, wrong after a resume
+            return
+        values = torch.stack(self._parts).mean(0, dtype=torch.float64)
+        if dist.is_initialized():
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        step = self.state.global_step
+        now = time.perf_counter()
+        row: dict[str, float] = {"step": step, **dict(zip(PARTS, values.tolist(), strict=True))}
+        row["alpha_output"], row["alpha_hidden"] = self.alpha_output[step - 1], self.alpha_hidden[step - 1]
+        row["learning_rate"] = logs["learning_rate"]
+        if "grad_norm" in logs:  # DeepSpeed reports none for stage 0 in float32
+            row["grad_norm"] = logs["grad_norm"]
+        row["tokens_per_second"] = self._tokens * self.args.world_size / (now - self._since)
+        self._parts, self._tokens, self._since = [], 0, now
+        if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
+            raise Diverged(step, row["loss"], row.get("grad_norm"))
+        if self.is_world_process_zero():
+            with self.log_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if (step % self.args_logging_steps == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
+                shown = " ".join(f"{part} {row[part]:.4f}" for part in PARTS)
+                print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
+
+    args_logging_steps = 10
+
+
+class CheckpointAt(TrainerCallback):
+    """Saves at the wanted steps, seals what was saved, and stops after the last of them."""
+
+    def __init__(self, steps: list[int], work: Path) -> None:
+        self.steps, self.work = steps, work
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = state.global_step in self.steps
+        control.should_training_stop = state.global_step >= max(self.steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if dist.is_initialized():
+            dist.barrier()  # every process writes its share of the optimiser state
+        if state.is_world_process_zero:
+            checkpoints.seal(checkpoints.folder(self.work, state.global_step))
+
+
+def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
+    """alpha(0..steps-1) of a term in the specification."""
+    if alpha is None:
+        return [0.0] * steps
+    values = alpha if isinstance(alpha, list) else [alpha] * steps
+    if len(values) != steps:
+        raise ValueError(f"the specification has {len(values)} values of alpha for {steps} steps")
+    return values
+
+
+def build_model(spec: dict[str, Any], base: Path | None, vocabulary: int, separator: int) -> PreTrainedModel:
+    """The model that a run starts from; base is the checkpoint of the run that the specification names."""
+    if base is not None:
+        return load.load(base)
+    return load.from_scratch(
+        spec["architecture"], vocabulary=vocabulary, separator=separator, length=spec["length"], seed=spec["seed"]
+    )
+
+
+def arguments_of(job: dict[str, Any], spec: dict[str, Any]) -> TrainingArguments:
+    training = spec["training"]
+    processes = training["processes"] * training["nodes"]
+    micro_batch = job["micro_batch"] or max(1, training["batch"] // processes)
+    if training["batch"] % (micro_batch * processes):
+        raise ValueError(
+            f"batch {training['batch']} is no multiple of {micro_batch} (micro-batch) x {processes} processes"
+        )
+    return TrainingArguments(
+        output_dir=job["work"],
+        max_steps=training["steps"],
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=training["batch"] // (micro_batch * processes),
+        learning_rate=training["learning_rate"],
+        lr_scheduler_type=training["learning_rate_schedule"]
+        + ("_with_warmup" if training["learning_rate_schedule"] == "constant" else ""),
+        warmup_steps=training["warmup_steps"],
+        weight_decay=training["weight_decay"],
+        adam_beta1=training["adam_beta1"],
+        adam_beta2=training["adam_beta2"],
+        adam_epsilon=training["adam_epsilon"],
+        max_grad_norm=training["max_gradient_norm"],
+        bf16=training["precision"] == "bf16",
+        activation_checkpointing=job["gradient_checkpointing"],
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        use_cpu=not torch.cuda.is_available(),
+        # DeepSpeed's own Adam compiles for minutes on a CPU.
+        optim="adamw_torch",
+        deepspeed=dict(spec["deepspeed"]),
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        train_sampling_strategy="sequential",
+        seed=spec["seed"],
+        data_seed=spec["seed"],
+    )
+
+
+def train(job: dict[str, Any]) -> None:
+    """Trains one segment of a run: from a checkpoint (or the start) to the last wanted step.
+
+    Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and ends quietly.
+    """
+    spec = read_json(Path(job["spec"]))
+    work, data = Path(job["work"]), Path(job["data"])
+    arguments = arguments_of(job, spec)
+    tokenizer = tokenizers.load(spec["data"]["tokenizer"])
+    separator = tokenizers.separator(tokenizer)
+    alignment, training = spec.get("alignment"), spec["training"]
+    windows = Windows(
+        TokenStream(data / "train", separator),
+        length=spec["length"],
+        seed=spec["seed"],
+        batch=training["batch"],
+        steps=training["steps"],
+        max_extra=alignment["max_extra"] if alignment else None,
+        extra_per_row=bool(alignment) and alignment.get("sampling_per") == "row",
+    )
+    if arguments.process_index == 0:
+        short = sum(length < windows.slot for length in windows.stream.document_lengths)
+        print(
+            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {short} of "
+            f"{len(windows.stream.document_lengths)} documents are shorter than a window and packed with others",
+            flush=True,
+        )
+    model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
+    head = install(model, Terms.of(alignment))
+    output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
+    trainer = AlignmentTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=windows,
+        data_collator=collate,
+        callbacks=[CheckpointAt(job["targets"], work)],
+        head=head,
+        alpha_output=weights_at(output.get("alpha"), training["steps"]),
+        alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
+        log=work / LOG,
+    )
+    trainer.args_logging_steps = job["logging_steps"]
+    trainer.remove_callback(PrinterCallback)
+    if arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+    resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except Diverged as error:
+        print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
+        if trainer.is_world_process_zero():
+            write_json(work / DIVERGED, {"step": error.step, "message": str(error)})
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", type=Path, required=True, help="job file written by the launcher")
+    train(read_json(parser.parse_args().job))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Identity: what changes a hash and what must not."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, Field
+
+from longshort import identity
+
+
+class Old(BaseModel):
+    rate: float = 1.0
+
+
+class WithNeutralField(Old):
+    option: str = Field("off", json_schema_extra={"neutral": "off"})
+
+
+class WithChangedDefault(BaseModel):
+    rate: float = 2.0
+
+
+class WithUnimportantField(Old):
+    workers: int = Field(4, json_schema_extra={"identity": False})
+
+
+def test_new_neutral_options_and_unimportant_fields_change_nothing() -> None:
+    assert identity.spec_id(WithNeutralField()) == identity.spec_id(Old())
+    assert identity.spec_id(WithUnimportantField(workers=9)) == identity.spec_id(Old())
+    assert identity.spec_id(Old(rate=1)) == identity.spec_id(Old(rate=1.0))
+    assert identity.spec_id(Old(rate=-0.0)) == identity.spec_id(Old(rate=0.0))
+
+
+def test_values_and_changed_defaults_do() -> None:
+    assert identity.spec_id(WithNeutralField(option="on")) != identity.spec_id(Old())
+    assert identity.spec_id(WithChangedDefault()) != identity.spec_id(Old())
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    files = {
+        "__init__.py": "",
+        "stage.py": "from longshort.deep import helper\ndef run():\n    from longshort import late\n    late",
+        "deep/__init__.py": "",
+        "deep/helper.py": "def helper():\n    return 1",
+        "late.py": "x = 1",
+        "study.py": "y = 1",
+        "chosen.py": "z = 1",
+        "unrelated.py": "u = 1",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def fingerprint(package: Path, *chosen: str) -> str:
+    for cached in (identity.closure, identity._tree, identity._tree_hash):
+        cached.cache_clear()
+    return identity.code_hash("longshort.stage", chosen, package)
+
+
+def test_the_closure_holds_late_imports_and_packages(package: Path) -> None:
+    fingerprint(package)
+    assert identity.closure("longshort.stage", package) == (
+        "longshort",
+        "longshort.deep",
+        "longshort.deep.helper",
+        "longshort.late",
+        "longshort.stage",
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "same"),
+    [
+        ("late.py", "# a comment\nx   =   1\n", True),
+        ("deep/helper.py", 'def helper():\n    """What it does."""\n    return 1', True),
+        ("unrelated.py", "u = 2", True),
+        ("chosen.py", "z = 2", True),
+        ("late.py", "x = 2", False),
+        ("deep/helper.py", "def helper():\n    return 2", False),
+        ("deep/__init__.py", "import os", False),
+    ],
+)
+def test_only_what_is_imported_and_computes_counts(package: Path, file: str, text: str, same: bool) -> None:
+    before = fingerprint(package)
+    (package / file).write_text(textwrap.dedent(text))
+    assert (fingerprint(package) == before) == same
+
+
+def test_a_chosen_module_joins_the_closure_of_its_run(package: Path) -> None:
+    before = fingerprint(package, "longshort.chosen")
+    assert before != fingerprint(package)
+    (package / "chosen.py").write_text("z = 2")
+    assert fingerprint(package, "longshort.chosen") != before
+
+
+def test_divergences_are_no_part_of_the_trainers_own_closure() -> None:
+    trainer = identity.closure("longshort.training.trainer")
+    assert "longshort.alignment.objective" in trainer and "longshort.data.windows" in trainer
+    assert not [m for m in trainer if m.startswith(("longshort.alignment.divergences.", "longshort.results"))]
+    assert not {"longshort.study", "longshort.alignment.schedules", "longshort.evaluation"} & set(trainer)
+
+
+def test_a_stage_refuses_source_that_changed_after_planning() -> None:
+    with pytest.raises(SystemExit, match="changed after this job was planned"):
+        identity.refuse_changed_code("0" * 16, "longshort.training.trainer")

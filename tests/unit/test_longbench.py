@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import json
+import string
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longshort.evaluation import longbench, prompts, scoring, standin
+from longshort.evaluation.scoring import score_prediction, summarise
+
+STAND_IN = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 192, "max_new_tokens": 8}
+
+
+# Scores. Expected values are worked out by hand from the official metrics.py and eval.py.
+
+QUESTION_KINDS = ["art", "artist", "hart", "city", "other"]
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "answers", "expected"),
+    [
+        # F1 of bags of words: 2 of 3 predicted, 2 of 2 expected.
+        ("qasper", "The Red, red car!", ["red car"], 2 * (2 / 3) * 1 / (2 / 3 + 1)),
+        ("hotpotqa", "an apple", ["apple"], 1.0),
+        # Punctuation goes before articles, so "a-b" is one word and "the." is an article.
+        ("2wikimqa", "a-b the.", ["ab"], 1.0),
+        ("multifieldqa_en", "the", ["a"], 0.0),
+        ("hotpotqa", "blue", ["red", "blue sky", "blue"], 1.0),
+        # Only the first line that follows leading newlines counts, for some tasks.
+        ("triviaqa", "\n\nParis\nand more", ["Paris"], 1.0),
+        ("triviaqa", " \nParis", ["Paris"], 0.0),
+        ("qasper", "Paris\nand more", ["Paris"], 0.5),
+        ("samsum", "\nthe cat sat\nDialogue: no", ["the cat sat"], 2 / (2 + 1e-8)),
+        # Every number in the output counts against it.
+        ("passage_count", "5", ["5"], 1.0),
+        ("passage_count", "5 of 12, so 5", ["5"], 2 / 3),
+        ("passage_count", "05", ["5"], 0.0),
+        ("passage_count", "five", ["5"], 0.0),
+        ("passage_retrieval_en", "Paragraph 3", ["Paragraph 3"], 1.0),
+        ("passage_retrieval_en", "3 or 30", ["Paragraph 3"], 0.5),
+        # "abcd" against "abxd": 2 * 3 / 8; the ratio is a whole number of per cents, rounded half to even.
+        ("lcc", "abcd", ["abxd"], 0.75),
+        ("lcc", "abc", ["abcdef"], 0.67),
+        ("lcc", "a" + "b" * 15, ["a" + "c" * 15], 0.06),
+        ("lcc", "\n\n# no\n`no\n// no\nreturn 1\nreturn 2", ["return 1"], 1.0),
+        ("lcc", "# only a comment", ["return 1"], 0.0),
+        ("lcc", "   \nreturn 1", ["return 1"], 0.18),
+        ("repobench-p", "return 1  # why", ["return 1"], 0.0),
+        # Rouge fails on an empty text, and on one of nothing but full stops.
+        ("gov_report", "", ["words"], 0.0),
+        ("multi_news", "...", ["words"], 0.0),
+        # Union LCS: "one two" of 4 words each way, as sets.
+        ("gov_report", "one two x y", ["one two three four"], 2 * 0.25 / (1 + 1e-8)),
+    ],
+)
+def test_scores_by_hand(task: str, prediction: str, answers: list[str], expected: float) -> None:
+    assert score_prediction(task, prediction, answers) == pytest.approx(expected, abs=1e-12)
+    assert score_prediction(task + "_e", prediction, answers) == score_prediction(task, prediction, answers)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "expected"),
+    [
+        ("city", "city", 1.0),
+        ("city other", "city", 1 / 2),
+        ("\ncity\nother", "city", 1.0),
+        ("it is a city", "art", 0.0),
+        # All of art, artist, hart are named in "artist hart". "art" is a part of "artist" and is removed; the loop then
+        # stands on the second of [artist, hart] and never looks at "artist" again: 1 of 2.
+        ("artist hart", "artist", 1 / 2),
+        # [art, hart]: "art" is removed, and "hart" is passed over but stays.
+        ("hart", "hart", 1.0),
+        ("", "city", 0.0),
+    ],
+)
+def test_classification_by_hand(prediction: str, answer: str, expected: float) -> None:
+    assert score_prediction("trec", prediction, [answer], QUESTION_KINDS) == expected
+
+
+def test_class_after_a_removed_one_is_passed_over() -> None:
+    # Both "a" and "ab" are parts of "abc". Removing "a" makes the loop skip "ab", which stays and costs half.
+    assert score_prediction("lsht", "abc", ["abc"], ["a", "ab", "abc"]) == 1 / 2
+    assert score_prediction("lsht", "abc", ["abc"], ["a", "abc", "ab"]) == 1.0
+
+
+def test_rouge_overflow_is_zero_wherever_the_caller_stands() -> None:
+    # One frame per predicted word. The official loop, three frames deep, scores 0 from 991 words on.
+    def score(words: int, frames: int = 0) -> float:
+        if frames:
+            return score(words, frames - 1)
+        return scoring.rouge_l("hit " + " ".join(f"w{place}" for place in range(words - 1)), "hit")
+
+    limit = sys.getrecursionlimit()
+    assert score(990) > 0
+    assert score(991) == 0
+    assert score(990, frames=300) > 0
+    assert sys.getrecursionlimit() == limit
+
+
+words = st.lists(st.sampled_from(["a", "the", "Red", "red.", "car", "x-y", "12", "3"]), max_size=8).map(" ".join)
+
+
+@given(words, words)
+def test_qa_f1_against_a_plain_count(prediction: str, answer: str) -> None:
+    def plain(text: str) -> list[str]:
+        kept = text.lower().translate(str.maketrans("", "", string.punctuation)).split()
+        return [word for word in kept if word not in ("a", "an", "the")]
+
+    predicted, expected = plain(prediction), plain(answer)
+    common = sum(min(predicted.count(word), expected.count(word)) for word in set(predicted))
+    total = len(predicted) + len(expected)
+    assert score_prediction("qasper", prediction, [answer]) == pytest.approx(2 * common / total if common else 0.0)
+
+
+def test_bad_scoring_input_is_named() -> None:
+    with pytest.raises(ValueError, match="'narrative' is unknown"):
+        score_prediction("narrative", "x", ["x"])
+    with pytest.raises(ValueError, match="trec is scored against its class names"):
+        score_prediction("trec", "x", ["x"])
+    with pytest.raises(ValueError, match="Paragraph <number>"):
+        score_prediction("passage_retrieval_en", "3", ["3"])
+
+
+def test_summary_by_hand() -> None:
+    rows = [
+        {"task": "lcc", "length": 3999, "score": 1.0},
+        {"task": "lcc", "length": 4000, "score": 0.0},
+        {"task": "lcc", "length": 7999, "score": 0.5},
+        {"task": "trec_e", "length": 8000, "score": 0.2},
+    ]
+    result = summarise(rows)
+    lcc, trec = result["tasks"]["lcc"], result["tasks"]["trec"]
+    assert (lcc["0-4k"], lcc["4-8k"], lcc["8k+"], lcc["all"]) == (100.0, 25.0, None, 50.0)
+    assert lcc["n"] == {"0-4k": 1, "4-8k": 2, "8k+": 0, "all": 3}
+    assert (trec["0-4k"], trec["8k+"], trec["all"]) == (None, 20.0, 20.0)
+    assert result["overall"] == 35.0
+    assert result["overall_bucket_mean"] == (62.5 + 20) / 2
+    assert summarise([]) == {"tasks": {}, "overall": None, "overall_bucket_mean": None}
+
+
+def test_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"dataset": "passage_count_e", "pred": "5 6", "answers": ["5"], "all_classes": None, "length": 100},
+        {"dataset": "trec", "pred": "city", "answers": ["city"], "all_classes": QUESTION_KINDS, "length": 9000},
+        {"dataset": "passage_count", "pred": "5", "answers": ["5"], "all_classes": None, "length": 5000},
+    ]
+    file, out = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    longbench._score_main(["--predictions", str(file), "--out", str(out), "--per-prediction"])
+    result = json.loads(out.read_text())
+    assert result["per_prediction"] == {"passage_count": [0.5, 1.0], "trec": [1.0]}
+    assert result["tasks"]["passage_count"]["all"] == 75.0
+    assert result["overall"] == 87.5
+    assert "no predictions for qasper" in capsys.readouterr().err
+
+    file.write_text('{"dataset": "lcc", "answers": ["x"], "length": 1}\n')
+    with pytest.raises(SystemExit, match="row 1: no field 'pred'"):
+        longbench._score_main(["--predictions", str(file), "--out", str(out)])
+
+
+def test_scoring_needs_no_model_stack() -> None:
+    code = (
+        "import sys, longshort.evaluation.longbench; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Prompts.
+
+
+def test_prompts_are_the_official_ones() -> None:
+    official = prompts.official_prompts()
+    assert list(official) == list(prompts.TASKS) and len(official) == 13
+    assert official["trec"].format.endswith("questions.\n\n{context}\n{input}")
+    assert official["samsum"].format.endswith("examples.\n\n{context}\n\n{input}")
+    assert official["passage_count"].format.endswith("answer is: ")
+    assert official["lcc"] == ("Please complete the code given below. \n{context}Next line of code:\n", 64)
+
+
+def test_changed_prompt_is_refused(tmp_path: Path) -> None:
+    theirs = prompts._lm_eval_tasks() / "lcc_e.yaml"
+    changed = tmp_path / "lcc_e.yaml"
+    changed.write_text(theirs.read_text().replace("complete the code", "finish the code"))
+    with pytest.raises(ValueError, match="prompt of lcc .* not the official one: digest"):
+        prompts._official("lcc", changed)
+    changed.write_text(theirs.read_text().replace("max_gen_toks: 64", "max_gen_toks: 65"))
+    with pytest.raises(ValueError, match="answer length 65 instead of"):
+        prompts._official("lcc", changed)
+    with pytest.raises(ValueError, match="no task file"):
+        prompts._official("lcc", tmp_path / "absent.yaml")
+
+
+# Truncation.
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from longshort.data.tokenizers import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+def test_the_middle_is_left_out(tokenizer: Any) -> None:
+    assert longbench.encode(tokenizer, "0123456789", 10) == (list(b"0123456789"), False)
+    assert longbench.encode(tokenizer, "0123456789", 4) == (list(b"0189"), True)
+    assert longbench.encode(tokenizer, "0123456789", 5) == (list(b"0189"), True)  # officially int(5 / 2) from each end
+    # Half a character decodes to U+FFFD, and the text that is encoded again is longer than asked for.
+    assert longbench.encode(tokenizer, "\u00e9" * 4, 6) == (list("\u00e9\ufffd\ufffd\u00e9".encode()), True)
+
+
+def test_prompt_and_answer_fit_into_max_length(tokenizer: Any, folder: Path) -> None:
+    asked = longbench.questions(tokenizer, STAND_IN, folder)
+    assert len(asked) == 39
+    assert all(question.truncated and question.answer_length == 8 for question in asked)
+    assert {len(question.input_ids) for question in asked} == {192 - 8}
+    assert longbench.questions(tokenizer, STAND_IN, folder) is asked
+    official = longbench.questions(tokenizer, {**STAND_IN, "max_length": 1024, "max_new_tokens": None}, folder)
+    assert {q.task: q.answer_length for q in official} == {t: length for t, (length, _) in prompts.OFFICIAL.items()}
+    with pytest.raises(ValueError, match="max_length = 512 leaves no room .* 512 tokens of gov_report's answer"):
+        longbench.questions(tokenizer, {**STAND_IN, "max_length": 512, "max_new_tokens": None}, folder)
+
+
+def test_missing_task_or_field_is_named(tokenizer: Any, folder: Path, tmp_path: Path) -> None:
+    settings = {"source": {"kind": "folder", "path": str(tmp_path)}, "max_length": 192, "max_new_tokens": 8}
+    for file in (folder / "longbench-e-3").glob("*.jsonl"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "trec_e.jsonl").unlink()
+    with pytest.raises(ValueError, match="task trec is missing"):
+        longbench.questions(tokenizer, settings, folder)
+    item = json.loads((folder / "longbench-e-3" / "trec_e.jsonl").read_text().split("\n")[0])
+    item["question"] = item.pop("input")
+    (tmp_path / "trec_e.jsonl").write_text(json.dumps(item) + "\n")
+    assert len(longbench.questions(tokenizer, settings, folder)) == 37
+    del item["answers"]
+    (tmp_path / "trec_e.jsonl").write_text(json.dumps(item) + "\n")
+    with pytest.raises(ValueError, match="trec_e.jsonl, line 1: no field 'answers'"):
+        longbench.read_items(tmp_path, "trec")
+
+
+def test_protocol_names_what_was_done() -> None:
+    folder = {"kind": "folder", "path": "/somewhere"}
+    full = {"source": folder, "max_length": 4096, "max_new_tokens": None}
+    digest = prompts.prompts_digest()
+    assert longbench.protocol(full) == f"longbench-e/official-v1?max=4096&prompts={digest}"
+    assert (
+        longbench.protocol({**full, "max_new_tokens": 64}) == f"longbench-e/capped-v1?max=4096&new=64&prompts={digest}"
+    )
+    assert longbench.protocol(STAND_IN) == f"longbench-e/stand-in-v1?items=3&max=192&new=8&prompts={digest}"
+
+
+# Stand-in.
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[tuple[str, str]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    # The tables among them end in lines that the code tasks cannot ask for.
+    files = [*sorted(root.glob("*.py"))[::5], *sorted(root.glob("encodings/cp*.py"))]
+    return [(path.name, path.read_text(encoding="utf-8")) for path in files]
+
+
+@pytest.fixture(scope="module")
+def items(documents: list[tuple[str, str]]) -> dict[str, list[dict[str, Any]]]:
+    return standin.build(documents, items_per_task=6)
+
+
+@pytest.fixture(scope="module")
+def folder(documents: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("data")
+    standin.write(standin.build(documents, items_per_task=3), data / "longbench-e-3")
+    return data
+
+
+def overall(items: dict[str, list[dict[str, Any]]], answer: Any) -> dict[str, Any]:
+    rows = [
+        {
+            "task": task,
+            "length": i["length"],
+            "score": score_prediction(task, answer(i), i["answers"], i["all_classes"]),
+        }
+        for task in items
+        for i in items[task]
+    ]
+    return summarise(rows)
+
+
+def test_stand_in_scores(items: dict[str, list[dict[str, Any]]]) -> None:
+    gold = overall(items, lambda item: item["answers"][0])
+    assert gold["overall"] == pytest.approx(100, abs=1e-4)
+    assert all(means["n"] == {"0-4k": 2, "4-8k": 2, "8k+": 2, "all": 6} for means in gold["tasks"].values())
+    assert overall(items, lambda item: "")["overall"] == 0
+    copied = overall(items, lambda item: item["context"].split("\n")[0])
+    assert copied["overall"] < 10
+    assert max(means["all"] for means in copied["tasks"].values()) < 25
+    for constant in range(40):
+        for task in ("passage_count", "passage_retrieval_en"):
+            assert overall({task: items[task]}, lambda item, n=constant: str(n))["overall"] < 25
+
+
+def test_stand_in_has_the_official_fields(items: dict[str, list[dict[str, Any]]]) -> None:
+    fields = {"input", "context", "answers", "length", "dataset", "language", "all_classes", "_id"}
+    assert list(items) == list(prompts.TASKS)
+    for task, rows in items.items():
+        assert len({row["_id"] for row in rows}) == 6
+        for row in rows:
+            assert set(row) == fields and row["dataset"] == task
+            assert (row["all_classes"] is None) == (task != "trec")
+
+
+def test_counted_paragraphs_are_the_different_ones(items: dict[str, list[dict[str, Any]]]) -> None:
+    for item in items["passage_count"]:
+        numbered = item["context"].split("\n\nParagraph ")
+        paragraphs = {part.removeprefix("Paragraph ").split(": ", 1)[1].strip() for part in numbered}
+        assert len(paragraphs) == int(item["answers"][0]) < len(numbered)
+
+
+def test_stand_in_is_deterministic(documents: list[tuple[str, str]], items: dict[str, Any], folder: Path) -> None:
+    fewer = standin.build(documents[::-1], items_per_task=3)
+    assert fewer == {task: rows[:3] for task, rows in items.items()}
+    assert standin.build(documents, items_per_task=1, seed=1)["qasper"] != fewer["qasper"][:1]
+    manifest = json.loads((folder / "longbench-e-3" / "manifest.json").read_text())
+    assert set(manifest) == {f"{task}_e.jsonl" for task in prompts.TASKS}
+    assert longbench.read_items(folder / "longbench-e-3", "trec") == fewer["trec"]
+
+
+def test_too_few_documents_are_named() -> None:
+    with pytest.raises(ValueError, match="have 2 words together"):
+        standin.build([("a.py", "import os")], 1)
+    with pytest.raises(ValueError, match="have 0 documented functions"):
+        standin.build([("a.py", "x = 1\n" * 5000)], 1)
+
+
+# Generation.
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_llama()
+
+
+def tiny_llama(**changes: Any) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.3, bos_token_id=256, eos_token_id=256, pad_token_id=256,
+        **changes,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def question(task: str, text: bytes, answer_length: int) -> longbench.Question:
+    return longbench.Question(task, "", list(text), answer_length, False, [], None, 0)
+
+
+ASKED = [
+    question(task, bytes((7 * place + 31 * at) % 256 for at in range(8 + 13 * place)), length)
+    for place, (task, length) in enumerate(
+        [("lcc", 24), ("trec", 24), ("samsum", 24), ("lcc", 9), ("samsum", 24), ("trec", 24)]
+    )
+]
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "dynamic", "factor": 4.0}])
+def test_batched_answers_equal_single_ones(tokenizer: Any, rope: dict[str, Any]) -> None:
+    model = tiny_llama(rope_parameters={"rope_theta": 10000.0, **rope})
+    together = longbench.predict(model, tokenizer, ASKED)
+    apart = [longbench.predict(model, tokenizer, [asked])[0] for asked in ASKED]
+    assert together == apart
+    assert len(set(together)) == len(ASKED)
+
+
+def test_batches_keep_to_kind_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longbench, "TOKENS_PER_BATCH", 200)
+    batches = list(longbench._batches(ASKED, equal_length=False))
+    assert sorted(place for batch in batches for place in batch) == list(range(6))
+    assert [3] in batches and [4, 2] in batches  # the one of another answer length; samsum, the longest first
+    for batch in batches:
+        assert len(batch) * (max(len(ASKED[place].input_ids) for place in batch) + 24) <= 200
+    assert all(len(batch) == 1 for batch in longbench._batches(ASKED, equal_length=True))
+
+
+def test_answer_equals_plain_greedy_decoding(model: Any, tokenizer: Any) -> None:
+    import torch
+
+    tokens = list(ASKED[0].input_ids)
+    for _ in range(24):
+        tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+        if tokens[-1] == 256:
+            break
+    expected = tokenizer.decode(tokens[8:], skip_special_tokens=True)
+    assert longbench.predict(model, tokenizer, ASKED[:1]) == [expected]
+
+
+def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
+    import torch
+
+    model = tiny_llama()
+    with torch.no_grad():  # every hidden state now prefers the newline, and then "b"
+        model.lm_head.weight.zero_()
+        model.model.norm.weight.zero_()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(257))
+    with torch.no_grad():
+        model.lm_head.bias[10], model.lm_head.bias[ord("b")] = 2.0, 1.0
+    assert longbench.predict(model, tokenizer, [question("samsum", b"text", 5)]) == ["b\n"]
+    assert longbench.predict(model, tokenizer, [question("trec", b"text", 5)]) == ["\n" * 5]
+
+
+def test_evaluate_gives_all_rows_and_keeps_predictions(
+    model: Any, tokenizer: Any, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "predictions.parquet"
+    rows = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128, predictions_out=out)
+    values = {row["task"]: row for row in rows}
+    assert len(values) == len(rows) == 13 * 4 + 2
+    assert all(set(row) == {"metric", "length", "task", "document", "value", "n"} for row in rows)
+    assert values["trec"]["n"] == 3 and values["trec:8k+"]["n"] == 1 and values["overall"]["n"] == 39
+    kept = pq.read_table(out).to_pylist()
+    assert len(kept) == 39
+    again = [
+        {**row, "score": score_prediction(row["task"], row["prediction"], row["references"], row["all_classes"])}
+        for row in kept
+    ]
+    assert summarise(again)["overall"] == values["overall"]["value"]

@@ -1,0 +1,166 @@
+"""The typed study: what resolves to what, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longshort import study
+from tests.conftest import ROOT, TINY, write_study
+
+
+@pytest.fixture
+def config(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(project)
+    return project / "config"
+
+
+def load(config: Path, **changes: object) -> study.ResolvedStudy:
+    values = copy.deepcopy(TINY)
+    for path, value in changes.items():
+        holder = values
+        *parents, last = path.split("__")
+        for parent in parents:
+            holder = holder[parent]
+        holder[last] = value
+    write_study(config.parent, values)
+    return study.load("tiny")
+
+
+def arms_yaml(config: Path, **arms: dict) -> None:
+    path = config / "arms.yaml"
+    values = yaml.safe_load(path.read_text())
+    for name, patch in arms.items():
+        values["arms"][name] = {"description": name, **patch}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lenghts": 1}, ["lenghts", "unknown key", "did you mean 'lengths'"]),
+        ({"arms": ["baseline", "step-linaer"]}, ["'step-linaer'", "unknown arm", "did you mean 'step-linear'"]),
+        ({"training__batch": "many"}, ["training.batch", "'many'", "windows per optimiser step"]),
+        ({"alignment__alpha": -0.5}, ["arm constant", "alignment.alpha", "-0.5", "greater than or equal to 0"]),
+        ({"alignment__sampling_range": 1.5}, ["alignment.sampling_range", "1.5", "less than or equal to 1"]),
+        ({"overrides": {"constant": {"alignment": {"alhpa": 1}}}}, ["arm constant", "alhpa", "did you mean 'alpha'"]),
+        (
+            {"lengths": {"train": 16}, "arms": ["baseline", "ratio", "constant"]},
+            ["arm ratio", "l_test", "lengths.test"],
+        ),
+        ({"tables__main__arms": ["baseline", "hidden"]}, ["tables.main.arms", "'hidden'", "add it to arms"]),
+        ({"arms": ["baseline", "constant", "baseline"]}, ["arms", "'baseline'", "twice"]),
+        ({"seeds": [0.5]}, ["seeds.0", "0.5", "integer"]),
+        ({"seeds": ["one"]}, ["seeds.0", "'one'", "integer"]),
+        (
+            {"evaluations__perplexity__lengths": [256]},
+            ["evaluations.perplexity.lengths", "256", "model.max_length 128"],
+        ),
+        ({"evaluations__misalignment__beyond": [16]}, ["evaluations.misalignment.beyond", "256", "model.max_length"]),
+        ({"checkpoints": [2, 7]}, ["checkpoints", "7", "training.steps"]),
+        ({"training__deepspeed": "zero9"}, ["training.deepspeed", "'zero9'", "zero1"]),
+        ({"alignment__stop_gradient": "targets"}, ["alignment", "sce only"]),
+        ({"alignment__schedule": {"kind": "step"}}, ["alignment.schedule.kind", "'step'", "linear"]),
+        ({"alignment__schedule": {"start": 1}}, ["alignment.schedule", "kind"]),
+        ({"model__kind": "made"}, ["model.kind", "'made'", "'trained'"]),
+        ({"training__batch": 3, "training__micro_batch": 2}, ["training", "batch 3", "micro_batch 2"]),
+        ({"arms": ["baseline", "step-linear"]}, ["arm step-linear", "control", "'constant'"]),
+    ],
+)
+def test_mistakes_are_named_with_place_value_and_remedy(config: Path, changes: dict, said: list[str]) -> None:
+    with pytest.raises(study.StudyError) as error:
+        load(config, **changes)
+    for part in ["study tiny", *said]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "valid"), [(0.5, True), (1, True), (2.0, True), (3, False), (0, False), (1.5, False)]
+)
+def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float, valid: bool) -> None:
+    arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": [layer]}}})
+    if valid:
+        run = load(config, arms=["baseline", "chosen"]).arm_runs["chosen"][0]
+        assert study.load("tiny").runs[run].alignment.hidden.layers == [{0.5: 2, 1: 1, 2.0: 2}[layer]]
+    else:
+        with pytest.raises(study.StudyError, match=r"arm chosen: alignment.hidden.layers = .* use 1..2"):
+            load(config, arms=["baseline", "chosen"])
+
+
+def test_a_key_written_twice_is_refused(config: Path) -> None:
+    path = config / "studies" / "tiny.yaml"
+    path.write_text(path.read_text() + "\ntitle: Another\n")
+    with pytest.raises(study.StudyError, match=r"tiny.yaml, line \d+: 'title' stands there twice"):
+        study.load("tiny")
+
+
+def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path, snakemake) -> None:
+    write_study(project, {**TINY, "seeds": ["one"]})
+    done = snakemake("all", check=False)
+    assert done.returncode != 0
+    assert "study tiny: seeds.0 = 'one'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "results").exists()
+
+
+def test_equal_arms_are_one_run(config: Path) -> None:
+    alignment = {"overrides": {"ratio": {"alignment": {"alpha": 0.25}}}}
+    resolved = load(config, arms=["baseline", "constant", "ratio", "alpha-1.0"], **alignment)
+    assert resolved.arm_runs["ratio"] == resolved.arm_runs["constant"] == resolved.arm_runs["alpha-1.0"]
+    assert len(resolved.runs) == 3
+
+
+def test_baseline_does_not_depend_on_what_it_leaves_out(config: Path) -> None:
+    plain = load(config).arm_runs["baseline"]
+    other = load(
+        config, alignment={"alpha": 1.0, "divergence": "js", "schedule": {"kind": "linear", "start": 0, "end": 1}}
+    )
+    assert other.arm_runs["baseline"] == plain
+
+
+def test_notation_does_not_matter_and_values_do(config: Path) -> None:
+    runs = load(config, alignment={"alpha": 0.1, "divergence": "sce"}).arm_runs
+    assert load(config, alignment={"divergence": "sce", "alpha": "1e-1"}).arm_runs == runs
+    sce = {"alignment": {"alpha": 0.1, "divergence": "sce"}}
+    assert load(config, **sce, training__micro_batch=2, training__logging_steps=5).arm_runs == runs
+    assert load(config, alignment={"alpha": 0.1000001, "divergence": "sce"}).arm_runs["constant"] != runs["constant"]
+    assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
+
+
+@pytest.mark.parametrize("name", ["step-linear", "step-cosine", "step-exponential", "ratio-curriculum"])
+def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -> None:
+    resolved = load(config, arms=["baseline", "constant", "ratio-curriculum-control", name])
+    spent, control = (
+        resolved.runs[resolved.arm_runs[arm][0]].alignment.output.alpha for arm in (name, resolved.arms[name].control)
+    )
+    assert isinstance(control, float) and len(spent) == 6 and len(set(spent)) == 6
+    assert math.fsum(spent) / 6 == pytest.approx(control, rel=1e-11)
+
+
+def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for path in (ROOT / "config" / "studies").glob("*.yaml"):
+        study.load(path.stem)
+    demo = study.load("demo").study
+    assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
+    assert sorted(demo.checkpoints) == [demo.training.steps // 3, demo.training.steps]
+    assert max(demo.evaluations.perplexity.lengths) == 8 * demo.lengths.train
+
+
+def test_editor_schemas_are_up_to_date() -> None:
+    for path, text in study.schema_files().items():
+        assert (ROOT / path).read_text() == text, f"{path} is old; run: python -m longshort.study schema"
+
+
+def test_reading_a_study_imports_no_torch_and_no_engine() -> None:
+    code = (
+        "import sys; from longshort import study, identity; study.load('demo'); "
+        "sys.exit(bool({'torch', 'transformers', 'snakemake', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

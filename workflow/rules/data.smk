@@ -1,0 +1,53 @@
+rule specification:
+    input:
+        "workflow/templates/spec.json",
+    output:
+        "results/{kind}/{id}/spec.json",
+    wildcard_constraints:
+        kind="data|runs|evaluations",
+        id="[0-9a-f]{16}",
+    params:
+        spec=lambda wildcards: STUDY.texts[wildcards.id],
+    log:
+        "results/{kind}/{id}/spec.log",
+    template_engine: "jinja2"
+
+
+rule data:
+    input:
+        spec="results/data/{data}/spec.json",
+        corpus=STUDY.corpus_files(),
+    output:
+        "results/data/{data}/manifest.json",
+    params:
+        code=code_hash("longshort.data.__main__"),
+    log:
+        "results/data/{data}/prepare.log",
+    conda:
+        "../../envs/longshort.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=240,
+    shell:
+        "python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code} > {log} 2>&1"
+
+
+rule longbench_stand_in:
+    input:
+        "results/data/{data}/manifest.json",
+    output:
+        "results/data/{data}/longbench-e-{per_task}/manifest.json",
+    wildcard_constraints:
+        per_task=r"\d+",
+    params:
+        code=code_hash("longshort.evaluation.standin"),
+    log:
+        "results/data/{data}/longbench-e-{per_task}.log",
+    conda:
+        "../../envs/longshort.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=60,
+    shell:
+        "python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
+        " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} > {log} 2>&1"

@@ -1,0 +1,70 @@
+localrules:
+    study,
+    metrics,
+    tables,
+    plots,
+
+
+rule study:
+    input:
+        "workflow/templates/spec.json",
+    output:
+        f"results/{STUDY.name}/study.json",
+    params:
+        spec=STUDY.summary_text(),
+    log:
+        f"results/{STUDY.name}/logs/study.log",
+    template_engine: "jinja2"
+
+
+rule metrics:
+    input:
+        study=f"results/{STUDY.name}/study.json",
+        training=[STUDY.record(run) for run in STUDY.runs],
+        measured=STUDY.measured(),
+    output:
+        f"results/{STUDY.name}/metrics.parquet",
+    params:
+        code=code_hash("longshort.results.collect"),
+    log:
+        f"results/{STUDY.name}/logs/metrics.log",
+    conda:
+        "../../envs/longshort.yaml"
+    shell:
+        "python -m longshort.results.collect --study {input.study} --results results --out {output} > {log} 2>&1"
+
+
+rule tables:
+    input:
+        study=f"results/{STUDY.name}/study.json",
+        metrics=f"results/{STUDY.name}/metrics.parquet",
+    output:
+        STUDY.table_files(),
+    params:
+        code=code_hash("longshort.results.tables"),
+        out=subpath(output[0], parent=True),
+    log:
+        f"results/{STUDY.name}/logs/tables.log",
+    conda:
+        "../../envs/longshort.yaml"
+    shell:
+        "python -m longshort.results.tables --metrics {input.metrics} --study {input.study} --out {params.out} > {log} 2>&1"
+
+
+rule plots:
+    input:
+        study=f"results/{STUDY.name}/study.json",
+        metrics=f"results/{STUDY.name}/metrics.parquet",
+        style="src/longshort/results/longshort.mplstyle",
+    output:
+        STUDY.plot_files(),
+    params:
+        code=code_hash("longshort.results.plots"),
+        out=subpath(output[0], parent=True),
+    log:
+        f"results/{STUDY.name}/logs/plots.log",
+    conda:
+        "../../envs/longshort.yaml"
+    shell:
+        "python -m longshort.results.plots --metrics {input.metrics} --study {input.study} --style {input.style}"
+        " --out {params.out} > {log} 2>&1"

@@ -1,0 +1,30 @@
+rule train:
+    input:
+        spec="results/runs/{run}/spec.json",
+        data=f"results/data/{STUDY.data}/manifest.json",
+        base=lambda wildcards: STUDY.base_record(wildcards.run),
+    output:
+        record="results/runs/{run}/training/{steps}.json",
+        log="results/runs/{run}/training/{steps}.parquet",
+    params:
+        code=lambda wildcards: STUDY.training_code(wildcards.run),
+        modules=lambda wildcards: " ".join(STUDY.runs[wildcards.run].modules),
+        base=lambda wildcards: "".join(f"--base {record}" for record in STUDY.base_record(wildcards.run)),
+    log:
+        "results/runs/{run}/training/{steps}.log",
+    conda:
+        "../../envs/longshort.yaml"
+    threads: lambda wildcards: STUDY.cpus(wildcards.run)
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        # Execution, not science: resources trigger no rerun.
+        micro_batch=lambda wildcards: STUDY.execution(wildcards.run, "micro_batch"),
+        gradient_checkpointing=lambda wildcards: STUDY.execution(wildcards.run, "gradient_checkpointing"),
+        logging_steps=lambda wildcards: STUDY.execution(wildcards.run, "logging_steps"),
+        threads_per_process=lambda wildcards: STUDY.execution(wildcards.run, "threads"),
+    shell:
+        "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
+        " --out {output.record} --code {params.code} --modules '{params.modules}' --micro-batch {resources.micro_batch}"
+        " --gradient-checkpointing {resources.gradient_checkpointing} --logging-steps {resources.logging_steps}"
+        " --threads {resources.threads_per_process} > {log} 2>&1"
