@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,40 +49,70 @@ def write_corpus(folder: Path, documents: int = 24) -> None:
         (folder / f"document-{number:02}.txt").write_text(words)
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+def make_project(folder: Path, study: dict) -> Path:
     """The workflow as it stands, with the study `tiny` and no results."""
+    folder.mkdir()
     for name in ("Snakefile", "workflow", "config", "envs", "src"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
-            shutil.copy(source, tmp_path / name)
-    write_corpus(tmp_path / "corpus")
-    write_study(tmp_path, TINY)
-    return tmp_path
+            shutil.copy(source, folder / name)
+    write_corpus(folder / "corpus")
+    write_study(folder, study)
+    return folder
 
 
 def write_study(project: Path, study: dict, name: str = "tiny") -> None:
     (project / "config" / "studies" / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
+def run_snakemake(project: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The real engine in the project, on the project's own copy of the source."""
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", "study=tiny"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    if check and done.returncode:
+        logs = "\n".join(f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log"))
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{logs}")
+    return done
+
+
+def planned(project: Path) -> dict[str, int]:
+    """How many jobs of which rule the engine would run."""
+    output = run_snakemake(project, "all", "--dry-run").stdout
+    stats = re.search(r"Job stats:\n.*\n-+.*\n((?:\S+ +\d+\n)+)", output)
+    jobs = {rule: int(count) for rule, count in re.findall(r"(\S+) +(\d+)\n", stats[1])} if stats else {}
+    return {rule: count for rule, count in jobs.items() if rule not in ("total", "all")}
+
+
 @pytest.fixture
-def snakemake(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the real engine in the project, on the project's own copy of the source."""
+def project(tmp_path: Path) -> Path:
+    return make_project(tmp_path / "project", TINY)
 
-    def run(*arguments: str, study: str = "tiny", check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(project / "src"),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", f"study={study}"]
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-        if check and done.returncode:
-            logs = "\n".join(f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log"))
-            raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{logs}")
-        return done
 
-    return run
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole study, run once: every stage, the base by two processes, one arm that diverges. Tests that change it
+    take a copy."""
+    study = copy.deepcopy(TINY)
+    study["data"]["corpus"] = {"kind": "stdlib"}
+    study["model"]["training"]["processes"] = 2
+    study["arms"] = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]
+    study["overrides"] = {
+        "ratio": {"alignment": {"alpha": 0.25}},
+        "step-linear": {"training": {"learning_rate": 1e30}},
+    }
+    study["evaluations"]["longbench_e"] = {
+        "source": {"kind": "stand-in", "items_per_task": 1},
+        "max_length": 128,
+        "max_new_tokens": 4,
+    }
+    project = make_project(tmp_path_factory.mktemp("finished") / "project", study)
+    run_snakemake(project, "all")
+    return project
+
+
+@pytest.fixture
+def finished_copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from longshort import study
-from tests.conftest import ROOT, TINY, write_study
+from tests.conftest import ROOT, TINY, run_snakemake, write_study
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def test_a_key_written_twice_is_refused(config: Path) -> None:
         study.load("tiny")
 
 
-def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path, snakemake) -> None:
+def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path) -> None:
     write_study(project, {**TINY, "seeds": ["one"]})
-    done = snakemake("all", check=False)
+    done = run_snakemake(project, "all", check=False)
     assert done.returncode != 0
     assert "study tiny: seeds.0 = 'one'" in done.stderr
     assert "Traceback" not in done.stderr

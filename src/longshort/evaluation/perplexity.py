@@ -2,14 +2,14 @@
 
 Two protocols, chosen by `protocol` in the settings:
 
-prefix-v1, the field's usual one: the first `documents` test documents, in the order of the sha256 of their names, that have
-at least L_max tokens. The model reads BOS + the first L - 1 tokens of each, and all of the first L tokens are
-scored, so it never sees more than L positions. PPL_L = exp(sum of NLL / number of tokens), summed in float64,
+prefix-v1, the field's usual one: the first `documents` test documents, in the order of the sha256 of their names,
+that have at least L_max tokens. The model reads BOS + the first L - 1 tokens of each, and all of the first L tokens
+are scored, so it never sees more than L positions. PPL_L = exp(sum of NLL / number of tokens), summed in float64,
 every token with equal weight. Its numbers mix positions with little and with much context.
 
-same-targets-v1: one window of L_max + 1 tokens from each of those documents, at a fixed place; the last `targets` tokens
-of the window are scored with a context that begins L tokens before the window's end, and no BOS. So every length is
-measured on the same tokens, and only the context differs: what a longer context does to a prediction.
+same-targets-v1: one window of L_max + 1 tokens from each of those documents, at a fixed place; the last `targets`
+tokens of the window are scored with a context that begins L tokens before the window's end, and no BOS. So every
+length is measured on the same tokens, and only the context differs: what a longer context does to a prediction.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -67,7 +66,10 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
             tokenizer = tokenizers.load(spec["data"]["tokenizer"])
         began = time.monotonic()
         model = _load(checkpoint)
-        measured = evaluate(model, tokenizer, spec["settings"], arguments.data.parent, spec["length"])
+        try:
+            measured = evaluate(model, tokenizer, spec["settings"], arguments.data.parent, spec["length"])
+        except ValueError as error:
+            raise SystemExit(f"{metric}, step {step}: {error}") from None
         rows += [{"step": step, "status": "ok", **row} for row in measured]
         print(f"step {step}: {len(measured)} numbers in {time.monotonic() - began:.1f} s", flush=True)
 
@@ -77,10 +79,8 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     frame = frame.astype({"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"})
     frame["run_id"], frame["code"], frame["data"] = record["run_id"], code, manifest["content"]
     frame["commit"], frame["environment"] = provenance.commit(), provenance.environment()
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_atomic(finished, buffer.getvalue())
-    write_atomic(arguments.out, buffer.getvalue())
+    write_atomic(finished, frame.to_parquet(index=False))
+    write_atomic(arguments.out, frame.to_parquet(index=False))
 
 
 def _load(checkpoint: dict[str, Any]) -> Any:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     study = read_json(arguments.study)
     frame = collect(study, arguments.results, arguments.partial)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_atomic(arguments.out, buffer.getvalue())
+    write_atomic(arguments.out, frame.to_parquet(index=False))
     link_arms(study, arguments.out.parent)
     print(f"{len(frame)} numbers of {frame['arm'].nunique()} arms: {arguments.out}")
 

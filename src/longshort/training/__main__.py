@@ -17,7 +17,6 @@ from longshort.publish import file_digest, folder_digests, read_json, sole_owner
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
-LOG = "log.jsonl"
 
 
 def main() -> None:
@@ -64,7 +63,7 @@ def main() -> None:
     }
     with sole_owner(work):
         there, seconds = launch.complete(job, work, wanted, spec)
-        diverged = read_json(work / launch.DIVERGED) if (work / launch.DIVERGED).exists() else None
+        diverged = read_json(work / checkpoints.DIVERGED) if (work / checkpoints.DIVERGED).exists() else None
         publish(
             arguments.out,
             {
@@ -86,7 +85,7 @@ def main() -> None:
                 "environment": provenance.environment(),
                 "machine": provenance.machine(),
             },
-            read_log(work / LOG, max(wanted)),
+            read_log(work / checkpoints.LOG, max(wanted)),
         )
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
 
@@ -136,14 +135,10 @@ def read_log(path: Path, last: int) -> list[dict[str, float]]:
 
 def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
     """The log as parquet, then the record that names its hash."""
-    import io
-
     import pandas
 
-    buffer = io.BytesIO()
-    pandas.DataFrame(rows).to_parquet(buffer, index=False)
     log = out.with_suffix(".parquet")
-    write_atomic(log, buffer.getvalue())
+    write_atomic(log, pandas.DataFrame(rows).to_parquet(index=False))
     write_json(out, {**record, "log": {"path": str(log), "sha256": file_digest(log)}})
 
 

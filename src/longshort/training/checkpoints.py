@@ -8,6 +8,9 @@ from pathlib import Path
 from longshort.publish import file_digest, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"
+# What else a training leaves in its folder.
+LOG = "log.jsonl"
+DIVERGED = "diverged.json"
 # What an evaluation needs of a checkpoint; the rest serves only to resume.
 WEIGHTS = ("config.json", "generation_config.json", "model.safetensors.index.json", "model*.safetensors")
 

@@ -15,8 +15,6 @@ from typing import Any
 from longshort.publish import write_json
 from longshort.training import checkpoints
 
-DIVERGED = "diverged.json"
-
 
 def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]]:
     """(step to resume from, wanted steps) of every piece that must be trained; 0 is the start.
@@ -41,17 +39,17 @@ def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str,
     """
     began = time.monotonic()
     sound = checkpoints.sound_steps(work)
-    if not (work / DIVERGED).exists():
+    if not (work / checkpoints.DIVERGED).exists():
         for resume, targets in segments([step for step in wanted if step not in sound], sound):
             print(f"training from step {resume} to {max(targets)}", flush=True)
             job_file = work / "job.json"
             write_json(job_file, {**job, "resume": resume, "targets": targets})
             _torchrun(job_file, spec["training"]["processes"], job["threads"])
-            if (work / DIVERGED).exists():
+            if (work / checkpoints.DIVERGED).exists():
                 break
         sound = checkpoints.sound_steps(work)
     there = [step for step in wanted if step in sound]
-    if there != wanted and not (work / DIVERGED).exists():
+    if there != wanted and not (work / checkpoints.DIVERGED).exists():
         raise SystemExit(f"the training ended without the checkpoints of steps {sorted(set(wanted) - set(there))}")
     return there, time.monotonic() - began
 

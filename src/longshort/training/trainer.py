@@ -28,9 +28,6 @@ from longshort.models import load
 from longshort.publish import read_json, write_json
 from longshort.training import checkpoints
 
-LOG = "log.jsonl"
-DIVERGED = "diverged.json"
-
 
 class Diverged(Exception):
     """Loss or gradient norm is not finite."""
@@ -44,13 +41,20 @@ class AlignmentTrainer(Trainer):
     """Adds the two views, alpha(step), the log of every part, and the end of a run that diverged."""
 
     def __init__(
-        self, *, head: AlignmentHead, alpha_output: list[float], alpha_hidden: list[float], log: Path, **kwargs: Any
+        self,
+        *,
+        head: AlignmentHead,
+        alpha_output: list[float],
+        alpha_hidden: list[float],
+        log: Path,
+        progress_every: int,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         # The objective is a mean over the micro-batch; the Trainer divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.head, self.alpha_output, self.alpha_hidden = head, alpha_output, alpha_hidden
-        self.log_file = log
+        self.log_file, self.progress_every = log, progress_every
         self._parts: list[Tensor] = []
         self._tokens = 0
         self._since = time.perf_counter()
@@ -88,11 +92,16 @@ class AlignmentTrainer(Trainer):
         if self.is_world_process_zero():
             with self.log_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            if (step % self.args_logging_steps == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
+            if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
                 shown = " ".join(f"{part} {row[part]:.4f}" for part in PARTS)
                 print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
 
-    args_logging_steps = 10
+
+class Bar(ProgressCallback):
+    """The progress bar without a line for every logged step."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 class CheckpointAt(TrainerCallback):
@@ -176,7 +185,7 @@ def arguments_of(job: dict[str, Any], spec: dict[str, Any]) -> TrainingArguments
 def train(job: dict[str, Any]) -> None:
     """Trains one segment of a run: from a checkpoint (or the start) to the last wanted step.
 
-    Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and ends quietly.
+    Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and returns.
     """
     spec = read_json(Path(job["spec"]))
     work, data = Path(job["work"]), Path(job["data"])
@@ -212,28 +221,32 @@ def train(job: dict[str, Any]) -> None:
         head=head,
         alpha_output=weights_at(output.get("alpha"), training["steps"]),
         alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
-        log=work / LOG,
+        log=work / checkpoints.LOG,
+        progress_every=job["logging_steps"],
     )
-    trainer.args_logging_steps = job["logging_steps"]
     trainer.remove_callback(PrinterCallback)
-    if arguments.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not arguments.disable_tqdm:
+        trainer.add_callback(Bar)
     resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
     try:
         trainer.train(resume_from_checkpoint=resume)
     except Diverged as error:
         print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
         if trainer.is_world_process_zero():
-            write_json(work / DIVERGED, {"step": error.step, "message": str(error)})
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+            write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", type=Path, required=True, help="job file written by the launcher")
-    train(read_json(parser.parse_args().job))
+    try:
+        train(read_json(parser.parse_args().job))
+    except ValueError as error:
+        raise SystemExit(f"training: {error}") from None
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+BIN := .venv/bin
+
+.PHONY: help demo test check format clean
+
+help:
+	@echo "make demo     set up once, run the whole study at laptop size, print its main table"
+	@echo "make test     set up once, run all checks and tests"
+	@echo "make check    linters, types and workflow format only"
+	@echo "make format   format the code"
+	@echo "make clean    delete results/ and work/, after asking"
+
+.venv/installed: envs/requirements.lock envs/setup.sh pyproject.toml
+	@bash envs/setup.sh $(PYTHON)
+
+demo: .venv/installed
+	@$(BIN)/snakemake all --cores $(CORES) --config study=demo
+	@$(BIN)/longshort tables --study demo
+
+test: check
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/snakemake --lint
+
+format: .venv/installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt Snakefile workflow
+
+clean:
+	@printf 'Delete results and work, %s in all? [y/N] ' "$$(du -sch results work 2>/dev/null | tail -n 1 | cut -f 1)"; \
+	read answer && [ "$$answer" = y ] && git clean -fdxq results work && echo done || echo kept

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes .venv from the lock. Says in one sentence what the machine lacks.
+set -euo pipefail
+python=${1:-python3}
+needed_mib=4500
+
+fail() { printf 'longshort: %s\n' "$*" >&2; exit 1; }
+
+command -v "$python" >/dev/null || fail "there is no '$python' here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "'$python' is $("$python" --version 2>&1); Python 3.11 or newer is needed: make PYTHON=/path/to/python3"
+"$python" -c 'import venv, ensurepip' 2>/dev/null || fail "'$python' comes without venv; install it (Debian: apt-get install python3-venv)"
+command -v c++ >/dev/null || command -v g++ >/dev/null ||
+    fail "there is no C++ compiler, which DeepSpeed needs at its first run; install one (Debian: apt-get install g++)"
+free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
+[ "$free_mib" -ge "$needed_mib" ] || fail "the disk of $(pwd) has $free_mib MiB free, the environment and the demo need $needed_mib MiB; free some space"
+
+echo "Making .venv (once; a few minutes, about 2 GB) ..."
+"$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock ||
+    fail "pip could not install envs/requirements.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
+    fail "pip could not install this package (see above); mend that and run make again"
+touch .venv/installed

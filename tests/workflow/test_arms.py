@@ -1,0 +1,165 @@
+"""Every arm of config/arms.yaml trains for real, and used the alpha and the loss that it says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from longshort import study
+from longshort.alignment.views import collate
+from longshort.data import __main__ as data_stage
+from longshort.data.windows import TokenStream, Windows
+from longshort.training import checkpoints, trainer
+from tests.conftest import ROOT, TINY, write_corpus
+
+ARMS = yaml.safe_load((ROOT / "config" / "arms.yaml").read_text())["arms"]
+STEPS, LENGTH, L_TEST = 3, 32, 128
+ALPHA = 0.8  # of the study
+
+# alpha(u) of each schedule, written out: u = 0, 1/2, 1.
+EXPONENTIAL = [0.1, math.sqrt(0.1), 1.0]
+SCHEDULES = {
+    "step-linear": [0.0, 1.0, 2.0],
+    "step-cosine": [0.0, 1.0, 2.0],
+    "step-exponential": [value * 3 / sum(EXPONENTIAL) for value in EXPONENTIAL],
+    "ratio": [4.0, 4.0, 4.0],
+    "ratio-curriculum": [1.0, 2.5, 4.0],
+    "ratio-curriculum-control": [2.5, 2.5, 2.5],
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[study.ResolvedStudy, Path]:
+    """All arms resolved, the corpus tokenised, the base made; DeepSpeed with one process in this one."""
+    folder = tmp_path_factory.mktemp("arms")
+    (folder / "config" / "studies").mkdir(parents=True)
+    for name in ("arms.yaml", "deepspeed"):
+        (folder / "config" / name).symlink_to(ROOT / "config" / name)
+    write_corpus(folder / "corpus")
+    values = {
+        **TINY,
+        "lengths": {"train": LENGTH, "test": L_TEST},
+        "training": {"steps": STEPS, "batch": 4, "micro_batch": 2, "learning_rate": 0.01},
+        "checkpoints": [STEPS],
+        # Trained long enough that the two views differ by more than rounding.
+        "model": {**TINY["model"], "training": {"steps": 40, "batch": 4, "learning_rate": 0.03}},
+        "alignment": {"alpha": ALPHA, "divergence": "symmetric-kl"},
+        "arms": list(ARMS),
+    }
+    values["data"] = {**TINY["data"], "corpus": {"kind": "text", "path": str(folder / "corpus")}}
+    (folder / "config" / "studies" / "all.yaml").write_text(yaml.safe_dump(values))
+    resolved = study.load("all", folder / "config")
+    data_stage.prepare(json.loads(resolved.texts[resolved.data]), folder / "data")
+    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ[variable] = value
+    os.environ["MASTER_PORT"] = "29533"
+    train(resolved, folder, resolved.base, resolved.base_steps, None)
+    return resolved, folder
+
+
+def train(resolved: study.ResolvedStudy, folder: Path, run: str, steps: int, base: str | None) -> list[dict]:
+    work = folder / run
+    work.mkdir(exist_ok=True)
+    (work / "spec.json").write_text(resolved.texts[run])
+    trainer.train(
+        {
+            "spec": str(work / "spec.json"),
+            "data": str(folder / "data"),
+            "base": base,
+            "work": str(work),
+            "micro_batch": 2,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "resume": 0,
+            "targets": [steps],
+        }
+    )
+    return [json.loads(line) for line in (work / checkpoints.LOG).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
+    prepared: tuple[study.ResolvedStudy, Path], arm: str
+) -> None:
+    resolved, folder = prepared
+    run = resolved.arm_runs[arm][0]
+    base = folder / resolved.base / f"checkpoint-{resolved.base_steps}"
+    log = folder / run / checkpoints.LOG
+    if log.exists():  # an equal arm came before
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+    else:
+        rows = train(resolved, folder, run, STEPS, str(base))
+
+    patch = ARMS[arm].get("alignment", {})
+    multipliers = SCHEDULES.get(arm, [1.0] * STEPS)
+    alpha, hidden = patch.get("alpha", ALPHA), patch.get("hidden") or {}
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row, multiplier in zip(rows, multipliers, strict=True):
+        assert row["alpha_output"] == pytest.approx(alpha * multiplier, abs=1e-9)
+        assert row["alpha_hidden"] == pytest.approx(hidden.get("alpha", 0.0) * multiplier, abs=1e-9)
+        expected = row["ce"] + row["alpha_output"] * row["divergence"] + row["alpha_hidden"] * row["hidden"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+        assert (row["divergence"] != 0) == (alpha > 0) and (row["hidden"] != 0) == bool(hidden)
+    first = first_step(resolved, folder, base, patch, arm)
+    assert rows[0]["ce"] == pytest.approx(first["ce"], rel=1e-4)
+    assert rows[0]["divergence"] == pytest.approx(first["divergence"] if alpha else 0.0, rel=1e-3)
+    assert rows[0]["hidden"] == pytest.approx(first["hidden"], rel=1e-3)
+
+
+def first_step(resolved: study.ResolvedStudy, folder: Path, base: Path, patch: dict, arm: str) -> dict[str, float]:
+    """The parts of the first batch's loss from the base's weights: plain forwards in float64, loops over positions."""
+    max_extra = {"sampling-quarter": 8, "sampling-full": 31}.get(arm, 16)
+    stream = TokenStream(folder / "data" / "train", 256)
+    windows = Windows(stream, length=LENGTH, seed=0, batch=4, steps=STEPS, max_extra=max_extra)
+    batch = collate([windows[sample] for sample in range(4)])
+    extra = int(batch["extra"][0])
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+    with torch.no_grad():
+        outs = [model(input_ids=view, output_hidden_states=True) for view in batch["inputs"]]
+    log_probs = [out.logits.log_softmax(-1) for out in outs]
+    nll = [-lp.gather(-1, t[..., None]) for lp, t in zip(log_probs, batch["targets"], strict=True)]
+
+    def on_overlap(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = {"last": 1, "last-k": 16}.get(patch.get("overlap", {}).get("kind", "all"), LENGTH)
+        return a[:, extra:][:, -kept:], b[:, : LENGTH - extra][:, -kept:]
+
+    def of_logits(a: torch.Tensor, b: torch.Tensor, kind: str) -> float:
+        p, q = a.softmax(-1), b.softmax(-1)
+        kl, reverse = (p * (p / q).log()).sum(-1), (q * (q / p).log()).sum(-1)
+        m = (p + q) / 2
+        js = ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+        sce = -(p * q.log()).sum(-1) - (q * p.log()).sum(-1)
+        values = {"kl": kl, "reverse-kl": reverse, "symmetric-kl": kl + reverse, "js": js, "sce": sce}
+        values["l2"] = ((p - q) ** 2).sum(-1)
+        return float(values[kind].mean())
+
+    kind = patch.get("divergence", "symmetric-kl")
+    parts = {"ce": float(torch.cat(nll).mean()), "hidden": 0.0}
+    parts["divergence"] = of_logits(*on_overlap(outs[0].logits, outs[1].logits), kind)
+    if patch.get("hidden"):
+        a, b = on_overlap(outs[0].hidden_states[2], outs[1].hidden_states[2])  # 0.5 of 3 blocks: block 2
+        distance = patch["hidden"].get("distance", "mse")
+        if distance == "logit-lens":
+            parts["hidden"] = of_logits(*(model.lm_head(model.model.norm(x)) for x in (a, b)), kind)
+        elif distance == "cosine":
+            parts["hidden"] = float((1 - torch.cosine_similarity(a, b, dim=-1)).mean())
+        else:
+            unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in (a, b)]
+            parts["hidden"] = float((unit[0] - unit[1]).square().mean())
+    return parts
+
+
+def test_arms_end_with_different_weights(prepared: tuple[study.ResolvedStudy, Path]) -> None:
+    """No option is without effect: what is another run has other weights, but for those that cannot differ."""
+    resolved, folder = prepared
+    finished = {run: folder / run / f"checkpoint-{STEPS}" / "model.safetensors" for run in resolved.runs}
+    contents = {run: path.read_bytes() for run, path in finished.items() if path.exists()}
+    assert len(contents) == len({run for runs in resolved.arm_runs.values() for run in runs.values()})
+    assert len(set(contents.values())) == len(contents)

@@ -1,0 +1,141 @@
+"""A whole study through the real engine: what it leaves behind, and what happens when an arm fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from longshort.evaluation.prompts import TASKS
+from tests.conftest import TINY, make_project, run_snakemake
+
+
+def metrics_of(project: Path) -> pandas.DataFrame:
+    return pandas.read_parquet(project / "results" / "tiny" / "metrics.parquet")
+
+
+def test_every_number_of_every_arm_is_there(finished: Path) -> None:
+    metrics = metrics_of(finished)
+    assert set(metrics.loc[metrics["arm"] != "step-linear", "status"]) == {"ok"}
+    expected = {("perplexity", 16), ("perplexity", 32), ("accuracy", 32), ("symkl", 16), ("symkl", 32), ("sce", 16)}
+    for arm, steps in [("(base)", {0}), *((arm, {2, 6}) for arm in ("baseline", "constant", "ratio", "hidden+output"))]:
+        rows = metrics[(metrics["arm"] == arm) & ~metrics["metric"].str.startswith("train/")]
+        assert set(rows["step"]) == steps
+        for step in steps:
+            at = rows[rows["step"] == step]
+            assert expected <= set(zip(at["metric"], at["length"], strict=True))
+            assert set(TASKS) | {"overall"} <= set(at.loc[at["metric"] == "longbench_e", "task"])
+    trained = metrics[(metrics["arm"] == "constant") & (metrics["metric"] == "train/loss")]
+    assert list(trained["step"]) == [1, 2, 3, 4, 5, 6]
+    for column in ("run_id", "code", "data", "commit", "environment", "protocol"):
+        assert metrics[column].str.len().gt(0).all(), column
+
+
+def test_tables_and_plots_are_there_and_equal_arms_are_said(finished: Path) -> None:
+    folder = finished / "results" / "tiny"
+    for kind in ("parquet", "csv", "md", "tex"):
+        assert (folder / "tables" / f"main.{kind}").stat().st_size > 0
+    for plot in ("perplexity", "misalignment", "training", "schedules"):
+        assert (folder / "plots" / f"{plot}.png").stat().st_size > 5000
+        assert (folder / "plots" / f"{plot}.pdf").read_bytes().startswith(b"%PDF")
+    assert "ratio is the same run as constant" in (folder / "tables" / "main.md").read_text()
+    assert (folder / "arms" / "ratio" / "seed-0").resolve() == (folder / "arms" / "constant" / "seed-0").resolve()
+
+
+def test_weights_are_safetensors_and_load(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    record = json.loads((finished / "results/tiny/arms/constant/seed-0/training/2-6.json").read_text())
+    assert sorted(record["checkpoints"], key=int) == ["2", "6"]
+    for checkpoint in record["checkpoints"].values():
+        assert any(name.endswith(".safetensors") for name in checkpoint["files"])
+        model, info = AutoModelForCausalLM.from_pretrained(finished / checkpoint["path"], output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_a_diverged_arm_is_marked_and_the_others_finish(finished: Path) -> None:
+    record = json.loads((finished / "results/tiny/arms/step-linear/seed-0/training/2-6.json").read_text())
+    assert record["status"] == "diverged" and record["diverged"]["step"] <= 3
+    metrics = metrics_of(finished)
+    lost = metrics[(metrics["arm"] == "step-linear") & ~metrics["metric"].str.startswith("train/")]
+    assert set(lost["status"]) == {"diverged"} and lost["value"].isna().all()
+    table = (finished / "results/tiny/tables/main.md").read_text()
+    assert re.search(r"step-linear +\| +diverged", table) and "Diverged: step-linear, seed 0" in table
+
+
+def test_the_same_run_again_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    """From nothing: corpus, base, arm, evaluation."""
+    again = make_project(tmp_path / "again", TINY)
+    shutil.copy(finished / "config/studies/tiny.yaml", again / "config/studies/tiny.yaml")
+    run = (finished / "results/tiny/arms/hidden+output/seed-0").resolve().relative_to(finished)
+    numbers = next((finished / run).glob("perplexity/*/2-6.parquet")).relative_to(finished)
+    run_snakemake(again, str(numbers))
+    frames = [pandas.read_parquet(project / numbers) for project in (finished, again)]
+    pandas.testing.assert_frame_equal(*frames, check_exact=True)
+    logs = [pandas.read_parquet(project / run / "training/2-6.parquet") for project in (finished, again)]
+    pandas.testing.assert_frame_equal(*(log.drop(columns="tokens_per_second") for log in logs), check_exact=True)
+
+
+def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
+    path = finished_copy / "config/studies/tiny.yaml"
+    study = yaml.safe_load(path.read_text())
+    study["evaluations"]["perplexity"]["documents"] = 10**6
+    path.write_text(yaml.safe_dump(study))
+    assert run_snakemake(finished_copy, "all", check=False).returncode != 0
+    logs = "".join(path.read_text() for path in finished_copy.glob("results/runs/*/perplexity/*/*.log"))
+    assert "perplexity needs 1000000 test documents" in logs and "evaluations.perplexity.documents" in logs
+    table = (finished_copy / "results/tiny/partial/main.md").read_text()
+    assert "missing" in table and "baseline" in table
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp_path: Path, processes: int) -> None:
+    """An added step, a damaged checkpoint: each resumes from the newest sound one before it."""
+    spec = json.loads((finished / "results/tiny/arms/hidden+output/seed-0/spec.json").read_text())
+    spec["training"]["processes"] = processes
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    base = next(finished.glob("results/runs/*/training/4.json"))
+
+    def train(steps: str, work: str) -> tuple[dict, pandas.DataFrame, str]:
+        out = tmp_path / f"{work}-{steps}.json"
+        command = [sys.executable, "-m", "longshort.training", "--spec", tmp_path / "spec.json", "--base", base]
+        command += ["--data", next(finished.glob("results/data/*/manifest.json")), "--steps", steps, "--out", out]
+        environment = {**os.environ, "PYTHONPATH": str(finished / "src")}
+        done = subprocess.run(
+            [*map(str, command), "--work", str(tmp_path / work)],
+            cwd=finished,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        log = pandas.read_parquet(out.with_suffix(".parquet")).drop(columns="tokens_per_second")
+        return json.loads(out.read_text()), log, done.stdout
+
+    whole, log, _ = train("3-6", "whole")
+    again, _, said = train("3-6", "whole")
+    assert "training from" not in said and again["checkpoints"] == whole["checkpoints"]
+    added, added_log, said = train("3-5-6", "whole")
+    assert "training from step 3 to 5" in said and said.count("training from") == 1
+    assert {step: added["checkpoints"][step] for step in ("3", "6")} == whole["checkpoints"]
+    pandas.testing.assert_frame_equal(added_log, log, check_exact=True)
+
+    # One flipped bit in the newest checkpoint.
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    broken = next((tmp_path / "damaged").glob("*/checkpoint-6/model.safetensors"))
+    content = bytearray(broken.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(bytes(content))
+    mended, mended_log, said = train("3-6", "damaged")
+    assert "checkpoint of step 6 is not used: model.safetensors is not the file that was written" in said
+    for step, checkpoint in whole["checkpoints"].items():
+        assert mended["checkpoints"][step]["files"] == checkpoint["files"]
+    pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
