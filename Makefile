@@ -1,6 +1,8 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
+# DeepSpeed looks for ninja on the path.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test check format clean
 

@@ -67,10 +67,12 @@ def write_study(project: Path, study: dict, name: str = "tiny") -> None:
     (project / "config" / "studies" / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
-def run_snakemake(project: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_snakemake(
+    project: Path, *arguments: str, study: str = "tiny", check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """The real engine in the project, on the project's own copy of the source."""
     environment = {**os.environ, "PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", "study=tiny"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", f"study={study}"]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     if check and done.returncode:
         logs = "\n".join(f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log"))
@@ -78,9 +80,9 @@ def run_snakemake(project: Path, *arguments: str, check: bool = True) -> subproc
     return done
 
 
-def planned(project: Path) -> dict[str, int]:
+def planned(project: Path, study: str = "tiny") -> dict[str, int]:
     """How many jobs of which rule the engine would run."""
-    output = run_snakemake(project, "all", "--dry-run").stdout
+    output = run_snakemake(project, "all", "--dry-run", study=study).stdout
     stats = re.search(r"Job stats:\n.*\n-+.*\n((?:\S+ +\d+\n)+)", output)
     jobs = {rule: int(count) for rule, count in re.findall(r"(\S+) +(\d+)\n", stats[1])} if stats else {}
     return {rule: count for rule, count in jobs.items() if rule not in ("total", "all")}

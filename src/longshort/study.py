@@ -181,6 +181,8 @@ class Training(Strict):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Training:
+        if self.nodes > 1:
+            raise ValueError(f"nodes = {self.nodes}: one training on several nodes is not supported yet; use nodes: 1")
         micro = self.micro_batch or max(1, self.batch // self.world_size)
         if self.batch % (micro * self.world_size):
             raise ValueError(

@@ -139,6 +139,21 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     assert prepare(tmp_path, "changed")["content"] != manifest["content"]
 
 
+def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict({"book": [f"book {n}" for n in range(30)]}).to_parquet(
+        str(folder / "data" / "train-00000-of-00001.parquet")
+    )
+    corpus = {"kind": "hub", "dataset": str(folder), "revision": "main", "configuration": None, "split": "train"}
+    spec = {"corpus": {**corpus, "column": "book"}, "tokenizer": {"kind": "bytes"}, "validation": 0.2, "test": 0.2}
+    manifest = stage.prepare(spec, tmp_path / "out")
+    assert sum(split["documents"] for split in manifest["splits"].values()) == 30
+    spec["corpus"]["column"] = "text"
+    with pytest.raises(ValueError, match="no column 'text'"):
+        stage.prepare(spec, tmp_path / "out")
+
+
 def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     with pytest.raises(ValueError, match="no file there"):

@@ -135,6 +135,7 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
     content[-1] ^= 1
     broken.write_bytes(bytes(content))
     mended, mended_log, said = train("3-6", "damaged")
+    assert "training from step 5 to 6" in said
     assert "checkpoint of step 6 is not used: model.safetensors is not the file that was written" in said
     for step, checkpoint in whole["checkpoints"].items():
         assert mended["checkpoints"][step]["files"] == checkpoint["files"]

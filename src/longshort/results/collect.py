@@ -13,8 +13,8 @@ from typing import Any
 import pandas
 
 from longshort.publish import file_digest, read_json, write_atomic
+from longshort.results.metrics import BASE, BASE_SEED
 
-BASE_ARM, BASE_SEED = "(base)", -1
 COLUMNS = [
     *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
     *("protocol", "run_id", "code", "data", "commit", "environment"),
@@ -32,14 +32,14 @@ def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pand
         results: the folder that holds runs/.
         partial: take what exists; a run that is not there has one row a checkpoint with status "missing".
     """
-    runs = [(BASE_ARM, BASE_SEED, study["base"], str(study["base_steps"]))]
+    runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
     for arm in study["arms"]:
         runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
     frames = []
     for name, seed, run, steps in runs:
         folder = results / "runs" / run
-        frame = _run(study, folder, steps, training=name != BASE_ARM, partial=partial)
-        if name == BASE_ARM:
+        frame = _run(study, folder, steps, training=name != BASE, partial=partial)
+        if name == BASE:
             frame["step"] = 0
         frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
         frames.append(frame)

@@ -25,7 +25,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from longshort.publish import read_json, write_atomic
 from longshort.results import statistics
-from longshort.results.tables import BASE, BASE_SEED, read_metrics
+from longshort.results.metrics import BASE, BASE_SEED, read_metrics
 
 WIDTH = 7.0
 LABEL_SIZE = 6.5

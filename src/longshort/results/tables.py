@@ -20,9 +20,8 @@ import pandas as pd
 
 from longshort.publish import read_json, write_atomic
 from longshort.results import statistics
+from longshort.results.metrics import BASE, BASE_SEED, read_metrics
 
-BASE = "(base)"
-BASE_SEED = -1
 TERMINAL_WIDTH = 200
 
 
@@ -34,23 +33,6 @@ class Column(NamedTuple):
     higher_is_better: bool
     decimals: int
     block: str
-
-
-def read_metrics(path: Path) -> pd.DataFrame:
-    """The long table of results; the columns are those of DESIGN, section Results.
-
-    Raises:
-        ValueError: a column is absent, a number is there twice, or two protocols share a column.
-    """
-    metrics = pd.read_parquet(path)
-    needed = "arm seed step metric length task document value status protocol code commit environment".split()
-    absent = [name for name in needed if name not in metrics.columns]
-    if absent:
-        raise ValueError(f"{path} has no column {', '.join(absent)}: it is no metrics table; collect the results again")
-    metrics["length"] = metrics["length"].astype("Int64")
-    statistics.headlines(metrics)
-    statistics.refuse_mixed_protocols(metrics)
-    return metrics
 
 
 def columns_of(study: dict[str, Any]) -> list[Column]:

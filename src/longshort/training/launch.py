@@ -6,6 +6,7 @@ Imports no torch, so that a job that finds its run finished republishes in secon
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +43,8 @@ def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str,
     if not (work / checkpoints.DIVERGED).exists():
         for resume, targets in segments([step for step in wanted if step not in sound], sound):
             print(f"training from step {resume} to {max(targets)}", flush=True)
+            for step in targets:  # what a killed or damaged save left there
+                shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
             job_file = work / "job.json"
             write_json(job_file, {**job, "resume": resume, "targets": targets})
             _torchrun(job_file, spec["training"]["processes"], job["threads"])
