@@ -6,7 +6,9 @@ from longshort import study
 from longshort.identity import code_hash
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+)
 
 STUDY = study.load(config.get("study", "demo"))
 

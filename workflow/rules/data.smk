@@ -3,14 +3,15 @@ rule specification:
         "workflow/templates/spec.json",
     output:
         "results/{kind}/{id}/spec.json",
+    log:
+        "results/{kind}/{id}/spec.log",
     wildcard_constraints:
         kind="data|runs|evaluations",
         id="[0-9a-f]{16}",
     params:
         spec=lambda wildcards: STUDY.texts[wildcards.id],
-    log:
-        "results/{kind}/{id}/spec.log",
-    template_engine: "jinja2"
+    template_engine:
+        "jinja2"
 
 
 rule data:
@@ -19,8 +20,6 @@ rule data:
         corpus=STUDY.corpus_files(),
     output:
         "results/data/{data}/manifest.json",
-    params:
-        code=code_hash("longshort.data.__main__"),
     log:
         "results/data/{data}/prepare.log",
     conda:
@@ -28,6 +27,8 @@ rule data:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=240,
+    params:
+        code=code_hash("longshort.data.__main__"),
     shell:
         "python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code} > {log} 2>&1"
 
@@ -37,17 +38,17 @@ rule longbench_stand_in:
         "results/data/{data}/manifest.json",
     output:
         "results/data/{data}/longbench-e-{per_task}/manifest.json",
-    wildcard_constraints:
-        per_task=r"\d+",
-    params:
-        code=code_hash("longshort.evaluation.standin"),
     log:
         "results/data/{data}/longbench-e-{per_task}.log",
+    wildcard_constraints:
+        per_task=r"\d+",
     conda:
         "../../envs/longshort.yaml"
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=60,
+    params:
+        code=code_hash("longshort.evaluation.standin"),
     shell:
         "python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
         " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} > {log} 2>&1"

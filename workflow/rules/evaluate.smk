@@ -5,8 +5,6 @@ rule perplexity:
         data=f"results/data/{STUDY.data}/manifest.json",
     output:
         "results/runs/{run}/perplexity/{evaluation}/{steps}.parquet",
-    params:
-        code=code_hash("longshort.evaluation.perplexity"),
     log:
         "results/runs/{run}/perplexity/{evaluation}/{steps}.log",
     conda:
@@ -14,6 +12,8 @@ rule perplexity:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=code_hash("longshort.evaluation.perplexity"),
     shell:
         "python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"
@@ -26,8 +26,6 @@ rule misalignment:
         data=f"results/data/{STUDY.data}/manifest.json",
     output:
         "results/runs/{run}/misalignment/{evaluation}/{steps}.parquet",
-    params:
-        code=code_hash("longshort.evaluation.misalignment"),
     log:
         "results/runs/{run}/misalignment/{evaluation}/{steps}.log",
     conda:
@@ -35,6 +33,8 @@ rule misalignment:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=code_hash("longshort.evaluation.misalignment"),
     shell:
         "python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"
@@ -48,8 +48,6 @@ rule longbench_e:
         tasks=STUDY.items(),
     output:
         "results/runs/{run}/longbench_e/{evaluation}/{steps}.parquet",
-    params:
-        code=code_hash("longshort.evaluation.longbench"),
     log:
         "results/runs/{run}/longbench_e/{evaluation}/{steps}.log",
     conda:
@@ -57,6 +55,8 @@ rule longbench_e:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=code_hash("longshort.evaluation.longbench"),
     shell:
         "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"

@@ -10,11 +10,12 @@ rule study:
         "workflow/templates/spec.json",
     output:
         f"results/{STUDY.name}/study.json",
-    params:
-        spec=STUDY.summary_text(),
     log:
         f"results/{STUDY.name}/logs/study.log",
-    template_engine: "jinja2"
+    params:
+        spec=STUDY.summary_text(),
+    template_engine:
+        "jinja2"
 
 
 rule metrics:
@@ -24,12 +25,12 @@ rule metrics:
         measured=STUDY.measured(),
     output:
         f"results/{STUDY.name}/metrics.parquet",
-    params:
-        code=code_hash("longshort.results.collect"),
     log:
         f"results/{STUDY.name}/logs/metrics.log",
     conda:
         "../../envs/longshort.yaml"
+    params:
+        code=code_hash("longshort.results.collect"),
     shell:
         "python -m longshort.results.collect --study {input.study} --results results --out {output} > {log} 2>&1"
 
@@ -40,13 +41,13 @@ rule tables:
         metrics=f"results/{STUDY.name}/metrics.parquet",
     output:
         STUDY.table_files(),
-    params:
-        code=code_hash("longshort.results.tables"),
-        out=subpath(output[0], parent=True),
     log:
         f"results/{STUDY.name}/logs/tables.log",
     conda:
         "../../envs/longshort.yaml"
+    params:
+        code=code_hash("longshort.results.tables"),
+        out=subpath(output[0], parent=True),
     shell:
         "python -m longshort.results.tables --metrics {input.metrics} --study {input.study} --out {params.out} > {log} 2>&1"
 
@@ -58,13 +59,13 @@ rule plots:
         style="src/longshort/results/longshort.mplstyle",
     output:
         STUDY.plot_files(),
-    params:
-        code=code_hash("longshort.results.plots"),
-        out=subpath(output[0], parent=True),
     log:
         f"results/{STUDY.name}/logs/plots.log",
     conda:
         "../../envs/longshort.yaml"
+    params:
+        code=code_hash("longshort.results.plots"),
+        out=subpath(output[0], parent=True),
     shell:
         "python -m longshort.results.plots --metrics {input.metrics} --study {input.study} --style {input.style}"
         " --out {params.out} > {log} 2>&1"

@@ -6,10 +6,6 @@ rule train:
     output:
         record="results/runs/{run}/training/{steps}.json",
         log="results/runs/{run}/training/{steps}.parquet",
-    params:
-        code=lambda wildcards: STUDY.training_code(wildcards.run),
-        modules=lambda wildcards: " ".join(STUDY.runs[wildcards.run].modules),
-        base=lambda wildcards: "".join(f"--base {record}" for record in STUDY.base_record(wildcards.run)),
     log:
         "results/runs/{run}/training/{steps}.log",
     conda:
@@ -20,9 +16,17 @@ rule train:
         runtime=lambda wildcards, attempt: 240 * attempt,
         # Execution, not science: resources trigger no rerun.
         micro_batch=lambda wildcards: STUDY.execution(wildcards.run, "micro_batch"),
-        gradient_checkpointing=lambda wildcards: STUDY.execution(wildcards.run, "gradient_checkpointing"),
+        gradient_checkpointing=lambda wildcards: STUDY.execution(
+            wildcards.run, "gradient_checkpointing"
+        ),
         logging_steps=lambda wildcards: STUDY.execution(wildcards.run, "logging_steps"),
         threads_per_process=lambda wildcards: STUDY.execution(wildcards.run, "threads"),
+    params:
+        code=lambda wildcards: STUDY.training_code(wildcards.run),
+        modules=lambda wildcards: " ".join(STUDY.runs[wildcards.run].modules),
+        base=lambda wildcards: "".join(
+            f"--base {record}" for record in STUDY.base_record(wildcards.run)
+        ),
     shell:
         "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
         " --out {output.record} --code {params.code} --modules '{params.modules}' --micro-batch {resources.micro_batch}"
