@@ -21,4 +21,7 @@ echo "Making .venv (once; a few minutes, about 2 GB) ..."
     fail "pip could not install envs/requirements.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
     fail "pip could not install this package (see above); mend that and run make again"
+echo "Compiling DeepSpeed's CPU collective (once) ..."
+.venv/bin/python -m longshort.training.launch >.venv/compile.log 2>&1 ||
+    fail "DeepSpeed's CPU collective does not compile, see .venv/compile.log; mend that and run make again"
 touch .venv/installed

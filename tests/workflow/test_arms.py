@@ -16,7 +16,7 @@ from longshort import study
 from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
-from longshort.training import checkpoints, trainer
+from longshort.training import checkpoints, launch, trainer
 from tests.conftest import ROOT, TINY, write_corpus
 
 ARMS = yaml.safe_load((ROOT / "config" / "arms.yaml").read_text())["arms"]
@@ -59,7 +59,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[study.ResolvedSt
     data_stage.prepare(json.loads(resolved.texts[resolved.data]), folder / "data")
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ[variable] = value
-    os.environ["MASTER_PORT"] = "29533"
+    os.environ.update(launch.environment(1), MASTER_PORT="29533")
     train(resolved, folder, resolved.base, resolved.base_steps, None)
     return resolved, folder
 

@@ -57,10 +57,35 @@ def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str,
     return there, time.monotonic() - began
 
 
+def build_extensions() -> None:
+    """Compiles what DeepSpeed would compile at its first training."""
+    code = "from deepspeed.accelerator import get_accelerator as a; a().create_op_builder('ShareMemCommBuilder').load()"
+    subprocess.run([sys.executable, "-c", code], env=environment(1), check=True, stdout=subprocess.DEVNULL)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of the training processes."""
+    here = Path(sys.executable).parent
+    values = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        # DeepSpeed compiles a CPU collective with the first ninja that it finds; another one would compile it again.
+        "PATH": os.pathsep.join([str(here), *os.get_exec_path()]),
+    }
+    if os.access(sys.prefix, os.W_OK):
+        # Shared by all environments of a user, the compiled files would be overwritten in turn.
+        values.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    return values
+
+
 def _torchrun(job_file: Path, processes: int, threads: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["--module", "longshort.training.trainer", "--job", str(job_file)]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
-    code = subprocess.run(command, env=environment, check=False).returncode
+    code = subprocess.run(command, env=environment(threads), check=False).returncode
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    build_extensions()
