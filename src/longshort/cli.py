@@ -23,24 +23,25 @@ def tables(
     ] = False,
 ) -> None:
     """Print a table of a study; with --partial, make all tables from what exists first."""
-    folder = Path("results") / study
+    results = Path("results") / study
+    folder = results / ("partial" if partial else "tables")
     if partial:
         _make_partial_tables(study, folder)
-    path = folder / ("partial" if partial else "tables") / f"{show}.md"
+    path = folder / f"{show}.md"
     if not path.exists():
-        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.md"))) or "none yet"
+        known = ", ".join(sorted(found.stem for found in folder.glob("*.md"))) or "none yet"
         raise SystemExit(f"{path} does not exist (tables there: {known}); run `snakemake all --config study={study}`")
     typer.echo(path.read_text())
-    typer.echo(f"All tables: {path.parent}/   plots: {folder}/plots/   every number: {folder}/metrics.parquet")
+    if partial:
+        typer.echo(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
+    else:
+        typer.echo(f"All tables: {folder}/   plots: {results}/plots/   every number: {results}/metrics.parquet")
 
 
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    try:
-        resolved = studies.load(study)
-    except studies.StudyError as error:
-        raise SystemExit(str(error)) from None
+    resolved = _load(study)
     arms = len(resolved.arm_runs)
     typer.echo(
         f"study {study}: {arms} arms x {len(resolved.study.seeds)} seeds, {len(resolved.runs)} different runs "
@@ -48,15 +49,22 @@ def check(study: StudyOption = "demo") -> None:
     )
 
 
+def _load(study: str) -> studies.ResolvedStudy:
+    try:
+        return studies.load(study)
+    except studies.StudyError as error:
+        raise SystemExit(str(error)) from None
+
+
 def _make_partial_tables(study: str, folder: Path) -> None:
+    resolved = json.loads(_load(study).summary_text())
+    # Late: pandas is slow to import, and `check` needs none of it.
     from longshort.publish import write_atomic
     from longshort.results import collect, tables
 
-    resolved = json.loads(studies.load(study).summary_text())
-    metrics = folder / "partial" / "metrics.parquet"
     frame = collect.collect(resolved, Path("results"), partial=True)
-    write_atomic(metrics, frame.to_parquet(index=False))
-    tables.write_tables(frame, resolved, folder / "partial")
+    write_atomic(folder / "metrics.parquet", frame.to_parquet(index=False))
+    tables.write_tables(frame, resolved, folder)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,16 @@ from pydantic.fields import FieldInfo
 
 PACKAGE = "longshort"
 SOURCE = Path(__file__).resolve().parent
-# The specification carries the meaning of these, as resolved values: an edit that leaves all values alike is no change.
-CARRIED_BY_SPEC = {"longshort.study", "longshort.alignment.schedules"}
+OUTSIDE = {
+    # The specification carries the meaning of these, as resolved values and names.
+    "longshort.study",
+    "longshort.alignment.schedules",
+    "longshort.alignment.divergences.kinds",
+    # They name, record and write what others compute.
+    "longshort.identity",
+    "longshort.provenance",
+    "longshort.publish",
+}
 
 
 def digest(text: str, length: int = 16) -> str:
@@ -84,12 +92,12 @@ def code_hash(entry: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -
 
 @cache
 def closure(entry: str, source: Path = SOURCE) -> tuple[str, ...]:
-    """The modules of the package that `entry` imports, late imports included, without those the spec carries."""
+    """The modules of the package that `entry` imports, late imports included, without those OUTSIDE."""
     seen: set[str] = set()
     waiting = [entry]
     while waiting:
         module = waiting.pop()
-        if module in seen or module in CARRIED_BY_SPEC:
+        if module in seen or module in OUTSIDE:
             continue
         seen.add(module)
         waiting += _imports(module, source)
@@ -103,7 +111,7 @@ def _file(module: str, source: Path) -> Path:
 
 def _imports(module: str, source: Path) -> list[str]:
     found = []
-    for node in ast.walk(_tree(_file(module, source))):
+    for node in ast.walk(ast.parse(_file(module, source).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -116,11 +124,6 @@ def _imports(module: str, source: Path) -> list[str]:
                 parts = name.split(".")
                 found += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     return found
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
 
 
 @cache

@@ -72,45 +72,96 @@ def folder_digests(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
-@contextmanager
-def sole_owner(folder: Path, patience: float = 3600.0) -> Iterator[None]:
-    """Waits until no other job writes below folder, then owns it. A dead owner on this host is replaced.
+def altered(folder: Path, digests: dict[str, str]) -> str | None:
+    """What is wrong with the files of a folder, in words; None if each is the one that was recorded."""
+    for name, digest in digests.items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if file_digest(folder / name) != digest:
+            return f"{name} is not the file that was written"
+    return None
 
-    Raises:
-        TimeoutError: the owner was still alive after `patience` seconds.
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[Path]:
+    """Waits until no other job writes below folder, then owns it. An owner that died on this host is replaced.
+
+    Yields:
+        The owner file. A process group of its own that the owner starts is noted there (`note_group`): the owner
+        counts as alive as long as one of its processes is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "owner.json"
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")})
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            handle = os.open(owner, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if _owner_is_dead(owner):
-                owner.unlink(missing_ok=True)
-                continue
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{folder} is still owned by {owner.read_text()}; end that job, or delete {owner} if it is gone"
-                ) from None
-            time.sleep(1.0)
-            continue
-        os.write(handle, mine.encode())
-        os.close(handle)
-        break
+    mine = folder / f".owner.{socket.gethostname()}.{os.getpid()}"
+    state = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "group": None}
+    write_json(mine, state)
+    waited = 0
     try:
-        yield
-    finally:
+        while not _claimed(mine, owner):
+            if not _replaced_if_dead(owner):
+                if waited % 60 == 0:
+                    print(
+                        f"waiting: {folder} is owned by {_content(owner)} (if it is gone, delete {owner})", flush=True
+                    )
+                waited += 1
+                time.sleep(1.0)
+        yield owner
         owner.unlink(missing_ok=True)
+    except BaseException:
+        if _content(owner).get("pid") == os.getpid():
+            owner.unlink(missing_ok=True)
+        raise
+    finally:
+        mine.unlink(missing_ok=True)
 
 
-def _owner_is_dead(owner: Path) -> bool:
+def note_group(owner: Path, group: int) -> None:
+    write_json(owner, {**_content(owner), "group": group})
+
+
+def _claimed(mine: Path, owner: Path) -> bool:
+    """A link appears with its whole content, and only if nothing is there."""
     try:
-        state = json.loads(owner.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        os.link(mine, owner)
+    except FileExistsError:
         return False
-    return state["host"] == socket.gethostname() and not Path("/proc", str(state["pid"])).exists()
+    return True
+
+
+def _replaced_if_dead(owner: Path) -> bool:
+    """Takes a dead owner's file away. Of several that try, the one whose rename moved it was first."""
+    state = _content(owner)
+    if not state or state["host"] != socket.gethostname() or _alive(state["pid"], state["group"]):
+        return not owner.exists()
+    aside = owner.with_name(f".{owner.name}.{os.getpid()}.dead")
+    try:
+        owner.rename(aside)
+    except FileNotFoundError:
+        return True
+    if _content(aside) != state:  # another one was faster, and this is its file
+        os.link(aside, owner)
+    aside.unlink()
+    return True
+
+
+def _alive(pid: int, group: int | None) -> bool:
+    """Whether the process, or one of its group, runs; one that has ended and only waits to be collected does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+        if state != "Z" and (int(stat.parent.name) == pid or int(its_group) == group):
+            return True
+    return False
+
+
+def _content(owner: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(owner.read_text())
+    except FileNotFoundError:
+        return {}
+    return content
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -28,8 +29,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
 StopGradient = Literal["none", "first", "second", "targets"]
 TABLE_KINDS = ("parquet", "csv", "md", "tex")
-PLOTS = ("perplexity", "misalignment", "training", "schedules")
+PLOTS_OF_METRICS = ("perplexity", "misalignment")
+PLOTS = ("training", "schedules")
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
+MOST_SEEDS = 2**31  # every generator takes a seed below this
+LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
+LEAST_PROMPT = 16  # tokens
 
 
 class StudyError(ValueError):
@@ -38,6 +43,13 @@ class StudyError(ValueError):
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _distinct(values: Any) -> Any:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there twice; name it once")
+    return values
 
 
 # ---- alignment: what an arm is --------------------------------------------------------------------------------------
@@ -216,7 +228,7 @@ class TrainedModel(Strict):
     kind: Literal["trained"]
     architecture: Architecture = Field(description="what is trained")
     training: Training = Field(description="how the base is trained")
-    seed: StrictInt = Field(0, ge=0, description="seed of the base's weights and data order")
+    seed: StrictInt = Field(0, ge=0, lt=MOST_SEEDS, description="seed of the base's weights and data order")
     max_length: int = Field(gt=0, description="longest input the model can take, tokens")
 
     @property
@@ -229,10 +241,18 @@ class PretrainedModel(Strict):
 
     kind: Literal["pretrained"]
     name: str = Field(min_length=1, description="hub id or path of a local folder")
-    revision: str | None = Field(None, description="commit of the hub repository; null for a local folder")
+    revision: str | None = Field(
+        None, min_length=1, description="commit of the hub repository; null for a local folder"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
-    layers: int = Field(gt=0, description="blocks of the model, so that layer choices are checked before it is loaded")
-    max_length: int = Field(gt=0, description="longest input the model can take, tokens")
+    layers: int = Field(  # this and max_length are for checks only: the model's own files say them
+        gt=0,
+        description="blocks of the model, so that layer choices are checked before it is loaded",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    max_length: int = Field(
+        gt=0, description="longest input the model can take, tokens", json_schema_extra=NOT_IDENTITY
+    )
 
 
 Model = Annotated[TrainedModel | PretrainedModel, Field(discriminator="kind")]
@@ -272,7 +292,9 @@ class BytesTokenizer(Strict):
 class PretrainedTokenizer(Strict):
     kind: Literal["pretrained"]
     name: str = Field(min_length=1, description="hub id or path of a local folder")
-    revision: str | None = Field(None, description="commit of the hub repository; null for a local folder")
+    revision: str | None = Field(
+        None, min_length=1, description="commit of the hub repository; null for a local folder"
+    )
 
 
 class Data(Strict):
@@ -313,8 +335,10 @@ class Perplexity(Strict):
     protocol: Annotated[Prefix | SameTargets, Field(discriminator="kind")] = Field(
         Prefix(), description="which tokens are scored with which context"
     )
-    lengths: list[int] = Field(min_length=1, description="context lengths, tokens")
+    lengths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1, description="context lengths, tokens")
     documents: int = Field(gt=0, description="test documents of at least the longest length")
+
+    _lengths_once = field_validator("lengths")(_distinct)
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Perplexity:
@@ -328,7 +352,9 @@ class Misalignment(Strict):
 
     sequences: int = Field(gt=0, description="sequences, shared by every arm")
     lengths_per_sequence: int = Field(4, ge=2, description="context lengths drawn from [l_train / 2, l_train] for each")
-    beyond: list[int] = Field([2, 4, 8], description="longer contexts, in multiples of l_train")
+    beyond: list[Annotated[int, Field(gt=1)]] = Field([2, 4, 8], description="longer contexts, in multiples of l_train")
+
+    _beyond_once = field_validator("beyond")(_distinct)
 
 
 class StandIn(Strict):
@@ -352,6 +378,16 @@ class LongBench(Strict):
     max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
     max_new_tokens: int | None = Field(None, gt=0, description="cap on the answer, tokens; null: the official lengths")
 
+    @model_validator(mode="after")
+    def _a_prompt_fits(self) -> LongBench:
+        answer = min(self.max_new_tokens or LONGEST_ANSWER, LONGEST_ANSWER)
+        if self.max_length < answer + LEAST_PROMPT:
+            raise ValueError(
+                f"max_length {self.max_length} leaves fewer than {LEAST_PROMPT} tokens for a prompt beside an "
+                f"answer of {answer} tokens; give max_length {answer + LEAST_PROMPT} or more, or a lower max_new_tokens"
+            )
+        return self
+
 
 class Evaluations(Strict):
     """What every run is measured by, at each checkpoint; null leaves a metric out."""
@@ -359,6 +395,12 @@ class Evaluations(Strict):
     perplexity: Perplexity | None = Field(None, description="perplexity on long sequences")
     misalignment: Misalignment | None = Field(None, description="Long-Short Misalignment")
     longbench_e: LongBench | None = Field(None, description="LongBench-E")
+
+    @model_validator(mode="after")
+    def _something_is_measured(self) -> Evaluations:
+        if self.perplexity is None and self.misalignment is None and self.longbench_e is None:
+            raise ValueError("nothing is measured; give perplexity, misalignment or longbench_e")
+        return self
 
 
 class Lengths(Strict):
@@ -373,6 +415,20 @@ class Table(Strict):
         "baseline", description="the reference of the differences: the arm baseline, or each arm's control"
     )
 
+    @field_validator("arms")
+    @classmethod
+    def _rows_once(cls, values: list[str] | Literal["all"]) -> list[str] | Literal["all"]:
+        if not values:
+            raise ValueError("a table needs a row; name arms of the study, or all")
+        return values if values == "all" else _distinct(values)
+
+
+class Override(Strict):
+    """What a study may change of one arm. What the arm is called and compared with is said in config/arms.yaml."""
+
+    alignment: dict[str, Any] = Field({}, description="patch of the alignment")
+    training: dict[str, Any] = Field({}, description="patch of the training")
+
 
 class Study(Strict):
     """config/studies/<name>.yaml"""
@@ -386,27 +442,16 @@ class Study(Strict):
     alignment: dict[str, Any] = Field(
         {}, description="replaces parts of the alignment that config/arms.yaml starts from"
     )
-    checkpoints: list[int] = Field(min_length=1, description="optimiser steps at which every run is evaluated")
-    seeds: list[StrictInt] = Field(min_length=1, description="one run of every arm for each")
+    checkpoints: list[StrictInt] = Field(min_length=1, description="optimiser steps at which every run is evaluated")
+    seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(
+        min_length=1, description="one run of every arm for each"
+    )
     arms: list[str] = Field(min_length=1, description="names of config/arms.yaml, in the order of the tables")
-    overrides: dict[str, dict[str, Any]] = Field({}, description="patches of single arms, for this study only")
+    overrides: dict[str, Override] = Field({}, description="patches of single arms, for this study only")
     evaluations: Evaluations = Field(description="metrics")
     tables: dict[str, Table] = Field(min_length=1, description="tables by name")
 
-    @field_validator("seeds", "arms", "checkpoints")
-    @classmethod
-    def _no_duplicates(cls, values: list[Any]) -> list[Any]:
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands there twice; name it once")
-        return values
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_count_up(cls, values: list[int]) -> list[int]:
-        if min(values) < 0:
-            raise ValueError("a seed is negative; use 0 and above")
-        return values
+    _all_once = field_validator("seeds", "arms", "checkpoints")(_distinct)
 
 
 class Arm(Strict):
@@ -554,7 +599,9 @@ class ResolvedStudy:
         return [f"results/{self.name}/tables/{table}.{kind}" for table in self.study.tables for kind in TABLE_KINDS]
 
     def plot_files(self) -> list[str]:
-        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in PLOTS for kind in ("pdf", "png")]
+        """As results.plots draws them: those of a metric where it is evaluated."""
+        plots = [plot for plot in PLOTS_OF_METRICS if plot in self.evaluations] + [*PLOTS]
+        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in ("pdf", "png")]
 
     def summary_text(self) -> str:
         return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
@@ -613,8 +660,10 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
     arms = _parse(Arms, _read(config / "arms.yaml"), f"{config}/arms.yaml", None)
+    _check_arms(f"{config}/arms.yaml", arms)
     study = _parse(Study, _read(config / "studies" / f"{name}.yaml"), f"study {name}", None)
     _check(name, study, arms)
+    _check_places(f"study {name}", study)
     return _resolve(name, study, arms, config)
 
 
@@ -625,11 +674,12 @@ class _UniqueKeys(yaml.SafeLoader):
 def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+        key = loader.construct_object(key_node, deep=True)
+        line = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
+        if not isinstance(key, str | int | float):
+            raise StudyError(f"{line}: {_short(key)} is no key; use a word or a number")
         if key in seen:
-            raise StudyError(
-                f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: {key!r} stands there twice"
-            )
+            raise StudyError(f"{line}: {key!r} stands there twice; write it once")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -639,12 +689,18 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _map
 
 def _read(path: Path) -> Any:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             content = yaml.load(file, _UniqueKeys)
+    except StudyError:
+        raise
     except FileNotFoundError:
         raise StudyError(f"{path} is missing; restore it from the repository") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is no valid YAML: {error}") from None
+    except ValueError as error:  # what looks like a date or a number and is none
+        raise StudyError(f"{path}: {error}; put quotes around what is no date or number") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds no mapping of keys; see config/README.md")
     return content
@@ -657,8 +713,39 @@ def _parse(model: type[Any], values: Any, where: str, prefix: str | None) -> Any
         raise StudyError("\n".join(_explain(item, model, where, prefix) for item in error.errors())) from None
 
 
+def _parse_patch(model: type[BaseModel], values: Any, where: str, prefix: str) -> None:
+    """Checks what a patch says by itself; what it leaves out comes from elsewhere."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        said = [_explain(item, model, where, prefix) for item in error.errors() if item["type"] != "missing"]
+        if said:
+            raise StudyError("\n".join(said)) from None
+
+
+# How pydantic's own messages are said here, by type and by how its types begin.
+MUST = {
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "less_than": "must be below {lt}",
+    "string_too_short": "must not be empty",
+    "too_short": "must have at least {min_length} entry",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+    "int_": "must be an integer",
+    "float_": "must be a number",
+    "string_": "must be text; put quotes around it",
+    "bool_": "must be true or false",
+    "list_": "must be a list",
+    "dict_": "must be a mapping of keys",
+    "model_": "must be a mapping of keys",
+}
+
+
 def _explain(item: Any, model: type[BaseModel], where: str, prefix: str | None) -> str:
-    location = [str(part) for part in item["loc"]]
+    # Of a union of plain types, pydantic puts the one that it tried into the path (list[str], literal['all']).
+    location = [str(part) for part in item["loc"] if "[" not in str(part)]
     kind = item["type"]
     value = item["input"]
     # pydantic puts the tag of a chosen union member into the path; a person looks for the key.
@@ -677,8 +764,10 @@ def _explain(item: Any, model: type[BaseModel], where: str, prefix: str | None) 
         return f"{said} = {_short(value)}: it has no kind; say kind: and one of the kinds in config/README.md"
     if kind == "union_tag_invalid":
         return f"{said}.kind = {item['ctx']['tag']!r}: unknown kind; use one of {item['ctx']['expected_tags']}"
-    message = item["msg"].removeprefix("Value error, ")
-    described = fields.get(location[-1]) if location else None
+    said_so = next((text for start, text in MUST.items() if kind.startswith(start)), None)
+    message = said_so.format(**item.get("ctx", {})) if said_so else item["msg"].removeprefix("Value error, ")
+    named = [part for part in location if not part.isdigit()]  # an entry of a list is described by the list
+    described = fields.get(named[-1]) if named else None
     about = f" ({described.description})" if described is not None and described.description else ""
     shown_value = "" if isinstance(value, dict | BaseModel) else f" = {_short(value)}"
     return f"{said}{shown_value}: {message}{about}"
@@ -730,12 +819,54 @@ def _merge(base: Any, patch: Any) -> Any:
     return {**base, **{key: _merge(base.get(key), value) for key, value in patch.items()}}
 
 
+def _check_arms(where: str, arms: Arms) -> None:
+    """Every arm, whether a study uses it or not: a mistake is found by who makes it."""
+    _parse(Alignment, arms.alignment, where, "alignment")
+    for name, arm in arms.arms.items():
+        _check_name(where, name)
+        _parse(Alignment, _merge(arms.alignment, arm.alignment), f"{where}, arm {name}", "alignment")
+        _parse_patch(Training, arm.training, f"{where}, arm {name}", "training")
+        if arm.control == name:
+            raise StudyError(
+                f"{where}, arm {name}: control = {name!r}: an arm is no control of itself; name another arm, or none"
+            )
+
+
+def _check_name(where: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise StudyError(f"{where}: the name {name!r} would be a file name; use letters, digits and . + _ - only")
+
+
+def _check_places(where: str, study: Study) -> None:
+    """What the study takes from elsewhere is there, or named so that it stays the same."""
+    if study.data.corpus.kind == "text":
+        try:
+            corpora.files(study.data.corpus.path)
+        except ValueError as error:  # names key, value and remedy
+            raise StudyError(f"{where}: {error}") from None
+    longbench = study.evaluations.longbench_e
+    if longbench is not None and longbench.source.kind == "folder" and not Path(longbench.source.path).is_dir():
+        raise StudyError(
+            f"{where}: evaluations.longbench_e.source.path = {longbench.source.path!r}: no folder there; "
+            "give the folder of the official <task>_e.jsonl files"
+        )
+    for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
+        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer) or Path(chosen.name).is_dir():
+            continue
+        if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
+            raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
+        if chosen.revision is None:
+            raise StudyError(
+                f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
+                "give the commit, so that the study stays the same"
+            )
+
+
 def _check(name: str, study: Study, arms: Arms) -> None:
     """What concerns more than one key."""
     where = f"study {name}"
-    for arm in [*arms.arms, *study.tables]:
-        if not NAME.fullmatch(arm):
-            raise StudyError(f"{where}: the name {arm!r} would be a file name; use letters, digits and . + _ - only")
+    for table_name in study.tables:
+        _check_name(where, table_name)
     for arm in study.arms:
         if arm not in arms.arms:
             close = difflib.get_close_matches(arm, arms.arms, n=1)
@@ -756,14 +887,14 @@ def _check(name: str, study: Study, arms: Arms) -> None:
                     f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
                     f"add it to arms, or name one of {', '.join(study.arms)}"
                 )
+        rows = study.arms if table.arms == "all" else table.arms
+        if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
+            raise StudyError(
+                f"{where}: tables.{table_name}.compare_with = 'control': none of its arms has a control; "
+                "use baseline, or give an arm of it a control in config/arms.yaml"
+            )
         if table.compare_with == "baseline" and "baseline" not in study.arms:
             raise StudyError(f"{where}: tables.{table_name}: compares with the arm baseline; add baseline to arms")
-    for step in study.checkpoints:
-        if not 0 < step <= study.training.steps:
-            raise StudyError(
-                f"{where}: checkpoints = {step}: outside 1..{study.training.steps} (training.steps); "
-                "lower it or train longer"
-            )
     reach = study.model.max_length
     asked = {"lengths.train": study.lengths.train}
     ev = study.evaluations
@@ -801,21 +932,25 @@ def _resolve(name: str, study: Study, arms: Arms, config: Path) -> ResolvedStudy
     base = spec_id(base_spec)
     runs[base] = base_spec
 
+    shared = _merge(arms.alignment, study.alignment)
+    _parse(Alignment, shared, f"study {name}", "alignment")  # the study's mistake, not its first arm's
     arm_runs: dict[str, dict[int, str]] = {}
     for arm_name in study.arms:
         where = f"study {name}, arm {arm_name}"
         arm = arms.arms[arm_name]
-        override = _parse(
-            Arm, {"description": arm.description, **study.overrides.get(arm_name, {})}, where, "overrides"
-        )
-        merged = arms.alignment
-        for patch in (study.alignment, arm.alignment, override.alignment):
-            merged = _merge(merged, patch)
+        override = study.overrides.get(arm_name, Override())
+        merged = _merge(_merge(shared, arm.alignment), override.alignment)
         alignment = _parse(Alignment, merged, where, "alignment")
         training_values = study.training.model_dump()
         for patch in (arm.training, override.training):
             training_values = _merge(training_values, patch)
         training = _parse(Training, training_values, where, "training")
+        for step in study.checkpoints:
+            if not 0 < step <= training.steps:
+                raise StudyError(
+                    f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
+                    "lower it or train longer"
+                )
         two_views = _two_views(where, alignment, study, training.steps)
         arm_runs[arm_name] = {}
         for seed in study.seeds:
@@ -853,35 +988,51 @@ def _text(spec: BaseModel) -> str:
 def _deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:
     folder = config / "deepspeed"
     path = folder / f"{training.deepspeed}.json"
-    if not path.exists():
+    if not NAME.fullmatch(training.deepspeed) or not path.exists():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
         raise StudyError(f"{where}: training.deepspeed = {training.deepspeed!r}: {folder} holds {known}")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise StudyError(f"{path} is no valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no JSON object; see the other files of {folder}")
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if content.get(key) != "auto":
+            raise StudyError(
+                f"{path}: {key} = {_short(content.get(key))}: the study's training says the batch; give 'auto'"
+            )
     return content
 
 
 def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> TwoViews:
     length = study.lengths.train
-    max_extra = max(1, min(int(alignment.sampling_range * length), length - 1))
+    # 0.29 * 100 is 28.999...: a product that is a whole number but for its last bit is that number.
+    reach = math.floor(alignment.sampling_range * length + 1e-9)
+    if reach < 1:
+        raise StudyError(
+            f"{where}: alignment.sampling_range = {alignment.sampling_range:g}: less than one token of lengths.train "
+            f"{length}; give {1 / length:.3g} or more"
+        )
+    max_extra = min(reach, length - 1)
     multipliers = _multipliers(where, alignment.schedule, study, steps)
     output = hidden = None
-    if alignment.alpha > 0:
+    # A weight of 0 at every step is no term, whether alpha or the schedule says so.
+    if weights := _weights(alignment.alpha, multipliers):
         output = OutputTerm(
-            alpha=_weights(alignment.alpha, multipliers),
+            alpha=weights,
             divergence=alignment.divergence,
             stop_gradient=alignment.stop_gradient,
         )
-    if alignment.hidden is not None and alignment.hidden.alpha > 0:
+    if alignment.hidden is not None and (weights := _weights(alignment.hidden.alpha, multipliers)):
         lens = alignment.hidden.distance == "logit-lens"
         hidden = HiddenTerm(
-            alpha=_weights(alignment.hidden.alpha, multipliers),
+            alpha=weights,
             layers=_layers(where, alignment.hidden.layers, study.model.layers),
             distance=alignment.hidden.distance,
             divergence=alignment.divergence if lens else None,
-            stop_gradient=alignment.stop_gradient,
+            # A distance of states has no targets to hold constant.
+            stop_gradient="none" if alignment.stop_gradient == "targets" and not lens else alignment.stop_gradient,
         )
     # Without a term to weigh nothing of the overlap is used: all such arms are the same run.
     overlap = alignment.overlap if output or hidden else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import planned
+from tests.conftest import planned, run_snakemake
 
 RESULTS = {"study": 1, "metrics": 1, "tables": 1, "plots": 1}
 
@@ -82,3 +82,17 @@ def test_only_what_is_invalidated(finished_copy: Path, file: str, old: str, new:
     assert planned(finished_copy) == jobs
     (finished_copy / file).write_text(before)
     assert planned(finished_copy) == {}
+
+
+def test_other_items_are_measured_anew(finished_copy: Path) -> None:
+    edit(
+        finished_copy,
+        "src/longshort/evaluation/standin.py",
+        '"--seed", type=int, default=0',
+        '"--seed", type=int, default=1',
+    )
+    assert planned(finished_copy) == {"longbench_stand_in": 1, "longbench_e": 5, "metrics": 1, "tables": 1, "plots": 1}
+    run = (finished_copy / "results/tiny/arms/constant/seed-0").resolve().relative_to(finished_copy)
+    numbers = next((finished_copy / run).glob("longbench_e/*/2-6.parquet")).relative_to(finished_copy)
+    run_snakemake(finished_copy, str(numbers))
+    assert "numbers in" in (finished_copy / numbers).with_suffix(".log").read_text()

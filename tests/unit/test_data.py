@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, List, Value
 
+from longshort.alignment.views import collate
 from longshort.data import __main__ as stage
 from longshort.data import corpora, streams, tokenizers
 from longshort.data.windows import TokenStream, Windows
@@ -50,11 +51,11 @@ def test_views_are_the_two_ends_of_one_window(counting: TokenStream) -> None:
     windows = windows_of(counting)
     seen = set()
     for sample in range(len(windows)):
-        item = windows[sample]
-        (a, b), extra = item["inputs"], item["extra"]
+        batch = collate([windows[sample]], length=16)
+        (a, b), extra = batch["inputs"][:, 0], int(batch["extra"])
         assert 1 <= extra <= 8
         assert a.shape == b.shape == (16,)
-        assert (item["targets"] == item["inputs"] + 1).all()
+        assert (batch["targets"] == batch["inputs"] + 1).all()
         assert b[0] - a[0] == extra
         seen.add(extra)
     assert seen == set(range(1, 9))
@@ -70,7 +71,7 @@ def test_one_extra_for_each_step_whatever_the_micro_batch(counting: TokenStream)
 
 def test_an_epoch_reads_every_slot_once_and_the_next_one_otherwise(counting: TokenStream) -> None:
     windows = windows_of(counting)
-    starts = [int(windows[sample]["inputs"][0, 0]) for sample in range(2 * windows.slots)]
+    starts = [int(windows[sample]["window"][0]) for sample in range(2 * windows.slots)]
     first, second = starts[: windows.slots], starts[windows.slots :]
     assert len(set(first)) == windows.slots and set(np.diff(sorted(first))) == {32}
     assert sorted(first) != first and sorted(first) != sorted(second)
@@ -79,7 +80,7 @@ def test_an_epoch_reads_every_slot_once_and_the_next_one_otherwise(counting: Tok
 def test_seeds_differ_and_repeat_and_ranges_share_their_windows(counting: TokenStream) -> None:
     def starts(**changes: object) -> list[int]:
         windows = windows_of(counting, **changes)
-        return [int(windows[sample]["inputs"][0, 0]) for sample in range(20)]
+        return [int(windows[sample]["window"][0]) for sample in range(20)]
 
     assert starts() == starts() == starts(max_extra=4)
     assert starts(seed=1) != starts()

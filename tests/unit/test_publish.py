@@ -46,12 +46,19 @@ def test_a_second_owner_waits_for_the_first(tmp_path: Path) -> None:
     assert not (tmp_path / "owner.json").exists()
 
 
-def test_a_dead_owner_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
+def test_a_dead_owner_is_replaced(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    owner = tmp_path / "owner.json"
-    owner.write_text(json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "job": None}))
-    with publish.sole_owner(tmp_path, patience=0):
-        pass
-    owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": None}))
-    with pytest.raises(TimeoutError, match="still owned"), publish.sole_owner(tmp_path, patience=0):
-        pass
+    state = {"host": socket.gethostname(), "pid": int(dead.stdout), "job": None, "group": None}
+    (tmp_path / "owner.json").write_text(json.dumps(state))
+    with publish.sole_owner(tmp_path) as owner:
+        assert json.loads(owner.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_whose_children_live_is_not_dead(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.7)"], start_new_session=True) as child:
+        state = {"host": socket.gethostname(), "pid": int(dead.stdout), "job": None, "group": child.pid}
+        (tmp_path / "owner.json").write_text(json.dumps(state))
+        with publish.sole_owner(tmp_path):
+            assert child.poll() is not None  # its state: ended, not collected

@@ -41,29 +41,68 @@ def arms_yaml(config: Path, **arms: dict) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+PRETRAINED = {"kind": "pretrained", "name": "some/model", "layers": 3, "max_length": 128}
+COMMIT = "give the commit, so that the study stays the same"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"lenghts": 1}, ["lenghts", "unknown key", "did you mean 'lengths'"]),
         ({"arms": ["baseline", "step-linaer"]}, ["'step-linaer'", "unknown arm", "did you mean 'step-linear'"]),
         ({"training__batch": "many"}, ["training.batch", "'many'", "windows per optimiser step"]),
-        ({"alignment__alpha": -0.5}, ["arm constant", "alignment.alpha", "-0.5", "greater than or equal to 0"]),
-        ({"alignment__sampling_range": 1.5}, ["alignment.sampling_range", "1.5", "less than or equal to 1"]),
+        ({"alignment__alpha": -0.5}, ["study tiny: alignment.alpha = -0.5: must be at least 0 (weight"]),
+        ({"alignment__sampling_range": 1.5}, ["study tiny: alignment.sampling_range = 1.5: must be at most 1 ("]),
+        ({"alignment__sampling_range": 0.05}, ["alignment.sampling_range = 0.05", "less than one token", "0.0625"]),
+        (
+            {"overrides": {"constant": {"alignment": {"alpha": -0.5}}}},
+            ["study tiny, arm constant: alignment.alpha = -0.5: must be at least 0 (weight"],
+        ),
         ({"overrides": {"constant": {"alignment": {"alhpa": 1}}}}, ["arm constant", "alhpa", "did you mean 'alpha'"]),
+        (
+            {"overrides": {"constant": {"control": "baseline"}}},
+            ["overrides.constant.control", "unknown key", "training"],
+        ),
+        ({"overrides": {"constant": {"training": {"steps": 4}}}}, ["arm constant", "checkpoints = 6", "1..4"]),
         (
             {"lengths": {"train": 16}, "arms": ["baseline", "ratio", "constant"]},
             ["arm ratio", "l_test", "lengths.test"],
         ),
         ({"tables__main__arms": ["baseline", "hidden"]}, ["tables.main.arms", "'hidden'", "add it to arms"]),
+        ({"tables__main__arms": ["baseline", "baseline"]}, ["tables.main.arms", "'baseline' stands there twice"]),
+        ({"tables__main__arms": []}, ["tables.main.arms = []", "needs a row"]),
+        ({"tables__main__compare_with": "control"}, ["tables.main.compare_with", "'control'", "use baseline"]),
         ({"arms": ["baseline", "constant", "baseline"]}, ["arms", "'baseline'", "twice"]),
         ({"seeds": [0.5]}, ["seeds.0", "0.5", "integer"]),
+        ({"seeds": [1.0]}, ["seeds.0 = 1.0: must be an integer (one run of every arm for each)"]),
         ({"seeds": ["one"]}, ["seeds.0", "'one'", "integer"]),
+        ({"seeds": [-1]}, ["seeds.0 = -1: must be at least 0"]),
+        ({"seeds": [2**31]}, ["seeds.0 = 2147483648: must be below 2147483648"]),
+        ({"evaluations": {}}, ["evaluations", "nothing is measured", "give perplexity"]),
+        ({"evaluations__perplexity__lengths": [16, 16]}, ["evaluations.perplexity.lengths", "16 stands there twice"]),
+        ({"evaluations__perplexity__lengths": [0]}, ["evaluations.perplexity.lengths.0 = 0: must be above 0"]),
+        ({"evaluations__misalignment__beyond": [2, 2]}, ["evaluations.misalignment.beyond", "2 stands there twice"]),
+        ({"evaluations__misalignment__beyond": [1]}, ["evaluations.misalignment.beyond.0 = 1: must be above 1"]),
+        (
+            {"evaluations__longbench_e": {"source": {"kind": "stand-in", "items_per_task": 1}, "max_length": 128}},
+            ["evaluations.longbench_e", "max_length 128", "answer of 512", "give max_length 528"],
+        ),
+        (
+            {"evaluations__longbench_e": {"source": {"kind": "folder", "path": "gone"}, "max_length": 600}},
+            ["evaluations.longbench_e.source.path = 'gone'", "no folder there"],
+        ),
+        ({"data__corpus__path": "gone"}, ["data.corpus.path = 'gone'", "no file there"]),
+        ({"model": {**PRETRAINED, "name": "./gone"}}, ["model.name = './gone'", "no folder there"]),
+        ({"model": PRETRAINED}, ["model.revision", "'some/model'", COMMIT]),
+        ({"data__tokenizer": {"kind": "pretrained", "name": "some/model"}}, ["data.tokenizer.revision", COMMIT]),
         (
             {"evaluations__perplexity__lengths": [256]},
             ["evaluations.perplexity.lengths", "256", "model.max_length 128"],
         ),
         ({"evaluations__misalignment__beyond": [16]}, ["evaluations.misalignment.beyond", "256", "model.max_length"]),
         ({"checkpoints": [2, 7]}, ["checkpoints", "7", "training.steps"]),
+        ({"checkpoints": [True]}, ["checkpoints.0 = True: must be an integer"]),
+        ({"training__deepspeed": "../arms"}, ["training.deepspeed", "'../arms'", "zero1"]),
         ({"training__deepspeed": "zero9"}, ["training.deepspeed", "'zero9'", "zero1"]),
         ({"alignment__stop_gradient": "targets"}, ["alignment", "sce only"]),
         ({"alignment__schedule": {"kind": "step"}}, ["alignment.schedule.kind", "'step'", "linear"]),
@@ -94,11 +133,47 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
             load(config, arms=["baseline", "chosen"])
 
 
-def test_a_key_written_twice_is_refused(config: Path) -> None:
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (b"title: Another", r"tiny.yaml, line \d+: 'title' stands there twice"),
+        (b"[1, 2]: x", r"tiny.yaml, line \d+: \[1, 2\] is no key"),
+        (b"day: 2026-02-30", r"tiny.yaml: day is out of range .*; put quotes"),
+        (b"name: caf\xe9", r"tiny.yaml is no UTF-8 text"),
+        (b"a: b: c", r"tiny.yaml is no valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: str) -> None:
     path = config / "studies" / "tiny.yaml"
-    path.write_text(path.read_text() + "\ntitle: Another\n")
-    with pytest.raises(study.StudyError, match=r"tiny.yaml, line \d+: 'title' stands there twice"):
+    path.write_bytes(path.read_bytes() + b"\n" + added + b"\n")
+    with pytest.raises(study.StudyError, match=said):
         study.load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ({"alignment": {"alhpa": 1}}, r"alignment.alhpa = 1: unknown key; did you mean 'alpha'"),
+        ({"training": {"step": 1}}, r"training.step = 1: unknown key; did you mean 'steps'"),
+        ({"control": "unused"}, r"control = 'unused': an arm is no control of itself"),
+    ],
+)
+def test_an_arm_that_no_study_uses_is_checked_too(config: Path, patch: dict, said: str) -> None:
+    arms_yaml(config, unused=patch)
+    with pytest.raises(study.StudyError, match=r"config/arms.yaml, arm unused: " + said):
+        study.load("tiny")
+
+
+@pytest.mark.parametrize("content", ['{"train_batch_size": 8}', "[]", "{"])
+def test_a_deepspeed_file_leaves_the_batch_to_the_study(config: Path, content: str) -> None:
+    (config / "deepspeed" / "mine.json").write_text(content)
+    with pytest.raises(study.StudyError, match=r"mine.json.*('auto'|no JSON object|no valid JSON)"):
+        load(config, training__deepspeed="mine")
+
+
+def test_plots_are_those_of_the_metrics(config: Path) -> None:
+    files = load(config, evaluations__perplexity=None).plot_files()
+    assert {Path(file).stem for file in files} == {"misalignment", "training", "schedules"}
 
 
 def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path) -> None:
@@ -115,6 +190,33 @@ def test_equal_arms_are_one_run(config: Path) -> None:
     resolved = load(config, arms=["baseline", "constant", "ratio", "alpha-1.0"], **alignment)
     assert resolved.arm_runs["ratio"] == resolved.arm_runs["constant"] == resolved.arm_runs["alpha-1.0"]
     assert len(resolved.runs) == 3
+
+
+def test_what_has_no_effect_makes_no_other_run(config: Path) -> None:
+    hidden = {"alpha": 0, "hidden": {"alpha": 1, "layers": [0.5]}}
+    arms_yaml(
+        config,
+        never={"alignment": {"schedule": {"kind": "linear", "start": 0, "end": 0}}},
+        states={"alignment": hidden},
+        targets={"alignment": {**hidden, "stop_gradient": "targets"}},
+        first={"alignment": {**hidden, "stop_gradient": "first"}},
+    )
+    runs = load(config, alignment={}, arms=["baseline", "never", "states", "targets", "first"]).arm_runs
+    assert runs["never"] == runs["baseline"]
+    assert runs["targets"] == runs["states"] != runs["first"]
+
+
+def test_what_is_only_checked_of_a_pretrained_model_is_no_part_of_a_run(config: Path) -> None:
+    named = {**PRETRAINED, "revision": "0123abcd"}
+    runs = load(config, model=named).arm_runs
+    assert load(config, model={**named, "layers": 4, "max_length": 256}).arm_runs == runs
+    assert load(config, model={**named, "revision": "4567abcd"}).arm_runs != runs
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.5, 50), (1, 99)])
+def test_the_sampling_range_is_rounded_down_to_tokens(config: Path, share: float, most: int) -> None:
+    resolved = load(config, lengths={"train": 100}, evaluations__misalignment=None, alignment__sampling_range=share)
+    assert resolved.runs[resolved.arm_runs["constant"][0]].alignment.max_extra == most
 
 
 def test_baseline_does_not_depend_on_what_it_leaves_out(config: Path) -> None:

@@ -118,7 +118,7 @@ def first_step(resolved: study.ResolvedStudy, folder: Path, base: Path, patch: d
     max_extra = {"sampling-quarter": 8, "sampling-full": 31}.get(arm, 16)
     stream = TokenStream(folder / "data" / "train", 256)
     windows = Windows(stream, length=LENGTH, seed=0, batch=4, steps=STEPS, max_extra=max_extra)
-    batch = collate([windows[sample] for sample in range(4)])
+    batch = collate([windows[sample] for sample in range(4)], LENGTH)
     extra = int(batch["extra"][0])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     with torch.no_grad():

@@ -51,4 +51,4 @@ rule longbench_stand_in:
         code=code_hash("longshort.evaluation.standin"),
     shell:
         "python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
-        " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} > {log} 2>&1"
+        " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} --code {params.code} > {log} 2>&1"

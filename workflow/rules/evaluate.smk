@@ -59,4 +59,4 @@ rule longbench_e:
         code=code_hash("longshort.evaluation.longbench"),
     shell:
         "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"
+        " --steps {wildcards.steps} --out {output} --items {input.tasks} --code {params.code} > {log} 2>&1"

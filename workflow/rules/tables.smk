@@ -49,7 +49,7 @@ rule tables:
         code=code_hash("longshort.results.tables"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.tables --metrics {input.metrics} --study {input.study} --out {params.out} > {log} 2>&1"
+        "python -m longshort.results.tables --code {params.code} --metrics {input.metrics} --study {input.study} --out {params.out} > {log} 2>&1"
 
 
 rule plots:
@@ -67,5 +67,5 @@ rule plots:
         code=code_hash("longshort.results.plots"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.plots --metrics {input.metrics} --study {input.study} --style {input.style}"
+        "python -m longshort.results.plots --code {params.code} --metrics {input.metrics} --study {input.study} --style {input.style}"
         " --out {params.out} > {log} 2>&1"

@@ -23,12 +23,11 @@ rule train:
         threads_per_process=lambda wildcards: STUDY.execution(wildcards.run, "threads"),
     params:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
-        modules=lambda wildcards: " ".join(STUDY.runs[wildcards.run].modules),
         base=lambda wildcards: "".join(
             f"--base {record}" for record in STUDY.base_record(wildcards.run)
         ),
     shell:
         "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
-        " --out {output.record} --code {params.code} --modules '{params.modules}' --micro-batch {resources.micro_batch}"
+        " --out {output.record} --code {params.code} --micro-batch {resources.micro_batch}"
         " --gradient-checkpointing {resources.gradient_checkpointing} --logging-steps {resources.logging_steps}"
         " --threads {resources.threads_per_process} > {log} 2>&1"

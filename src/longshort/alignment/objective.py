@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from longshort.alignment.divergences import divergence
 from longshort.alignment.hidden import LayerCapture, distance
-from longshort.alignment.views import IGNORED, overlap
+from longshort.alignment.views import IGNORED, Overlap, overlap
 from longshort.models.load import blocks, final_norm
 
 PARTS = ("loss", "ce", "divergence", "hidden")
@@ -86,7 +86,7 @@ class AlignmentHead(nn.Linear):
             at = overlap(batch.targets, batch.extra, terms.overlap, terms.overlap_k)
             if terms.output:
                 a, b = logits_VBLN[0][at.rows, at.in_a], logits_VBLN[1][at.rows, at.in_b]
-                output_term = _mean(divergence(terms.output, a, b, terms.output_stop_gradient))
+                output_term = _mean(divergence(terms.output, a, b, terms.output_stop_gradient), at)
                 loss = loss + batch.alpha_output * output_term
             if terms.layers:
                 assert self.capture is not None
@@ -94,7 +94,7 @@ class AlignmentHead(nn.Linear):
                 for states in self.capture.take():
                     states_VBLD = states.unflatten(0, (views, -1))
                     a, b = states_VBLD[0][at.rows, at.in_a], states_VBLD[1][at.rows, at.in_b]
-                    per_layer.append(_mean(self._layer_distance(a, b)))
+                    per_layer.append(_mean(self._layer_distance(a, b), at))
                 hidden_term = torch.stack(per_layer).mean()
                 loss = loss + batch.alpha_hidden * hidden_term
         return torch.stack([loss, *(part.detach() for part in (ce, output_term, hidden_term))])
@@ -138,6 +138,9 @@ def parts(model: nn.Module, head: AlignmentHead, inputs: Tensor, batch: Batch) -
     return model(input_ids=inputs.flatten(0, 1), use_cache=False).logits
 
 
-def _mean(values: Tensor) -> Tensor:
-    """The mean, 0 where every position is ignored."""
-    return values.sum() / max(1, values.numel())
+def _mean(values: Tensor, at: Overlap) -> Tensor:
+    """Mean over a row's positions, then over rows: equal for every division of a batch into micro-batches."""
+    counts = torch.zeros(at.batch, dtype=values.dtype, device=values.device).index_add(
+        0, at.rows, torch.ones_like(values)
+    )
+    return (values / counts[at.rows]).sum() / at.batch

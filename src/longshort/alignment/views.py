@@ -22,11 +22,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Overlap:
-    """Aligned positions: row of the batch, position in view A, position in view B; [n] each."""
+    """Aligned positions: row of the batch, position in view A, position in view B; [n] each. batch: number of rows."""
 
     rows: Tensor
     in_a: Tensor
     in_b: Tensor
+    batch: int
+
+
+def one_view(window: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain next-token prediction: inputs [1, length] and targets [1, length] of a window [length + 1]."""
+    return window[None, :-1], window[None, 1:]
 
 
 def two_views(window: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -61,10 +67,14 @@ def overlap(targets: Tensor, extra: Tensor, kind: str = "all", k: int | None = N
     chosen = (in_b >= 0) & (in_a >= length - wanted)
     chosen &= (targets[0] != IGNORED) & (targets[1].gather(1, in_b.clamp(min=0)) != IGNORED)
     rows, columns = chosen.nonzero(as_tuple=True)
-    return Overlap(rows, columns, columns - extra[rows])
+    return Overlap(rows, columns, columns - extra[rows], len(extra))
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Tensor]:
     """Samples of data.windows to `inputs`, `targets` [views, batch, length] and `extra` [batch]."""
-    stacked = {key: torch.stack([torch.as_tensor(s[key]) for s in samples], dim=1) for key in ("inputs", "targets")}
-    return {**stacked, "extra": torch.tensor([s["extra"] for s in samples])}
+    pairs = []
+    for sample in samples:
+        window = torch.as_tensor(sample["window"])
+        pairs.append(two_views(window, length) if sample["extra"] else one_view(window))
+    inputs, targets = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
+    return {"inputs": inputs, "targets": targets, "extra": torch.tensor([sample["extra"] for sample in samples])}

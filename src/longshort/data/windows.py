@@ -59,8 +59,7 @@ class Windows:
     Each epoch cuts the stream into slots at another offset and visits them in another order, both drawn from
     (seed, epoch). A slot has room for the longest l_extra, so arms of one seed read the same windows.
 
-    Items are dicts: `inputs` and `targets`, arrays of [views, length], and `extra` (l_extra; 0 for one view).
-    View A is the first `length` tokens of the window, view B the last.
+    Items are dicts: `window`, tokens [length + l_extra + 1], and `extra`, l_extra (0 without a second view).
     """
 
     def __init__(
@@ -94,13 +93,10 @@ class Windows:
         order, offset = self._epoch(epoch)
         start = offset + int(order[place]) * self.slot
         if self.max_extra is None:
-            window = self.stream.read(start, self.length + 1)
-            return {"inputs": window[None, :-1], "targets": window[None, 1:], "extra": 0}
+            return {"window": self.stream.read(start, self.length + 1), "extra": 0}
         counter = sample if self.extra_per_row else sample // self.batch
         extra = extra_length(self.seed, counter, self.max_extra)
-        window = self.stream.read(start, self.length + extra + 1)
-        views = np.stack([window[: self.length + 1], window[extra:]])
-        return {"inputs": views[:, :-1], "targets": views[:, 1:], "extra": extra}
+        return {"window": self.stream.read(start, self.length + extra + 1), "extra": extra}
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], int]:
         if self._order is None or self._order[0] != epoch:

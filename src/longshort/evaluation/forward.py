@@ -26,6 +26,8 @@ def held_out_documents(data: Path, at_least: int) -> Iterator[tuple[str, NDArray
 
     split = load_from_disk(str(data / "test")).with_format("numpy", columns=["input_ids"])
     names = [str(name) for name in split.with_format(None)["name"]]
+    short = sum(len(token_ids) < at_least for token_ids in split.with_format(None)["input_ids"])
+    print(f"{short} of {len(names)} test documents are shorter than {at_least} tokens and not used", flush=True)
     for index in sorted(range(len(names)), key=lambda i: (hashlib.sha256(names[i].encode()).hexdigest(), i)):
         token_ids = np.asarray(split[index]["input_ids"], dtype=np.int64)
         if len(token_ids) >= at_least:

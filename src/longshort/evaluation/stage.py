@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from longshort import provenance
 from longshort.identity import code_hash, refuse_changed_code, run_id
-from longshort.publish import file_digest, read_json, write_atomic
+from longshort.publish import altered, file_digest, read_json, write_atomic
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status", "protocol"]
 Evaluate = Callable[..., list[dict[str, Any]]]
@@ -30,6 +29,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     parser.add_argument("--steps", required=True, help="checkpoints to evaluate, e.g. 50-150")
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
+    parser.add_argument("--items", type=Path, nargs="*", default=[], help="files that the items of the tasks come from")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
     arguments = parser.parse_args()
 
@@ -44,6 +44,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
         "steps": arguments.steps,
         "status": record["status"],
         "data": manifest["content"],
+        "items": {path.name: file_digest(path) for path in arguments.items},
     }
     finished = arguments.work / "evaluations" / f"{run_id(spec, code, inputs)}.parquet"
     if finished.exists():
@@ -70,7 +71,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
             measured = evaluate(model, tokenizer, spec["settings"], arguments.data.parent, spec["length"])
         except ValueError as error:
             raise SystemExit(f"{metric}, step {step}: {error}") from None
-        rows += [{"step": step, "status": "ok", **row} for row in measured]
+        rows += [{"step": step, "status": _status(row), **row} for row in measured]
         print(f"step {step}: {len(measured)} numbers in {time.monotonic() - began:.1f} s", flush=True)
 
     import pandas
@@ -83,6 +84,11 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     write_atomic(arguments.out, frame.to_parquet(index=False))
 
 
+def _status(row: dict[str, Any]) -> str:
+    """A number that is not finite comes from weights that are not: the training diverged at its last step."""
+    return "ok" if math.isfinite(row["value"]) or not row["n"] else "diverged"
+
+
 def _load(checkpoint: dict[str, Any]) -> Any:
     """The model of a checkpoint whose weights are the ones that the training recorded."""
     import torch
@@ -90,14 +96,11 @@ def _load(checkpoint: dict[str, Any]) -> Any:
     from longshort.models import load
 
     folder = Path(checkpoint["path"])
-    for name, digest in checkpoint["files"].items():
-        if not (folder / name).exists() or file_digest(folder / name) != digest:
-            print(
-                f"{folder / name} is missing or not the file that was trained; run snakemake again with "
-                f"--forcerun train to restore it ({json.dumps(digest)} was expected)",
-                file=sys.stderr,
-            )
-            raise SystemExit(1)
+    if trouble := altered(folder, checkpoint["files"]):
+        raise SystemExit(
+            f"the weights are not those that were trained: {folder}: {trouble}; "
+            "delete the run's record and run snakemake again, which trains it anew"
+        )
     model = load.load(folder)
     model.eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ import numpy as np
 
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
+from longshort.identity import refuse_changed_code
 from longshort.publish import file_digest, write_atomic, write_json
 
 # Words of an item that is to fall into 0-4k, 4-8k, 8k+; the margins leave room for questions and whole last passages.
@@ -414,7 +415,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, required=True, help="items per task, spread over the length buckets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the 13 files and manifest.json")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
+    if arguments.code:
+        refuse_changed_code(arguments.code, "longshort.evaluation.standin")
     test = load_from_disk(str(arguments.data / "test"))
     documents = list(zip(test["name"], test["text"], strict=True))
     write(build(documents, arguments.items, arguments.seed), arguments.out)

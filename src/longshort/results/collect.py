@@ -30,7 +30,8 @@ def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pand
     Args:
         study: the resolved study (study.json).
         results: the folder that holds runs/.
-        partial: take what exists; a run that is not there has one row a checkpoint with status "missing".
+        partial: take what exists; a run that is not there has one row a checkpoint and metric, and
+            one for its training, with status "missing".
     """
     runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
     for arm in study["arms"]:
@@ -57,6 +58,8 @@ def _run(study: dict[str, Any], folder: Path, steps: str, *, training: bool, par
     record_path = folder / "training" / f"{steps}.json"
     if training and (record_path.exists() or not partial):
         frames.append(_training(record_path))
+    elif training:
+        frames.append(_missing("train/loss", steps).tail(1))
     return pandas.concat(frames, ignore_index=True)
 
 
@@ -90,7 +93,16 @@ def _missing(metric: str, steps: str) -> pandas.DataFrame:
 
 
 def link_arms(study: dict[str, Any], out: Path) -> None:
-    """results/<study>/arms/<arm>/seed-<seed> -> results/runs/<id>, for people."""
+    """results/<study>/arms/<arm>/seed-<seed> -> results/runs/<id>, for people. Links of arms and seeds that the study
+    no longer has are removed; what is no link stays."""
+    wanted = {(arm["name"], f"seed-{seed}") for arm in study["arms"] for seed in arm["runs"]}
+    for folder in (out / "arms").glob("*"):
+        links = [link for link in folder.glob("*") if link.is_symlink()]
+        for link in links:
+            if (folder.name, link.name) not in wanted:
+                link.unlink()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     for arm in study["arms"]:
         folder = out / "arms" / arm["name"]
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
+from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
 from longshort.results import statistics
 from longshort.results.metrics import BASE, BASE_SEED, read_metrics
@@ -473,7 +474,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
     parser.add_argument("--style", type=Path, required=True, help="matplotlib style file (longshort.mplstyle)")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     options = parser.parse_args(arguments)
+    if options.code:
+        refuse_changed_code(options.code, "longshort.results.plots")
     try:
         write_plots(read_metrics(options.metrics), read_json(options.study), options.out, options.style)
     except ValueError as error:

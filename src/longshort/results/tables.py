@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
 from longshort.results import statistics
 from longshort.results.metrics import BASE, BASE_SEED, read_metrics
@@ -398,7 +399,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     options = parser.parse_args(arguments)
+    if options.code:
+        refuse_changed_code(options.code, "longshort.results.tables")
     try:
         write_tables(read_metrics(options.metrics), read_json(options.study), options.out)
     except ValueError as error:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from longshort import provenance
+from longshort.alignment.divergences.kinds import chosen
 from longshort.identity import code_hash, refuse_changed_code, run_id
-from longshort.publish import file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
+from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
+RESTORE = "delete its record and run snakemake again, which trains it anew"
 
 
 def main() -> None:
@@ -27,7 +29,6 @@ def main() -> None:
     parser.add_argument("--steps", required=True, help="steps at which weights are wanted, e.g. 50-150")
     parser.add_argument("--out", type=Path, required=True, help="record to write; the log goes beside it as .parquet")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
-    parser.add_argument("--modules", default="", help="modules that the specification names, for the code's hash")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of checkpoints")
     parser.add_argument("--micro-batch", type=int, default=0, help="windows per forward and process; 0: all at once")
     parser.add_argument("--gradient-checkpointing", type=int, default=0, help="1 to recompute activations")
@@ -35,89 +36,79 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     arguments = parser.parse_args()
 
-    modules = tuple(arguments.modules.split())
+    spec = read_json(arguments.spec)
+    modules = chosen(spec.get("alignment"))
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY, modules)
     code = code_hash(ENTRY, modules)
-    spec = read_json(arguments.spec)
     manifest = read_json(arguments.data)
     wanted = [int(step) for step in arguments.steps.split("-")]
-    if spec.get("pretrained"):
-        publish(arguments.out, pretrained_record(spec, manifest, code), [])
-        return
-
     base = read_json(arguments.base) if arguments.base else None
-    base_weights = base["checkpoints"][max(base["checkpoints"], key=int)] if base else None
-    inputs = {"data": manifest["splits"]["train"]["sha256"], "base": base_weights and base_weights["files"]}
-    identity = run_id(spec, code, inputs)
+    files: dict[str, str] | None = None
+    base_path: Path | None = None
+    if base and base["checkpoints"]:
+        newest = base["checkpoints"][max(base["checkpoints"], key=int)]
+        base_path, files = Path(newest["path"]), newest["files"]
+    identity = run_id(spec, code, {"data": manifest["splits"]["train"]["sha256"], "base": files})
+    record = {
+        "run_id": identity,
+        "code": code,
+        "data": manifest["content"],
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "machine": provenance.machine(),
+    }
+    if spec.get("pretrained"):
+        publish(arguments.out, {**record, **pretrained(spec)}, [])
+        return
+    if base and not files:
+        print(f"its base diverged: {arguments.base}; nothing is trained from it")
+        publish(arguments.out, {**record, "status": "diverged", "diverged": base["diverged"], "checkpoints": {}}, [])
+        return
+    if base_path and (trouble := altered(base_path, files or {})):
+        raise SystemExit(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
+
     work = arguments.work / identity
     job = {
         "spec": str(arguments.spec),
         "data": str(arguments.data.parent),
-        "base": base_weights and base_weights["path"],
+        "base": base_path and str(base_path),
         "work": str(work),
         "micro_batch": arguments.micro_batch,
         "gradient_checkpointing": bool(arguments.gradient_checkpointing),
         "logging_steps": arguments.logging_steps,
         "threads": arguments.threads,
     }
-    with sole_owner(work):
-        there, seconds = launch.complete(job, work, wanted, spec)
-        diverged = read_json(work / checkpoints.DIVERGED) if (work / checkpoints.DIVERGED).exists() else None
-        publish(
-            arguments.out,
-            {
-                "status": "diverged" if diverged else "ok",
-                "diverged": diverged,
-                "run_id": identity,
-                "code": code,
-                "data": manifest["content"],
-                "checkpoints": {
-                    str(step): {
-                        "path": str(checkpoints.folder(work, step)),
-                        "files": checkpoints.weights(checkpoints.folder(work, step)),
-                    }
-                    for step in there
-                },
-                "seconds": seconds,
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "commit": provenance.commit(),
-                "environment": provenance.environment(),
-                "machine": provenance.machine(),
-            },
-            read_log(work / checkpoints.LOG, max(wanted)),
-        )
+    with sole_owner(work) as owner:
+        there, seconds = launch.complete(job, work, wanted, spec, owner)
+        ended = launch.diverged_at(work)
+        diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
+        record["checkpoints"] = {
+            str(step): {
+                "path": str(checkpoints.folder(work, step)),
+                "files": checkpoints.weights(checkpoints.folder(work, step)),
+            }
+            for step in there
+        }
+        record.update(status="diverged" if diverged else "ok", diverged=diverged, seconds=seconds)
+        publish(arguments.out, record, read_log(work / checkpoints.LOG, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
 
 
-def pretrained_record(spec: dict[str, Any], manifest: dict[str, Any], code: str) -> dict[str, Any]:
-    """A pretrained base as a run of zero steps."""
+def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
+    """A pretrained base as a run of zero steps: its files, verified to be there, by their hashes."""
     model = spec["pretrained"]
     path = Path(model["name"])
     if not path.is_dir():
         from huggingface_hub import snapshot_download
 
-        path = Path(
-            snapshot_download(
-                model["name"], revision=model["revision"], allow_patterns=["*.json", "*.safetensors", "*.model"]
-            )
-        )
+        patterns = ["*.json", "*.safetensors", "*.model"]
+        path = Path(snapshot_download(model["name"], revision=model["revision"], allow_patterns=patterns))
     files = {name: sha for name, sha in folder_digests(path).items() if name.endswith((".safetensors", "config.json"))}
     if not any(name.endswith(".safetensors") for name in files):
         raise SystemExit(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
-    return {
-        "status": "ok",
-        "diverged": None,
-        "run_id": run_id(spec, code, {"files": files}),
-        "code": code,
-        "data": manifest["content"],
-        "checkpoints": {"0": {"path": str(path), "files": files}},
-        "seconds": 0.0,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": provenance.commit(),
-        "environment": provenance.environment(),
-        "machine": provenance.machine(),
-    }
+    checkpoint = {"path": str(path), "files": files}
+    return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
 
 
 def read_log(path: Path, last: int) -> list[dict[str, float]]:
@@ -139,7 +130,8 @@ def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> 
 
     log = out.with_suffix(".parquet")
     write_atomic(log, pandas.DataFrame(rows).to_parquet(index=False))
-    write_json(out, {**record, "log": {"path": str(log), "sha256": file_digest(log)}})
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(out, {**record, "finished": finished, "log": {"path": str(log), "sha256": file_digest(log)}})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from longshort.publish import file_digest, folder_digests, read_json, write_json
+from longshort.publish import altered, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"
 # What else a training leaves in its folder.
@@ -33,12 +33,7 @@ def damage(checkpoint: Path) -> str | None:
         expected: dict[str, str] = read_json(checkpoint / MANIFEST)
     except ValueError as error:
         return str(error)
-    for name, digest in expected.items():
-        if not (checkpoint / name).exists():
-            return f"{name} is missing"
-        if file_digest(checkpoint / name) != digest:
-            return f"{name} is not the file that was written"
-    return None
+    return altered(checkpoint, expected)
 
 
 def steps_there(work: Path) -> list[int]:
@@ -60,6 +55,12 @@ def sound_steps(work: Path) -> list[int]:
 
 
 def weights(checkpoint: Path) -> dict[str, str]:
-    """The weight files of a sealed checkpoint and their hashes."""
+    """The weight files of a sealed checkpoint and their hashes.
+
+    Raises:
+        ValueError: there are none.
+    """
     names = {path.name for pattern in WEIGHTS for path in checkpoint.glob(pattern)}
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{checkpoint} holds no .safetensors file: the training saved no weights")
     return {name: digest for name, digest in read_json(checkpoint / MANIFEST).items() if name in names}

@@ -5,15 +5,17 @@ Imports no torch, so that a job that finds its run finished republishes in secon
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from longshort.publish import write_json
+from longshort.publish import note_group, read_json, write_json
 from longshort.training import checkpoints
 
 
@@ -29,7 +31,9 @@ def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]
     return sorted(pieces.items())
 
 
-def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any]) -> tuple[list[int], float]:
+def complete(
+    job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any], owner: Path
+) -> tuple[list[int], float]:
     """Trains until every wanted step has a sound checkpoint, or the run diverges.
 
     Returns:
@@ -40,20 +44,20 @@ def complete(job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str,
     """
     began = time.monotonic()
     sound = checkpoints.sound_steps(work)
-    if not (work / checkpoints.DIVERGED).exists():
-        for resume, targets in segments([step for step in wanted if step not in sound], sound):
+    for resume, targets in segments([step for step in wanted if step not in sound], sound):
+        targets = [step for step in targets if step < diverged_at(work)]
+        if targets:
             print(f"training from step {resume} to {max(targets)}", flush=True)
             for step in targets:  # what a killed or damaged save left there
                 shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
             job_file = work / "job.json"
             write_json(job_file, {**job, "resume": resume, "targets": targets})
-            _torchrun(job_file, spec["training"]["processes"], job["threads"])
-            if (work / checkpoints.DIVERGED).exists():
-                break
-        sound = checkpoints.sound_steps(work)
+            _torchrun(job_file, spec["training"]["processes"], job["threads"], owner)
+    sound = checkpoints.sound_steps(work)
     there = [step for step in wanted if step in sound]
-    if there != wanted and not (work / checkpoints.DIVERGED).exists():
-        raise SystemExit(f"the training ended without the checkpoints of steps {sorted(set(wanted) - set(there))}")
+    lost = [step for step in wanted if step not in sound and step < diverged_at(work)]
+    if lost:
+        raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
     return there, time.monotonic() - began
 
 
@@ -79,10 +83,26 @@ def environment(threads: int) -> dict[str, str]:
     return values
 
 
-def _torchrun(job_file: Path, processes: int, threads: int) -> None:
+def diverged_at(work: Path) -> float:
+    """The step whose loss or gradient was not finite; infinity for a run that did not diverge."""
+    path = work / checkpoints.DIVERGED
+    return read_json(path)["step"] if path.exists() else math.inf
+
+
+def _torchrun(job_file: Path, processes: int, threads: int, owner: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["--module", "longshort.training.trainer", "--job", str(job_file)]
-    code = subprocess.run(command, env=environment(threads), check=False).returncode
+    # A group of its own, noted as owner of the folder: if this process is killed, no other one writes beside it.
+    with subprocess.Popen(command, env=environment(threads), start_new_session=True) as process:
+        note_group(owner, process.pid)
+
+        def hand_on(number: int, frame: Any) -> None:
+            process.terminate()
+
+        before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        code = process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def train(job: dict[str, Any]) -> None:
         model=model,
         args=arguments,
         train_dataset=windows,
-        data_collator=collate,
+        data_collator=partial(collate, length=spec["length"]),
         callbacks=[CheckpointAt(job["targets"], work)],
         head=head,
         alpha_output=weights_at(output.get("alpha"), training["steps"]),

@@ -8,26 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from longshort.alignment.divergences.kinds import MODULES, STOP_GRADIENTS
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Imported by name and late, so that a run's code identity holds the one module that its specification names.
-MODULES = {
-    "sce": "longshort.alignment.divergences.sce",
-    "symmetric-kl": "longshort.alignment.divergences.symmetric_kl",
-    "kl": "longshort.alignment.divergences.kl",
-    "reverse-kl": "longshort.alignment.divergences.reverse_kl",
-    "js": "longshort.alignment.divergences.js",
-    "l2": "longshort.alignment.divergences.l2",
-}
-STOP_GRADIENTS = ("none", "first", "second", "targets")
 
 
 def divergence(kind: str, logits_a: Tensor, logits_b: Tensor, stop_gradient: str = "none") -> Tensor:
     """Divergence per position of softmax(logits_a) and softmax(logits_b).
 
     Args:
-        kind: a key of MODULES.
+        kind: a key of kinds.MODULES.
         logits_a, logits_b: [..., V] each; computed in float32 at least (float64 stays float64).
         stop_gradient: "first" or "second" treats that distribution as a constant; "targets" (sce only) treats the
             weights of both of its terms as constants: -sg(p) log q - sg(q) log p.

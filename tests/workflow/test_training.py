@@ -1,0 +1,152 @@
+"""The training stage as a process: resume, damage, kills, ZeRO stages, what its base may be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from tests.conftest import ROOT
+
+
+class Stage:
+    """`python -m longshort.training` on the finished study's corpus and base, with a specification of its own."""
+
+    def __init__(self, finished: Path, folder: Path, arm: str = "hidden+output") -> None:
+        self.finished, self.folder = finished, folder
+        self.spec: dict[str, Any] = json.loads((finished / f"results/tiny/arms/{arm}/seed-0/spec.json").read_text())
+        self.base = next(finished.glob("results/runs/*/training/4.json"))
+
+    def start(self, steps: str, work: str = "work") -> subprocess.Popen[str]:
+        (self.folder / "spec.json").write_text(json.dumps(self.spec))
+        command = [sys.executable, "-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
+        command += ["--data", next(self.finished.glob("results/data/*/manifest.json")), "--steps", steps]
+        command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work]
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self.finished,
+            env={**os.environ, "PYTHONPATH": str(self.finished / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, steps: str, work: str = "work") -> tuple[dict[str, Any], pandas.DataFrame, str]:
+        """Record, log without its timing, and what was printed."""
+        process = self.start(steps, work)
+        printed, _ = process.communicate()
+        assert process.returncode == 0, printed
+        out = self.folder / f"{work}-{steps}.json"
+        log = pandas.read_parquet(out.with_suffix(".parquet"))
+        return json.loads(out.read_text()), log.drop(columns="tokens_per_second", errors="ignore"), printed
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp_path: Path, processes: int) -> None:
+    """An added step, a damaged checkpoint: each resumes from the newest sound one before it."""
+    stage = Stage(finished, tmp_path)
+    stage.spec["training"]["processes"] = processes
+    whole, log, _ = stage.run("3-6")
+    again, _, said = stage.run("3-6")
+    assert "training from" not in said and again["checkpoints"] == whole["checkpoints"]
+    added, added_log, said = stage.run("3-5-6")
+    assert "training from step 3 to 5" in said and said.count("training from") == 1
+    assert {step: added["checkpoints"][step] for step in ("3", "6")} == whole["checkpoints"]
+    pandas.testing.assert_frame_equal(added_log, log, check_exact=True)
+
+    # One flipped bit in the newest checkpoint.
+    shutil.copytree(tmp_path / "work", tmp_path / "damaged")
+    broken = next((tmp_path / "damaged").glob("*/checkpoint-6/model.safetensors"))
+    content = bytearray(broken.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(bytes(content))
+    mended, mended_log, said = stage.run("3-6", "damaged")
+    assert "checkpoint of step 6 is not used: model.safetensors is not the file that was written" in said
+    assert "training from step 5 to 6" in said
+    for step, checkpoint in whole["checkpoints"].items():
+        assert mended["checkpoints"][step]["files"] == checkpoint["files"]
+    pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("zero0", 1), ("zero2", 2), ("zero3", 2)])
+def test_every_zero_stage_computes_the_same(finished: Path, tmp_path: Path, name: str, processes: int) -> None:
+    from safetensors.torch import load_file
+
+    stage = Stage(finished, tmp_path)
+    stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / f"{name}.json").read_text())
+    stage.spec["training"]["processes"] = processes
+    record, log, _ = stage.run("6")
+    arm = finished / "results/tiny/arms/hidden+output/seed-0/training"
+    expected = pandas.read_parquet(arm / "2-6.parquet")[["loss", "ce", "divergence", "hidden"]]
+    pandas.testing.assert_frame_equal(log[expected.columns], expected, rtol=1e-3, atol=1e-6)
+    reference = json.loads((arm / "2-6.json").read_text())["checkpoints"]["6"]["path"]
+    ours = load_file(Path(record["checkpoints"]["6"]["path"]) / "model.safetensors")
+    theirs = load_file(finished / reference / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all((ours[key] - theirs[key]).abs().max() < 1e-2 for key in ours)
+
+
+def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path)
+    stage.spec["training"]["steps"] = 600
+    stage.spec["training"]["learning_rate_schedule"] = "constant"
+
+    def wait_for_steps() -> Path:
+        deadline = time.monotonic() + 120
+        while not (logs := list((tmp_path / "work").glob("*/log.jsonl"))) or not logs[0].read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return logs[0]
+
+    process = stage.start("600")
+    log = wait_for_steps()
+    group = json.loads((log.parent / "owner.json").read_text())["group"]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    os.killpg(group, 0)  # the training lives on, and the next stage waits for it
+    record, rows, said = stage.run("600")
+    assert "waiting:" in said and record["status"] == "ok"
+    written = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert written == list(range(1, 601)) == list(rows["step"])
+
+    shutil.rmtree(tmp_path / "work")
+    process = stage.start("600")
+    group = json.loads((wait_for_steps().parent / "owner.json").read_text())["group"]
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_a_step_before_the_divergence_is_trained_whenever_it_is_asked_for(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path, arm="step-linear")
+    late, _, _ = stage.run("6")
+    assert late["status"] == "diverged" and late["checkpoints"] == {} and late["diverged"]["step"] > 1
+    both, _, said = stage.run("1-6")
+    assert both["status"] == "diverged" and list(both["checkpoints"]) == ["1"] and "training from step 0 to 1" in said
+    assert stage.run("1")[0]["status"] == "ok"
+
+
+def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path)
+    record = json.loads(stage.base.read_text())
+    checkpoint = record["checkpoints"]["4"]
+    checkpoint["files"]["model.safetensors"] = "0" * 64
+    stage.base = tmp_path / "base.json"
+    stage.base.write_text(json.dumps(record))
+    process = stage.start("6")
+    assert "model.safetensors is not the file that was written" in process.communicate()[0]
+    assert process.returncode != 0
+
+    stage.base.write_text(json.dumps({**record, "status": "diverged", "checkpoints": {}, "diverged": {"step": 2}}))
+    assert stage.run("6")[0]["status"] == "diverged"
