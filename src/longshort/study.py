@@ -1012,7 +1012,7 @@ def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> Tw
     if reach < 1:
         raise StudyError(
             f"{where}: alignment.sampling_range = {alignment.sampling_range:g}: less than one token of lengths.train "
-            f"{length}; give {1 / length:.3g} or more"
+            f"{length}; give {math.ceil(1e6 / length) / 1e6:g} or more"
         )
     max_extra = min(reach, length - 1)
     multipliers = _multipliers(where, alignment.schedule, study, steps)

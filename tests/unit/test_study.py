@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from longshort import study
+from longshort.cli import app
 from tests.conftest import ROOT, TINY, run_snakemake, write_study
 
 
@@ -88,7 +90,13 @@ COMMIT = "give the commit, so that the study stays the same"
             ["evaluations.longbench_e", "max_length 128", "answer of 512", "give max_length 528"],
         ),
         (
-            {"evaluations__longbench_e": {"source": {"kind": "folder", "path": "gone"}, "max_length": 600}},
+            {
+                "evaluations__longbench_e": {
+                    "source": {"kind": "folder", "path": "gone"},
+                    "max_length": 64,
+                    "max_new_tokens": 4,
+                }
+            },
             ["evaluations.longbench_e.source.path = 'gone'", "no folder there"],
         ),
         ({"data__corpus__path": "gone"}, ["data.corpus.path = 'gone'", "no file there"]),
@@ -183,6 +191,14 @@ def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path) 
     assert "study tiny: seeds.0 = 'one'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "results").exists()
+
+
+@pytest.mark.parametrize("command", [["check"], ["tables", "--partial"]])
+def test_the_command_line_answers_a_mistake_without_a_traceback(config: Path, command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--study", "tinny"])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert "study 'tinny' is unknown: did you mean 'tiny'?" in str(done.exception) + done.output
+    assert not Path("results").exists()
 
 
 def test_equal_arms_are_one_run(config: Path) -> None:

@@ -111,7 +111,7 @@ def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path
     log = wait_for_steps()
     group = json.loads((log.parent / "owner.json").read_text())["group"]
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     os.killpg(group, 0)  # the training lives on, and the next stage waits for it
     record, rows, said = stage.run("600")
     assert "waiting:" in said and record["status"] == "ok"
@@ -122,7 +122,7 @@ def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path
     process = stage.start("600")
     group = json.loads((wait_for_steps().parent / "owner.json").read_text())["group"]
     process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process.wait()
     assert process.returncode != 0
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)

@@ -86,7 +86,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
 
 def _status(row: dict[str, Any]) -> str:
     """A number that is not finite comes from weights that are not: the training diverged at its last step."""
-    return "ok" if math.isfinite(row["value"]) or not row["n"] else "diverged"
+    return "ok" if not row["n"] or math.isfinite(row["value"]) else "diverged"
 
 
 def _load(checkpoint: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -191,6 +192,8 @@ def train(job: dict[str, Any]) -> None:
     spec = read_json(Path(job["spec"]))
     work, data = Path(job["work"]), Path(job["data"])
     arguments = arguments_of(job, spec)
+    # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
+    deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = tokenizers.load(spec["data"]["tokenizer"])
     separator = tokenizers.separator(tokenizer)
     alignment, training = spec.get("alignment"), spec["training"]
