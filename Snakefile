@@ -2,7 +2,7 @@ import os
 import sys
 from pathlib import Path
 
-from longshort import study
+from longshort import resolve
 from longshort.identity import code_hash
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
@@ -10,7 +10,7 @@ os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
-STUDY = study.load(config.get("study", "demo"))
+STUDY = resolve.load(config.get("study", "demo"))
 
 
 wildcard_constraints:

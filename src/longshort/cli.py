@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from longshort import study as studies
+from longshort import resolve
+from longshort.study import StudyError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="file in config/studies, without .yaml")]
@@ -49,10 +50,10 @@ def check(study: StudyOption = "demo") -> None:
     )
 
 
-def _load(study: str) -> studies.ResolvedStudy:
+def _load(study: str) -> resolve.ResolvedStudy:
     try:
-        return studies.load(study)
-    except studies.StudyError as error:
+        return resolve.load(study)
+    except StudyError as error:
         raise SystemExit(str(error)) from None
 
 

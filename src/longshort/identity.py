@@ -20,6 +20,8 @@ SOURCE = Path(__file__).resolve().parent
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
     "longshort.study",
+    "longshort.resolve",
+    "longshort.mistakes",
     "longshort.alignment.schedules",
     "longshort.alignment.divergences.kinds",
     # They name, record and write what others compute.

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from longshort import study
+from longshort import resolve, study
 from longshort.cli import app
 from tests.conftest import ROOT, TINY, run_snakemake, write_study
 
@@ -23,7 +23,7 @@ def config(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project / "config"
 
 
-def load(config: Path, **changes: object) -> study.ResolvedStudy:
+def load(config: Path, **changes: object) -> resolve.ResolvedStudy:
     values = copy.deepcopy(TINY)
     for path, value in changes.items():
         holder = values
@@ -32,7 +32,7 @@ def load(config: Path, **changes: object) -> study.ResolvedStudy:
             holder = holder[parent]
         holder[last] = value
     write_study(config.parent, values)
-    return study.load("tiny")
+    return resolve.load("tiny")
 
 
 def arms_yaml(config: Path, **arms: dict) -> None:
@@ -135,7 +135,7 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
     arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": [layer]}}})
     if valid:
         run = load(config, arms=["baseline", "chosen"]).arm_runs["chosen"][0]
-        assert study.load("tiny").runs[run].alignment.hidden.layers == [{0.5: 2, 1: 1, 2.0: 2}[layer]]
+        assert resolve.load("tiny").runs[run].alignment.hidden.layers == [{0.5: 2, 1: 1, 2.0: 2}[layer]]
     else:
         with pytest.raises(study.StudyError, match=r"arm chosen: alignment.hidden.layers = .* use 1..2"):
             load(config, arms=["baseline", "chosen"])
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: s
     path = config / "studies" / "tiny.yaml"
     path.write_bytes(path.read_bytes() + b"\n" + added + b"\n")
     with pytest.raises(study.StudyError, match=said):
-        study.load("tiny")
+        resolve.load("tiny")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: s
 def test_an_arm_that_no_study_uses_is_checked_too(config: Path, patch: dict, said: str) -> None:
     arms_yaml(config, unused=patch)
     with pytest.raises(study.StudyError, match=r"config/arms.yaml, arm unused: " + said):
-        study.load("tiny")
+        resolve.load("tiny")
 
 
 @pytest.mark.parametrize("content", ['{"train_batch_size": 8}', "[]", "{"])
@@ -265,8 +265,8 @@ def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -
 def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "config" / "studies").glob("*.yaml"):
-        study.load(path.stem)
-    demo = study.load("demo").study
+        resolve.load(path.stem)
+    demo = resolve.load("demo").study
     assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
     assert sorted(demo.checkpoints) == [demo.training.steps // 3, demo.training.steps]
     assert max(demo.evaluations.perplexity.lengths) == 8 * demo.lengths.train
@@ -279,7 +279,7 @@ def test_editor_schemas_are_up_to_date() -> None:
 
 def test_reading_a_study_imports_no_torch_and_no_engine() -> None:
     code = (
-        "import sys; from longshort import study, identity; study.load('demo'); "
+        "import sys; from longshort import resolve; resolve.load('demo'); "
         "sys.exit(bool({'torch', 'transformers', 'snakemake', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

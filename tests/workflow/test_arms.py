@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from longshort import study
+from longshort import resolve
 from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
@@ -36,7 +36,7 @@ SCHEDULES = {
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[study.ResolvedStudy, Path]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.ResolvedStudy, Path]:
     """All arms resolved, the corpus tokenised, the base made; DeepSpeed with one process in this one."""
     folder = tmp_path_factory.mktemp("arms")
     (folder / "config" / "studies").mkdir(parents=True)
@@ -55,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[study.ResolvedSt
     }
     values["data"] = {**TINY["data"], "corpus": {"kind": "text", "path": str(folder / "corpus")}}
     (folder / "config" / "studies" / "all.yaml").write_text(yaml.safe_dump(values))
-    resolved = study.load("all", folder / "config")
+    resolved = resolve.load("all", folder / "config")
     data_stage.prepare(json.loads(resolved.texts[resolved.data]), folder / "data")
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ[variable] = value
@@ -64,7 +64,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[study.ResolvedSt
     return resolved, folder
 
 
-def train(resolved: study.ResolvedStudy, folder: Path, run: str, steps: int, base: str | None) -> list[dict]:
+def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, base: str | None) -> list[dict]:
     work = folder / run
     work.mkdir(exist_ok=True)
     (work / "spec.json").write_text(resolved.texts[run])
@@ -86,7 +86,7 @@ def train(resolved: study.ResolvedStudy, folder: Path, run: str, steps: int, bas
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
-    prepared: tuple[study.ResolvedStudy, Path], arm: str
+    prepared: tuple[resolve.ResolvedStudy, Path], arm: str
 ) -> None:
     resolved, folder = prepared
     run = resolved.arm_runs[arm][0]
@@ -113,7 +113,7 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
     assert rows[0]["hidden"] == pytest.approx(first["hidden"], rel=1e-3)
 
 
-def first_step(resolved: study.ResolvedStudy, folder: Path, base: Path, patch: dict, arm: str) -> dict[str, float]:
+def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch: dict, arm: str) -> dict[str, float]:
     """The parts of the first batch's loss from the base's weights: plain forwards in float64, loops over positions."""
     max_extra = {"sampling-quarter": 8, "sampling-full": 31}.get(arm, 16)
     stream = TokenStream(folder / "data" / "train", 256)
@@ -156,7 +156,7 @@ def first_step(resolved: study.ResolvedStudy, folder: Path, base: Path, patch: d
     return parts
 
 
-def test_arms_end_with_different_weights(prepared: tuple[study.ResolvedStudy, Path]) -> None:
+def test_arms_end_with_different_weights(prepared: tuple[resolve.ResolvedStudy, Path]) -> None:
     """No option is without effect: what is another run has other weights, but for those that cannot differ."""
     resolved, folder = prepared
     finished = {run: folder / run / f"checkpoint-{STEPS}" / "model.safetensors" for run in resolved.runs}

@@ -1,0 +1,495 @@
+"""From configuration files to runs: reads, checks, and resolves every arm x seed to its specification.
+
+Imports no torch and no workflow engine: the Snakefile imports it, and every job parses the Snakefile.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from longshort.alignment import schedules
+from longshort.data import corpora
+from longshort.identity import canonical, code_hash, spec_id
+from longshort.mistakes import parse, parse_patch, short
+from longshort.study import (
+    Alignment,
+    Arm,
+    Arms,
+    Evaluation,
+    HiddenTerm,
+    OutputTerm,
+    Override,
+    PretrainedModel,
+    PretrainedTokenizer,
+    RunSpec,
+    Study,
+    StudyError,
+    TrainedModel,
+    Training,
+    TwoViews,
+)
+
+CONFIG = Path("config")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+TABLE_KINDS = ("parquet", "csv", "md", "tex")
+PLOTS_OF_METRICS = ("perplexity", "misalignment")
+PLOTS = ("training", "schedules")
+
+
+@dataclass(frozen=True)
+class ResolvedStudy:
+    """What the workflow wires: every specification by its id, and who needs which."""
+
+    name: str
+    study: Study
+    arms: dict[str, Arm]
+    runs: dict[str, RunSpec]
+    arm_runs: dict[str, dict[int, str]]
+    base: str
+    base_steps: int
+    data: str
+    evaluations: dict[str, tuple[str, Evaluation]]
+    texts: dict[str, str] = field(repr=False)
+
+    @property
+    def steps_key(self) -> str:
+        """The checkpoints as part of a file name: an added step asks for another file and invalidates none."""
+        return "-".join(str(step) for step in sorted(self.study.checkpoints))
+
+    def steps_of(self, run: str) -> str:
+        return str(self.base_steps) if run == self.base else self.steps_key
+
+    def record(self, run: str) -> str:
+        """The file that says how a run's training ended."""
+        return f"results/runs/{run}/training/{self.steps_of(run)}.json"
+
+    def base_record(self, run: str) -> list[str]:
+        """The record of the run that this one starts from; none for the base itself."""
+        base = self.runs[run].base
+        return [self.record(base)] if base else []
+
+    def training_code(self, run: str) -> str:
+        return code_hash("longshort.training.trainer", self.runs[run].modules)
+
+    def cpus(self, run: str) -> int:
+        training = self.runs[run].training
+        return training.processes * training.threads if training else 1
+
+    def execution(self, run: str, key: str) -> int:
+        """A setting that is no part of the identity, as the command line takes it (0 for none)."""
+        training = self.runs[run].training
+        return int(getattr(training, key) or 0) if training else 0
+
+    def measured(self) -> list[str]:
+        """Every evaluation of every run."""
+        return [
+            f"results/runs/{run}/{metric}/{identity}/{self.steps_of(run)}.parquet"
+            for run in self.runs
+            for metric, (identity, _) in self.evaluations.items()
+        ]
+
+    def corpus_files(self) -> list[str]:
+        """The files that the corpus is read from, where they are local and can change."""
+        corpus = self.study.data.corpus
+        return [str(path) for path in corpora.files(corpus.path)] if corpus.kind == "text" else []
+
+    def items(self) -> list[str]:
+        """The files that LongBench-E's items come from, besides the corpus."""
+        settings = self.study.evaluations.longbench_e
+        if settings is None:
+            return []
+        if settings.source.kind == "folder":
+            return sorted(str(path) for path in Path(settings.source.path).glob("*_e.jsonl"))
+        return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
+
+    def table_files(self) -> list[str]:
+        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.study.tables for kind in TABLE_KINDS]
+
+    def plot_files(self) -> list[str]:
+        """As results.plots draws them: those of a metric where it is evaluated."""
+        plots = [plot for plot in PLOTS_OF_METRICS if plot in self.evaluations] + [*PLOTS]
+        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in ("pdf", "png")]
+
+    def summary_text(self) -> str:
+        return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def summary(self) -> dict[str, Any]:
+        """All that the results stages know of the study."""
+        names = list(self.study.arms)
+        return {
+            "name": self.name,
+            "title": self.study.title,
+            "question": self.study.question,
+            "l_train": self.study.lengths.train,
+            "steps": self.study.training.steps,
+            "checkpoints": sorted(self.study.checkpoints),
+            "steps_key": self.steps_key,
+            "seeds": list(self.study.seeds),
+            "base": self.base,
+            "base_steps": self.base_steps,
+            "arms": [
+                {
+                    "name": name,
+                    "description": self.arms[name].description,
+                    "control": self.arms[name].control,
+                    "runs": {str(seed): run for seed, run in self.arm_runs[name].items()},
+                }
+                for name in names
+            ],
+            "evaluations": {
+                metric: {"id": identity, **canonical(evaluation.settings)}
+                for metric, (identity, evaluation) in self.evaluations.items()
+            },
+            "tables": [
+                {
+                    "name": name,
+                    "title": table.title,
+                    "arms": names if table.arms == "all" else table.arms,
+                    "compare_with": table.compare_with,
+                }
+                for name, table in self.study.tables.items()
+            ],
+        }
+
+
+def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
+    """Reads, checks and resolves a study.
+
+    Raises:
+        StudyError: with study, arm, key, value and remedy of every mistake found.
+    """
+    studies = sorted(path.stem for path in (config / "studies").glob("*.yaml"))
+    if name not in studies:
+        close = difflib.get_close_matches(str(name), studies, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
+    arms = parse(Arms, _read(config / "arms.yaml"), f"{config}/arms.yaml", None)
+    _check_arms(f"{config}/arms.yaml", arms)
+    study = parse(Study, _read(config / "studies" / f"{name}.yaml"), f"study {name}", None)
+    _check(name, study, arms)
+    _check_places(f"study {name}", study)
+    return _resolve(name, study, arms, config)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
+        if not isinstance(key, str | int | float):
+            raise StudyError(f"{line}: {short(key)} is no key; use a word or a number")
+        if key in seen:
+            raise StudyError(f"{line}: {key!r} stands there twice; write it once")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _UniqueKeys)
+    except StudyError:
+        raise
+    except FileNotFoundError:
+        raise StudyError(f"{path} is missing; restore it from the repository") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path} is no valid YAML: {error}") from None
+    except ValueError as error:  # what looks like a date or a number and is none
+        raise StudyError(f"{path}: {error}; put quotes around what is no date or number") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no mapping of keys; see config/README.md")
+    return content
+
+
+def _merge(base: Any, patch: Any) -> Any:
+    """Mappings merge key by key; one of another kind, and anything else, replaces."""
+    if not isinstance(base, dict) or not isinstance(patch, dict):
+        return patch
+    if "kind" in patch and patch["kind"] != base.get("kind"):
+        return patch
+    return {**base, **{key: _merge(base.get(key), value) for key, value in patch.items()}}
+
+
+def _check_arms(where: str, arms: Arms) -> None:
+    """Every arm, whether a study uses it or not: a mistake is found by who makes it."""
+    parse(Alignment, arms.alignment, where, "alignment")
+    for name, arm in arms.arms.items():
+        _check_name(where, name)
+        parse(Alignment, _merge(arms.alignment, arm.alignment), f"{where}, arm {name}", "alignment")
+        parse_patch(Training, arm.training, f"{where}, arm {name}", "training")
+        if arm.control == name:
+            raise StudyError(
+                f"{where}, arm {name}: control = {name!r}: an arm is no control of itself; name another arm, or none"
+            )
+
+
+def _check_name(where: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise StudyError(f"{where}: the name {name!r} would be a file name; use letters, digits and . + _ - only")
+
+
+def _check_places(where: str, study: Study) -> None:
+    """What the study takes from elsewhere is there, or named so that it stays the same."""
+    if study.data.corpus.kind == "text":
+        try:
+            corpora.files(study.data.corpus.path)
+        except ValueError as error:  # names key, value and remedy
+            raise StudyError(f"{where}: {error}") from None
+    longbench = study.evaluations.longbench_e
+    if longbench is not None and longbench.source.kind == "folder" and not Path(longbench.source.path).is_dir():
+        raise StudyError(
+            f"{where}: evaluations.longbench_e.source.path = {longbench.source.path!r}: no folder there; "
+            "give the folder of the official <task>_e.jsonl files"
+        )
+    for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
+        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer) or Path(chosen.name).is_dir():
+            continue
+        if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
+            raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
+        if chosen.revision is None:
+            raise StudyError(
+                f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
+                "give the commit, so that the study stays the same"
+            )
+
+
+def _check(name: str, study: Study, arms: Arms) -> None:
+    """What concerns more than one key."""
+    where = f"study {name}"
+    for table_name in study.tables:
+        _check_name(where, table_name)
+    for arm in study.arms:
+        if arm not in arms.arms:
+            close = difflib.get_close_matches(arm, arms.arms, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise StudyError(f"{where}: arms = {arm!r}: unknown arm; {hint}config/arms.yaml has {', '.join(arms.arms)}")
+        control = arms.arms[arm].control
+        if control is not None and control not in study.arms:
+            raise StudyError(f"{where}, arm {arm}: control = {control!r} is not among the study's arms; add it there")
+    for arm in study.overrides:
+        if arm not in study.arms:
+            raise StudyError(
+                f"{where}: overrides.{arm}: the study has no such arm; add it to arms or take the override out"
+            )
+    for table_name, table in study.tables.items():
+        for arm in table.arms if table.arms != "all" else []:
+            if arm not in study.arms:
+                raise StudyError(
+                    f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
+                    f"add it to arms, or name one of {', '.join(study.arms)}"
+                )
+        rows = study.arms if table.arms == "all" else table.arms
+        if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
+            raise StudyError(
+                f"{where}: tables.{table_name}.compare_with = 'control': none of its arms has a control; "
+                "use baseline, or give an arm of it a control in config/arms.yaml"
+            )
+        if table.compare_with == "baseline" and "baseline" not in study.arms:
+            raise StudyError(f"{where}: tables.{table_name}: compares with the arm baseline; add baseline to arms")
+    reach = study.model.max_length
+    asked = {"lengths.train": study.lengths.train}
+    ev = study.evaluations
+    if ev.perplexity:
+        asked["evaluations.perplexity.lengths"] = max(ev.perplexity.lengths)
+    if ev.misalignment and ev.misalignment.beyond:
+        asked["evaluations.misalignment.beyond"] = max(ev.misalignment.beyond) * study.lengths.train
+    if ev.longbench_e:
+        asked["evaluations.longbench_e.max_length"] = ev.longbench_e.max_length
+    for key, length in asked.items():
+        if length > reach:
+            raise StudyError(
+                f"{where}: {key} = {length} tokens: longer than the model can take (model.max_length {reach}); "
+                "lower it, or extend the model"
+            )
+
+
+def _resolve(name: str, study: Study, arms: Arms, config: Path) -> ResolvedStudy:
+    length = study.lengths.train
+    runs: dict[str, RunSpec] = {}
+
+    if isinstance(study.model, TrainedModel):
+        base_spec = RunSpec(
+            data=study.data,
+            length=length,
+            seed=study.model.seed,
+            architecture=study.model.architecture,
+            training=study.model.training,
+            deepspeed=_deepspeed(f"study {name}: model.training", study.model.training, config),
+        )
+        base_steps = study.model.training.steps
+    else:
+        base_spec = RunSpec(data=study.data, length=length, seed=0, pretrained=study.model)
+        base_steps = 0
+    base = spec_id(base_spec)
+    runs[base] = base_spec
+
+    shared = _merge(arms.alignment, study.alignment)
+    parse(Alignment, shared, f"study {name}", "alignment")  # the study's mistake, not its first arm's
+    arm_runs: dict[str, dict[int, str]] = {}
+    for arm_name in study.arms:
+        where = f"study {name}, arm {arm_name}"
+        arm = arms.arms[arm_name]
+        override = study.overrides.get(arm_name, Override())
+        merged = _merge(_merge(shared, arm.alignment), override.alignment)
+        alignment = parse(Alignment, merged, where, "alignment")
+        training_values = study.training.model_dump()
+        for patch in (arm.training, override.training):
+            training_values = _merge(training_values, patch)
+        training = parse(Training, training_values, where, "training")
+        for step in study.checkpoints:
+            if not 0 < step <= training.steps:
+                raise StudyError(
+                    f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
+                    "lower it or train longer"
+                )
+        two_views = _two_views(where, alignment, study, training.steps)
+        arm_runs[arm_name] = {}
+        for seed in study.seeds:
+            spec = RunSpec(
+                data=study.data,
+                length=length,
+                seed=seed,
+                base=base,
+                training=training,
+                deepspeed=_deepspeed(where, training, config),
+                alignment=two_views,
+            )
+            identity = spec_id(spec)
+            runs.setdefault(identity, spec)
+            arm_runs[arm_name][seed] = identity
+
+    evaluations = {}
+    for metric in ("perplexity", "misalignment", "longbench_e"):
+        settings = getattr(study.evaluations, metric)
+        if settings is not None:
+            evaluation = Evaluation(metric=metric, length=length, data=study.data, settings=settings)
+            evaluations[metric] = (spec_id(evaluation), evaluation)
+
+    data = spec_id(study.data)
+    texts = {data: _text(study.data), **{identity: _text(spec) for identity, spec in runs.items()}}
+    texts.update({identity: _text(evaluation) for identity, evaluation in evaluations.values()})
+    resolved_arms = {arm_name: arms.arms[arm_name] for arm_name in study.arms}
+    return ResolvedStudy(name, study, resolved_arms, runs, arm_runs, base, base_steps, data, evaluations, texts)
+
+
+def _text(spec: BaseModel) -> str:
+    return json.dumps(canonical(spec), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def _deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:
+    folder = config / "deepspeed"
+    path = folder / f"{training.deepspeed}.json"
+    if not NAME.fullmatch(training.deepspeed) or not path.exists():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
+        raise StudyError(f"{where}: training.deepspeed = {training.deepspeed!r}: {folder} holds {known}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        raise StudyError(f"{path} is no valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no JSON object; see the other files of {folder}")
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if content.get(key) != "auto":
+            raise StudyError(
+                f"{path}: {key} = {short(content.get(key))}: the study's training says the batch; give 'auto'"
+            )
+    return content
+
+
+def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> TwoViews:
+    length = study.lengths.train
+    # 0.29 * 100 is 28.999...: a product that is a whole number but for its last bit is that number.
+    reach = math.floor(alignment.sampling_range * length + 1e-9)
+    if reach < 1:
+        raise StudyError(
+            f"{where}: alignment.sampling_range = {alignment.sampling_range:g}: less than one token of lengths.train "
+            f"{length}; give {math.ceil(1e6 / length) / 1e6:g} or more"
+        )
+    max_extra = min(reach, length - 1)
+    multipliers = _multipliers(where, alignment.schedule, study, steps)
+    output = hidden = None
+    # A weight of 0 at every step is no term, whether alpha or the schedule says so.
+    if weights := _weights(alignment.alpha, multipliers):
+        output = OutputTerm(
+            alpha=weights,
+            divergence=alignment.divergence,
+            stop_gradient=alignment.stop_gradient,
+        )
+    if alignment.hidden is not None and (weights := _weights(alignment.hidden.alpha, multipliers)):
+        lens = alignment.hidden.distance == "logit-lens"
+        hidden = HiddenTerm(
+            alpha=weights,
+            layers=_layers(where, alignment.hidden.layers, study.model.layers),
+            distance=alignment.hidden.distance,
+            divergence=alignment.divergence if lens else None,
+            # A distance of states has no targets to hold constant.
+            stop_gradient="none" if alignment.stop_gradient == "targets" and not lens else alignment.stop_gradient,
+        )
+    # Without a term to weigh nothing of the overlap is used: all such arms are the same run.
+    overlap = alignment.overlap if output or hidden else None
+    return TwoViews(
+        max_extra=max_extra, sampling_per=alignment.sampling_per, overlap=overlap, output=output, hidden=hidden
+    )
+
+
+def _weights(alpha: float, multipliers: list[float]) -> float | list[float]:
+    values = schedules.rounded([alpha * multiplier for multiplier in multipliers])
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _multipliers(where: str, schedule: Any, study: Study, steps: int) -> list[float]:
+    if schedule.kind == "constant":
+        return [1.0] * steps
+    if schedule.kind == "mean-of":
+        return [schedules.mean(_multipliers(where, schedule.schedule, study, steps))] * steps
+    if schedule.kind in ("ratio", "ratio-curriculum"):
+        l_test = schedule.l_test or study.lengths.test
+        if l_test is None:
+            raise StudyError(
+                f"{where}: alignment.schedule.l_test = null: a {schedule.kind} schedule needs a test length; "
+                "give l_test there or lengths.test in the study"
+            )
+        l_train = study.lengths.train
+        if schedule.kind == "ratio":
+            return [schedules.ratio(l_test, l_train, schedule.power)] * steps
+        return [schedules.ratio_curriculum(step, steps, l_test, l_train, schedule.power) for step in range(steps)]
+    shape = {"linear": schedules.linear, "cosine": schedules.cosine, "exponential": schedules.exponential}[
+        schedule.kind
+    ]
+    values = [shape(step, steps, schedule.start, schedule.end) for step in range(steps)]
+    return values if schedule.mean is None else schedules.scaled_to_mean(values, schedule.mean)
+
+
+def _layers(where: str, chosen: list[float], depth: int) -> list[int]:
+    layers = []
+    for value in chosen:
+        layer = max(1, min(depth - 1, round(value * depth))) if 0 < value < 1 else int(value)
+        if (value >= 1 and value != int(value)) or not 1 <= layer <= depth - 1:
+            raise StudyError(
+                f"{where}: alignment.hidden.layers = {value:g}: out of range; the model has {depth} blocks, "
+                f"use 1..{depth - 1}, or a fraction of the depth between 0 and 1"
+            )
+        layers.append(layer)
+    if len(set(layers)) < len(layers):
+        raise StudyError(
+            f"{where}: alignment.hidden.layers = {chosen}: two of them are block {layers[0]}; name it once"
+        )
+    return layers
