@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longshort import resolve
+from longshort.publish import read_json
 from longshort.study import StudyError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -32,7 +35,7 @@ def tables(
     if not path.exists():
         known = ", ".join(sorted(found.stem for found in folder.glob("*.md"))) or "none yet"
         raise SystemExit(f"{path} does not exist (tables there: {known}); run `snakemake all --config study={study}`")
-    typer.echo(path.read_text())
+    typer.echo(_fitted(folder if partial else results, results / "study.json", show) or path.read_text())
     if partial:
         typer.echo(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
     else:
@@ -48,6 +51,17 @@ def check(study: StudyOption = "demo") -> None:
         f"study {study}: {arms} arms x {len(resolved.study.seeds)} seeds, {len(resolved.runs)} different runs "
         f"(the base included), checkpoints {resolved.steps_key}"
     )
+
+
+def _fitted(metrics: Path, study: Path, table: str) -> str | None:
+    """The table in blocks of columns that fit the terminal; None where there is no narrow terminal."""
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or width >= 200 or not study.exists():
+        return None
+    from longshort.results import tables
+    from longshort.results.metrics import read_metrics
+
+    return tables.format_table(read_metrics(metrics / "metrics.parquet"), read_json(study), table, max(width, 100))
 
 
 def _load(study: str) -> resolve.ResolvedStudy:

@@ -23,7 +23,7 @@ from longshort.publish import read_json, write_atomic
 from longshort.results import statistics
 from longshort.results.metrics import BASE, BASE_SEED, read_metrics
 
-TERMINAL_WIDTH = 200
+WIDTH = 200  # characters of the widest .md table
 
 
 class Column(NamedTuple):
@@ -284,7 +284,9 @@ def _cells(rows: list[Any], decimals: int, markup: str) -> list[str]:
     ]
 
 
-def _printed(tidy: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], markup: str) -> list[pd.DataFrame]:
+def _printed(
+    tidy: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], markup: str, limit: int = WIDTH
+) -> list[pd.DataFrame]:
     """The table as text, in blocks of columns that fit a terminal; each block repeats step and arm."""
     keys = list(dict.fromkeys(zip(tidy["step"], tidy["arm"], strict=True)))
     head: dict[str, list[str]] = {"step": [str(step) for step, _ in keys], "arm": [arm for _, arm in keys]}
@@ -299,7 +301,7 @@ def _printed(tidy: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], m
     frames = []
     for block in blocks.values():
         width = _width(head) + _width(block)
-        parts = -(-_width(block) // (TERMINAL_WIDTH - _width(head))) if width > TERMINAL_WIDTH and markup == "md" else 1
+        parts = -(-_width(block) // (limit - _width(head))) if width > limit and markup == "md" else 1
         for headers in np.array_split(np.array(list(block)), parts):
             frames.append(pd.DataFrame(head | {header: block[header] for header in headers.tolist()}))
     return frames
@@ -309,11 +311,14 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(3 + max(len(text) for text in [header, *texts]) for header, texts in columns.items())
 
 
-def format_table(metrics: pd.DataFrame, study: dict[str, Any], name: str = "main") -> str:
-    """The table `name` of the study with its notes, as markdown whose columns are aligned for a terminal."""
+def format_table(metrics: pd.DataFrame, study: dict[str, Any], name: str = "main", width: int = WIDTH) -> str:
+    """The table `name` of the study with its notes, as markdown whose columns are aligned for a terminal.
+
+    What is wider than `width` characters is divided into blocks of columns, one below the other.
+    """
     table = table_of(study, name)
     tidy = tidy_table(metrics, study, table)
-    blocks = [_markdown(frame) for frame in _printed(tidy, study, table, "md")]
+    blocks = [_markdown(frame) for frame in _printed(tidy, study, table, "md", width)]
     notes = "\n".join(f"- {note}" for note in notes_of(metrics, study, table, tidy))
     return "\n\n".join([f"### {table['title']}", *blocks, notes]) + "\n"
 
