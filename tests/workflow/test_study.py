@@ -11,7 +11,7 @@ import pandas
 import yaml
 
 from longshort.evaluation.prompts import TASKS
-from tests.conftest import TINY, make_project, run_snakemake
+from tests.conftest import TINY, make_project, planned, run_snakemake
 
 
 def metrics_of(project: Path) -> pandas.DataFrame:
@@ -92,3 +92,27 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     assert "perplexity needs 1000000 test documents" in logs and "evaluations.perplexity.documents" in logs
     table = (finished_copy / "results/tiny/partial/main.md").read_text()
     assert "missing" in table and "baseline" in table
+
+
+def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
+    base = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]["path"]
+    model = tmp_path / "model"
+    shutil.copytree(
+        finished / base, model, ignore=shutil.ignore_patterns("global_step*", "*.pt", "*.pth", "*manifest*")
+    )
+    study = {**TINY, "model": {"kind": "pretrained", "name": str(model), "layers": 3, "max_length": 128}}
+    study = {**study, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
+    project = make_project(tmp_path / "project", study)
+    run_snakemake(project, "all")
+    metrics = metrics_of(project)
+    values = metrics[(metrics["metric"] == "perplexity") & (metrics["length"] == 32)].set_index(["arm", "step"])[
+        "value"
+    ]
+    assert set(values.index) == {("(base)", 0), ("baseline", 2), ("baseline", 6)} and values.is_unique
+    assert planned(project) == {}
+    (model / "model.safetensors").unlink()
+    shutil.rmtree(project / "results")
+    done = run_snakemake(project, "all", check=False)
+    assert done.returncode != 0
+    logs = "".join(path.read_text() for path in project.glob("results/runs/*/training/0.log"))
+    assert "holds no .safetensors file; only those are loaded" in logs
