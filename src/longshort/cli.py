@@ -27,15 +27,22 @@ def tables(
     ] = False,
 ) -> None:
     """Print a table of a study; with --partial, make all tables from what exists first."""
+    resolved = _load(study)
     results = Path("results") / study
+    if show not in resolved.tables:
+        raise SystemExit(f"study {study} has no table {show!r}; it has {', '.join(resolved.tables)}")
     folder = results / ("partial" if partial else "tables")
     if partial:
         _make_partial_tables(study, folder)
     path = folder / f"{show}.md"
     if not path.exists():
-        known = ", ".join(sorted(found.stem for found in folder.glob("*.md"))) or "none yet"
-        raise SystemExit(f"{path} does not exist (tables there: {known}); run `snakemake all --config study={study}`")
+        raise SystemExit(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
     typer.echo(_fitted(folder if partial else results, results / "study.json", show) or path.read_text())
+    made_from = results / "study.json"
+    if not partial and made_from.exists() and read_json(made_from) != json.loads(resolved.summary_text()):
+        typer.echo(
+            "The configuration has changed since this table was made: run snakemake again to bring it up to date."
+        )
     if partial:
         typer.echo(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
     else:

@@ -33,6 +33,7 @@ from longshort.study import (
     RunSpec,
     Study,
     StudyError,
+    Table,
     TrainedModel,
     Training,
     TwoViews,
@@ -58,6 +59,7 @@ class ResolvedStudy:
     base_steps: int
     data: str
     evaluations: dict[str, tuple[str, Evaluation]]
+    tables: dict[str, Table]
     texts: dict[str, str] = field(repr=False)
 
     @property
@@ -112,7 +114,7 @@ class ResolvedStudy:
         return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
 
     def table_files(self) -> list[str]:
-        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.study.tables for kind in TABLE_KINDS]
+        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in TABLE_KINDS]
 
     def plot_files(self) -> list[str]:
         """As results.plots draws them: those of a metric where it is evaluated."""
@@ -156,7 +158,7 @@ class ResolvedStudy:
                     "arms": names if table.arms == "all" else table.arms,
                     "compare_with": table.compare_with,
                 }
-                for name, table in self.study.tables.items()
+                for name, table in self.tables.items()
             ],
         }
 
@@ -175,9 +177,10 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     arms = parse(Arms, _read(config / "arms.yaml"), f"{config}/arms.yaml", None)
     _check_arms(f"{config}/arms.yaml", arms)
     study = parse(Study, _read(config / "studies" / f"{name}.yaml"), f"study {name}", None)
-    _check(name, study, arms)
+    tables = _tables(study, arms)
+    _check(name, study, arms, tables)
     _check_places(f"study {name}", study)
-    return _resolve(name, study, arms, config)
+    return _resolve(name, study, arms, tables, config)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -239,6 +242,12 @@ def _check_arms(where: str, arms: Arms) -> None:
             raise StudyError(
                 f"{where}, arm {name}: control = {name!r}: an arm is no control of itself; name another arm, or none"
             )
+    for name, table in arms.tables.items():
+        for arm_name in table.arms if table.arms != "all" else []:
+            if arm_name not in arms.arms:
+                raise StudyError(
+                    f"{where}: tables.{name}.arms = {arm_name!r}: no such arm here; add it, or take it out"
+                )
 
 
 def _check_name(where: str, name: str) -> None:
@@ -271,11 +280,22 @@ def _check_places(where: str, study: Study) -> None:
             )
 
 
-def _check(name: str, study: Study, arms: Arms) -> None:
+def _tables(study: Study, arms: Arms) -> dict[str, Table]:
+    """The study's tables: the shared ones that have something to show here, and its own."""
+    tables = {}
+    for name, table in arms.tables.items():
+        if table.arms == "all":
+            tables[name] = table
+            continue
+        rows = [arm for arm in table.arms if arm in study.arms]
+        if set(rows) - {"baseline", "constant"}:
+            tables[name] = table.model_copy(update={"arms": rows})
+    return {**tables, **study.tables}
+
+
+def _check(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> None:
     """What concerns more than one key."""
     where = f"study {name}"
-    for table_name in study.tables:
-        _check_name(where, table_name)
     for arm in study.arms:
         if arm not in arms.arms:
             close = difflib.get_close_matches(arm, arms.arms, n=1)
@@ -289,7 +309,10 @@ def _check(name: str, study: Study, arms: Arms) -> None:
             raise StudyError(
                 f"{where}: overrides.{arm}: the study has no such arm; add it to arms or take the override out"
             )
-    for table_name, table in study.tables.items():
+    if not tables:
+        raise StudyError(f"{where}: tables is empty and config/arms.yaml has none that fits; give one")
+    for table_name, table in tables.items():
+        _check_name(where, table_name)
         for arm in table.arms if table.arms != "all" else []:
             if arm not in study.arms:
                 raise StudyError(
@@ -321,7 +344,7 @@ def _check(name: str, study: Study, arms: Arms) -> None:
             )
 
 
-def _resolve(name: str, study: Study, arms: Arms, config: Path) -> ResolvedStudy:
+def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], config: Path) -> ResolvedStudy:
     length = study.lengths.train
     runs: dict[str, RunSpec] = {}
 
@@ -387,7 +410,7 @@ def _resolve(name: str, study: Study, arms: Arms, config: Path) -> ResolvedStudy
     texts = {data: _text(study.data), **{identity: _text(spec) for identity, spec in runs.items()}}
     texts.update({identity: _text(evaluation) for identity, evaluation in evaluations.values()})
     resolved_arms = {arm_name: arms.arms[arm_name] for arm_name in study.arms}
-    return ResolvedStudy(name, study, resolved_arms, runs, arm_runs, base, base_steps, data, evaluations, texts)
+    return ResolvedStudy(name, study, resolved_arms, runs, arm_runs, base, base_steps, data, evaluations, tables, texts)
 
 
 def _text(spec: BaseModel) -> str:

@@ -435,7 +435,9 @@ class Study(Strict):
     arms: list[str] = Field(min_length=1, description="names of config/arms.yaml, in the order of the tables")
     overrides: dict[str, Override] = Field({}, description="patches of single arms, for this study only")
     evaluations: Evaluations = Field(description="metrics")
-    tables: dict[str, Table] = Field(min_length=1, description="tables by name")
+    tables: dict[str, Table] = Field(
+        {}, description="tables of this study alone, or in place of a shared one of config/arms.yaml"
+    )
 
     _all_once = field_validator("seeds", "arms", "checkpoints")(_distinct)
 
@@ -454,6 +456,9 @@ class Arms(Strict):
 
     alignment: dict[str, Any] = Field(description="what every arm starts from")
     arms: dict[str, Arm] = Field(description="the arms by name")
+    tables: dict[str, Table] = Field(
+        {}, description="shared tables: a study makes those of whose arms it has more than baseline and constant"
+    )
 
 
 # ---- what a run is --------------------------------------------------------------------------------------------------

@@ -134,6 +134,9 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     assert manifest["left_out"] == {"empty": 1, "not UTF-8": 1, "no text": 2}
     assert sum(split["documents"] for split in manifest["splits"].values()) == 24
 
+    sources = json.loads((tmp_path / "out" / "sources.json").read_text())
+    assert {name for split in sources.values() for name in split} >= {"0.txt", "rows.jsonl#0", "rows.parquet#2"}
+
     again = prepare(tmp_path, "again")
     assert again["content"] == manifest["content"]
     (folder / "0.txt").write_text("document x")

@@ -249,7 +249,7 @@ def test_markdown_is_aligned_and_fits_a_terminal(metrics: pd.DataFrame, study: d
     wide = study | {"evaluations": study["evaluations"] | long}
     for block in tables.format_table(metrics, wide).split("\n\n")[1:-1]:
         widths = {len(line) for line in block.splitlines()}
-        assert len(widths) == 1 and max(widths) <= tables.TERMINAL_WIDTH
+        assert len(widths) == 1 and max(widths) <= tables.WIDTH
 
 
 def test_plots_are_drawn_repeatable_and_embed_fonts(
@@ -280,7 +280,21 @@ def test_plots_name_every_arm(metrics: pd.DataFrame, study: dict[str, Any]) -> N
     for label in ["baseline", "constant = twin", "broken\ndiverged (1 of 2)", "step_linear\nmissing"]:
         assert texts.count(label) == 2  # once a panel
     figure = plots.draw_training(gone, study)
-    assert "step_linear: missing" in [text.get_text() for text in figure.axes[0].texts]
+    assert "step_linear: missing" in [text.get_text() for text in figure.axes[1].texts]
+
+
+def test_misalignment_inside_is_not_joined_to_beyond(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    l_train = study["l_train"]
+    for axes in plots.draw_misalignment(metrics, study).axes:
+        lines = [line.get_xdata() for line in axes.get_lines() if line.get_transform() == axes.transData]
+        ends = [(min(x), max(x)) for x in map(np.asarray, lines) if len(x) > 1 and x.min() > 1]
+        assert all(low > 1.5 * l_train or high < 1.5 * l_train for low, high in ends)
+
+
+def test_curves_far_above_the_rest_get_their_own_axis() -> None:
+    curves = {name: pd.Series(values) for name, values in {"a": [1.0, 2.0], "b": [9.0, 8.5], "c": [2.0, 1.0]}.items()}
+    assert plots.far_above(curves) == ["b"]
+    assert plots.far_above({"a": curves["a"], "c": curves["c"]}) == [] == plots.far_above({})
 
 
 def test_looks_are_distinct_in_grey_too() -> None:

@@ -235,6 +235,12 @@ def test_the_sampling_range_is_rounded_down_to_tokens(config: Path, share: float
     assert resolved.runs[resolved.arm_runs["constant"][0]].alignment.max_extra == most
 
 
+def test_a_shared_table_is_made_of_the_arms_that_the_study_has(config: Path) -> None:
+    tables = load(config, arms=["baseline", "constant", "alpha-1.0", "alpha-0.3"], tables={}).tables
+    assert list(tables) == ["main", "alpha"]
+    assert tables["alpha"].arms == ["baseline", "alpha-0.3", "alpha-1.0"]
+
+
 def test_baseline_does_not_depend_on_what_it_leaves_out(config: Path) -> None:
     plain = load(config).arm_runs["baseline"]
     other = load(

@@ -72,6 +72,12 @@ class AlignmentHead(nn.Linear):
     capture: LayerCapture | None
     norm: list[nn.Module]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of PARTS that this run measures."""
+        unmeasured = {"divergence": self.terms.output is None, "hidden": not self.terms.layers}
+        return tuple(part for part in PARTS if not unmeasured.get(part))
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.batch is None:
             return super().forward(hidden_states)

@@ -1,7 +1,7 @@
 """Stage: corpus -> tokens. `python -m longshort.data --spec FILE --out DIR`
 
-Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train) and, last, DIR/manifest.json with
-the hash of every split's content.
+Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train), DIR/sources.json (the hash of every
+document) and, last, DIR/manifest.json (documents, tokens and hash of every split, what was left out).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         features=Features({**everything.features, "input_ids": List(Value("int32"))}),
         desc="tokenise",
     )
-    splits = {}
+    splits, sources = {}, {}
     for split in SPLITS:
         chosen = tokenised.select([row for row, name in enumerate(tokenised["split"]) if name == split])
         if not len(chosen) and not (split == "validation" and not spec["validation"]):
@@ -60,21 +60,24 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         chosen = chosen.select_columns(columns)
         with folder_in_place(out / split) as folder:
             chosen.save_to_disk(str(folder))
-        splits[split] = _content(chosen)
+        splits[split], sources[split] = _content(chosen)
+    write_json(out / "sources.json", sources)
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
     return {"spec": spec, "splits": splits, "left_out": dict(left_out), "content": content}
 
 
-def _content(split: Any) -> dict[str, Any]:
-    """Counts and the hash of names and tokens: equal content has an equal hash, whatever the files look like."""
+def _content(split: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Counts and the hash of names and tokens, and the hash of each document by its name: equal content has an equal
+    hash, whatever the files look like."""
     total = hashlib.sha256()
-    tokens = 0
+    tokens, documents = 0, {}
     for row in split.with_format("numpy", columns=["input_ids"], output_all_columns=True):
         ids = np.ascontiguousarray(row["input_ids"], dtype="<i4")
         total.update(f"{row['name']}\0{len(ids)}\0".encode())
         total.update(ids.tobytes())
+        documents[row["name"]] = hashlib.sha256(ids.tobytes()).hexdigest()
         tokens += len(ids)
-    return {"documents": len(split), "tokens": tokens, "sha256": total.hexdigest()}
+    return {"documents": len(split), "tokens": tokens, "sha256": total.hexdigest()}, documents
 
 
 def main() -> None:

@@ -93,8 +93,11 @@ def _missing(metric: str, steps: str) -> pandas.DataFrame:
 
 
 def link_arms(study: dict[str, Any], out: Path) -> None:
-    """results/<study>/arms/<arm>/seed-<seed> -> results/runs/<id>, for people. Links of arms and seeds that the study
-    no longer has are removed; what is no link stays."""
+    """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people. Links of arms
+    and seeds that the study no longer has are removed; what is no link stays."""
+    base = out / "base"
+    base.unlink(missing_ok=True)
+    base.symlink_to(os.path.join("..", "runs", study["base"]))
     wanted = {(arm["name"], f"seed-{seed}") for arm in study["arms"] for seed in arm["runs"]}
     for folder in (out / "arms").glob("*"):
         links = [link for link in folder.glob("*") if link.is_symlink()]

@@ -31,9 +31,11 @@ from longshort.results.metrics import BASE, BASE_SEED, read_metrics
 WIDTH = 7.0
 LABEL_SIZE = 6.5
 RIGHT_PANEL = "Right: paired by seed; points are shifted sideways for legibility."
+LONGER = "length of the longer context (tokens)"
 LABEL_OFFSET = 0.39  # inches from the axes to the text, past the sample of the line
 # Okabe and Ito's palette less black (the reference) and yellow (too faint on white), then three dark ones after
 # Tol. 9 colours, 11 markers and 4 lines have no common divisor: arms that share one of them differ in the others.
+REFERENCE_COLOUR = "black"
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F4F24", "#332288", "#999933"]
 MARKERS = ["s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
 LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2))]
@@ -65,7 +67,7 @@ def looks_of(study: dict[str, Any]) -> dict[str, Look]:
         names = same.get(name, [name])
         label = " = ".join(names)
         if reference in names:
-            looks[name] = Look(label, "black", "o", "-")
+            looks[name] = Look(label, REFERENCE_COLOUR, "o", "-")
         elif name not in hidden:
             looks[name] = Look(
                 label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], LINES[place % len(LINES)]
@@ -166,6 +168,8 @@ def length_axis(axes: Axes, lengths: Sequence[int], l_train: int, name: str) -> 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(name)
+    if not min(lengths) <= l_train <= max(lengths):
+        return
     axes.axvline(l_train, color="0.45", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
     axes.text(
         l_train, 1.01, "training length", fontsize=6, color="0.35", va="bottom", ha="center",
@@ -174,6 +178,7 @@ def length_axis(axes: Axes, lengths: Sequence[int], l_train: int, name: str) -> 
 
 
 def log_axis(axes: Axes) -> None:
+    """A logarithmic y axis that ends at labelled ticks, so that every value lies between two."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = np.log10(high / low)
@@ -181,8 +186,16 @@ def log_axis(axes: Axes) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     elif decades < 1:
         axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 4, 5, 6, 8]))
+    elif decades < 1.6:
+        axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 5, 7]))
     else:
         axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 5] if decades < 3 else [1]))
+    ticks = [float(tick) for tick in axes.yaxis.get_major_locator().tick_values(low, high) if tick > 0]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))  # else the wider axis would choose others
+    axes.set_ylim(
+        max((tick for tick in ticks if tick <= low), default=low),
+        min((tick for tick in ticks if tick >= high), default=high),
+    )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -242,12 +255,13 @@ def against_length(
         if against is not None:
             values = against(values, reference)
         # Whiskers side by side instead of on top of each other.
-        shift = 2 ** (0.22 * (place / max(len(looks) - 1, 1) - 0.5)) if against is not None else 1.0
+        beside = against is not None or len(lengths) == 1
+        shift = 2 ** (0.22 * (place / max(len(looks) - 1, 1) - 0.5)) if beside else 1.0
         endings.append(curve(axes, x, values, look, shift))
     if against is None:
         base = evaluated(rows, BASE, 0, metric, lengths, [BASE_SEED])
         if base.notna().any(axis=None):
-            endings.append(curve(axes, x, base, Look("base model", "0.55", "", (0, (1, 2)))))
+            endings.append(curve(axes, x, base, Look("base model", "0.55", "+", (0, (1, 2)))))
     return endings
 
 
@@ -286,25 +300,40 @@ def draw_perplexity(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
 
 
 def draw_misalignment(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """The training length stands apart: there both contexts are inside the training range."""
     l_train = int(study["l_train"])
-    lengths = [l_train] + sorted(l_train * int(factor) for factor in study["evaluations"]["misalignment"]["beyond"])
+    beyond = sorted(l_train * int(factor) for factor in study["evaluations"]["misalignment"]["beyond"])
+    reference = reference_arm(study)
     footer = (
-        f"Step {study['checkpoints'][-1]}; {seeds_text(study)}. At {l_train} both contexts are {l_train // 2} "
-        f"to {l_train} tokens long, beyond it one of the two is that long.\n"
-        f"{RIGHT_PANEL} SCE is mostly entropy: judge alignment by the symmetric KL."
+        f"Step {study['checkpoints'][-1]}; {seeds_text(study)}. At {l_train} (not joined, at the left on its own "
+        f"scale) both contexts are {l_train // 2} to {l_train}\n"
+        f"tokens long, beyond it one of the two is that long. {RIGHT_PANEL}\n"
+        "SCE is mostly entropy: judge alignment by the symmetric KL."
     )
     figure, axes = panels(4, 2, labels_of(study, metrics), footer)
     for row, (metric, name) in enumerate({"symkl": "symmetric KL", "sce": "SCE"}.items()):
         left, right = axes[2 * row : 2 * row + 2]
-        endings = against_length(left, metrics, study, metric, lengths)
-        length_axis(left, lengths, l_train, "length of the longer context (tokens)")
+        endings = against_length(left, metrics, study, metric, beyond or [l_train])
+        length_axis(left, beyond or [l_train], l_train, LONGER)
         log_axis(left)
-        left.set_ylabel(f"{name} (nats)")
+        inside = left
+        if beyond:
+            box = left.get_position()
+            narrow, gap = 0.4 / WIDTH, 0.28 / WIDTH
+            wide = box.width - narrow - gap
+            inside = figure.add_axes((box.x0, box.y0, narrow, box.height))
+            left.set_position((box.x1 - wide, box.y0, wide, box.height))
+            left.xaxis.label.set_x(1 - box.width / wide / 2)  # under both
+            against_length(inside, metrics, study, metric, [l_train])
+            length_axis(inside, [l_train], l_train, "")
+            log_axis(inside)
+            against_length(right, metrics, study, metric, [l_train], percent_of)
+        inside.set_ylabel(f"{name} (nats)")
         label_endings(left, endings)
         right.axhline(0, color="black", linewidth=0.6, zorder=0.6)
-        endings = against_length(right, metrics, study, metric, lengths, percent_of)
-        length_axis(right, lengths, l_train, "length of the longer context (tokens)")
-        right.set_ylabel(f"{name}, difference to {reference_arm(study)} (%)")
+        endings = against_length(right, metrics, study, metric, beyond or [l_train], percent_of)
+        length_axis(right, [l_train, *beyond], l_train, LONGER)
+        right.set_ylabel(f"{name}, difference to {reference} (%)")
         label_endings(right, endings)
     return figure
 
@@ -323,6 +352,15 @@ def smooth(values: pd.Series, window: int) -> pd.Series:
     return values.rolling(window, center=True, min_periods=1).mean().where(values.notna())
 
 
+def far_above(drawn: dict[str, pd.Series]) -> list[str]:
+    """The arms whose curves lie wholly above four times those of the rest: another kind of divergence."""
+    order = sorted(drawn, key=lambda arm: float(drawn[arm].mean()))
+    for place in range(1, len(order)):
+        if min(drawn[arm].min() for arm in order[place:]) > 4 * max(drawn[arm].max() for arm in order[:place]):
+            return order[place:]
+    return []
+
+
 def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     looks = looks_of(study)
     reference = reference_arm(study)
@@ -331,23 +369,25 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     footer = (
         f"Mean over seeds, smoothed by a centred moving mean over {window} steps; grey: {reference} as logged. A "
         "curve ends where one of its seeds diverged.\n"
-        "Divergence and hidden divergence are each arm's own kind, without its weight; arms that do not measure "
+        "Divergence and hidden distance are each arm's own kind, without its weight; arms that do not measure "
         "one are not drawn."
     )
     reference_ce = training_curve(metrics, reference, "ce")
     wanted = {
         "cross-entropy (nats/token)": "ce",
         f"cross-entropy, difference to {reference} (nats/token)": "ce",
-        "divergence (nats)": "divergence",
-        "hidden divergence": "hidden",
+        "divergence, unweighted (nats)": "divergence",
+        "hidden distance, unweighted": "hidden",
     }
     curves: dict[str, dict[str, pd.Series]] = {}
     for title, metric in wanted.items():
         curves[title] = {}
-        for arm in looks:
+        for arm, look in looks.items():
             by_seed = training_curve(metrics, arm, metric)
             if "difference" in title:
                 by_seed = by_seed - reference_ce
+            elif metric == "ce" and look.colour != REFERENCE_COLOUR:
+                continue
             mean = by_seed.mean(axis=1, skipna=False)
             if metric in ("divergence", "hidden"):
                 mean = mean.where(mean > 0)
@@ -355,12 +395,8 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 curves[title][arm] = mean
     curves = {title: drawn for title, drawn in curves.items() if drawn or "ce" == wanted[title]}
     figure, axes = panels(len(curves), 2, labels_of(study, metrics), footer)
-    for panel, (title, drawn) in zip(axes, curves.items(), strict=True):
-        endings = []
-        if "difference" not in title and wanted[title] == "ce" and reference in drawn:
-            panel.plot(drawn[reference].index, drawn[reference], color="0.75", linewidth=0.5, zorder=0.8)
-        if wanted[title] == "ce":
-            endings += [missing(look) for arm, look in looks.items() if arm not in drawn]
+
+    def draw(panel: Axes, drawn: dict[str, pd.Series], endings: list[Ending], log: bool) -> None:
         for place, (arm, mean) in enumerate(drawn.items()):
             look = looks[arm]
             gone = sum((arm, int(seed)) in diverged for seed in study["seeds"])
@@ -374,11 +410,29 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
             )  # fmt: skip
             endings.append(Ending(float(line.index[-1]), float(line.iloc[-1]), look))
         panel.set_xlim(0, int(study["steps"]))
-        panel.set_xlabel("optimiser step")
-        panel.set_ylabel(title, fontsize=7)
-        if wanted[title] != "ce":
+        if log:
             log_axis(panel)
         label_endings(panel, endings)
+
+    for panel, (title, drawn) in zip(axes, curves.items(), strict=True):
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel(title, fontsize=7)
+        endings = []
+        if "difference" in title:
+            endings = [missing(look) for arm, look in looks.items() if arm not in drawn]
+        elif wanted[title] == "ce":
+            endings = [missing(look) for look in looks.values() if look.colour == REFERENCE_COLOUR and not drawn]
+            for mean in drawn.values():
+                panel.plot(mean.index, mean, color="0.75", linewidth=0.5, zorder=0.8)
+        above = far_above({arm: smooth(mean, window) for arm, mean in drawn.items()}) if "diverg" in title else []
+        if above:
+            # A broken axis: the greater values in a panel of their own on top.
+            box = panel.get_position()
+            top = figure.add_axes((box.x0, box.y0 + 0.76 * box.height, box.width, 0.24 * box.height))
+            panel.set_position((box.x0, box.y0, box.width, 0.69 * box.height))
+            top.tick_params(labelbottom=False)
+            draw(top, {arm: drawn[arm] for arm in drawn if arm in above}, [], True)
+        draw(panel, {arm: drawn[arm] for arm in drawn if arm not in above}, endings, wanted[title] != "ce")
     return figure
 
 
@@ -402,7 +456,9 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 key = tuple(round(float(value), 12) for value in values)
                 groups.setdefault(key, ([], values))[0].append(arm)
         curves[metric] = list(groups.values())
-    if not curves["alpha_hidden"]:
+    hidden = curves["alpha_hidden"]
+    weights = {round(float(value), 12) for _, values in hidden for value in values}
+    if len(weights) < 2:
         del curves["alpha_hidden"]
 
     def name(arms: list[str]) -> str:
@@ -420,6 +476,9 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     footer = "As used in training. Arms with equal weights share a curve."
     if "alpha_hidden" in curves:
         footer += " Right: the arms with a hidden divergence."
+    elif hidden:
+        with_hidden = ", ".join(looks[arm].label for arms, _ in hidden for arm in arms)
+        footer += f" The hidden divergence weighs {weights.pop():g} throughout ({with_hidden})."
     if absent:
         footer += f" Missing: {', '.join(absent)}."
     figure, axes = panels(len(curves), min(len(curves), 2), names, footer)
@@ -427,7 +486,7 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         endings = []
         for place, (arms, values) in enumerate(groups_of):
             look = looks[arms[0]]
-            look = look._replace(label=name(arms), line="-" if metric == "alpha_output" else (0, (5, 1.5)))
+            look = look._replace(label=name(arms))
             every = max(1, len(values) // 6)
             panel.plot(
                 values.index, values, color=look.colour, marker=look.marker, linestyle=look.line,

@@ -162,10 +162,22 @@ def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]
             f"SCE and symKL in nats; {l_train}: both contexts between {l_train // 2} and {l_train} tokens; longer: "
             "one of the two contexts has that many tokens. SCE is mostly entropy: judge alignment by symKL."
         )
+    if "longbench_e" in shown:
+        notes += _floor_notes(metrics)
     notes += _same_run_notes(study, table)
     notes += _absence_notes(metrics, tidy)
     notes += _provenance_notes(metrics, study, tidy)
     return notes
+
+
+def _floor_notes(metrics: pd.DataFrame) -> list[str]:
+    """A mean over tasks says little where most of them are at their floor."""
+    rows = metrics[(metrics["metric"] == "longbench_e") & ~metrics["task"].fillna("overall").str.contains(":|overall")]
+    best = rows.groupby("task")["value"].max()
+    floored = int((best == 0).sum())
+    if not floored:
+        return []
+    return [f"LongBench-E: {floored} of {len(best)} tasks score 0 in every run; the mean rests on the others."]
 
 
 def _comparison_note(study: dict[str, Any], table: dict[str, Any]) -> str:
@@ -177,7 +189,12 @@ def _comparison_note(study: dict[str, Any], table: dict[str, Any]) -> str:
             if reference is not None:
                 controls.setdefault(reference, []).append(arm)
         listed = "; ".join(f"{control} for {', '.join(arms)}" for control, arms in controls.items())
-        return f"In brackets: mean difference to the matched control ({listed}), paired by seed. {best}"
+        between = (
+            " Amounts of alpha match over the whole training: before its end, a growing alpha has spent less."
+            if len(study["checkpoints"]) > 1
+            else ""
+        )
+        return f"In brackets: mean difference to the matched control ({listed}), paired by seed. {best}{between}"
     if table.get("compare_with"):
         return f"In brackets: mean difference to {table['compare_with']}, paired by seed. {best}"
     return best

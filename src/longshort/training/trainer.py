@@ -82,7 +82,8 @@ class AlignmentTrainer(Trainer):
             values /= dist.get_world_size()
         step = self.state.global_step
         now = time.perf_counter()
-        row: dict[str, float] = {"step": step, **dict(zip(PARTS, values.tolist(), strict=True))}
+        row: dict[str, float] = {"step": step}
+        row.update({part: value for part, value in zip(PARTS, values.tolist(), strict=True) if part in self.head.parts})
         row["alpha_output"], row["alpha_hidden"] = self.alpha_output[step - 1], self.alpha_hidden[step - 1]
         row["learning_rate"] = logs["learning_rate"]
         if "grad_norm" in logs:  # DeepSpeed reports none for stage 0 in float32
@@ -95,7 +96,7 @@ class AlignmentTrainer(Trainer):
             with self.log_file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
-                shown = " ".join(f"{part} {row[part]:.4f}" for part in PARTS)
+                shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
                 print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
 
 
