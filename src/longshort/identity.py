@@ -23,7 +23,7 @@ OUTSIDE = {
     "longshort.resolve",
     "longshort.mistakes",
     "longshort.alignment.schedules",
-    "longshort.alignment.divergences.kinds",
+    "longshort.alignment.kinds",
     # They name, record and write what others compute.
     "longshort.identity",
     "longshort.provenance",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from longshort.alignment.divergences.kinds import chosen
+from longshort.alignment.kinds import chosen
 from longshort.identity import canonical
 
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
@@ -148,6 +148,12 @@ class Training(Strict):
     batch: int = Field(gt=0, description="windows per optimiser step, over all processes")
     micro_batch: int | None = Field(
         None, gt=0, description="windows per forward and process; null: all at once", json_schema_extra=NOT_IDENTITY
+    )
+    chunk_size: int | None = Field(
+        None,
+        gt=0,
+        description="positions whose logits exist at a time; null: chosen from the vocabulary and a memory budget",
+        json_schema_extra=NOT_IDENTITY,
     )
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = Field(

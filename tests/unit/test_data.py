@@ -52,7 +52,7 @@ def test_views_are_the_two_ends_of_one_window(counting: TokenStream) -> None:
     seen = set()
     for sample in range(len(windows)):
         batch = collate([windows[sample]], length=16)
-        (a, b), extra = batch["inputs"][:, 0], int(batch["extra"])
+        (a, b), [extra] = batch["inputs"][:, 0], batch["extra"]
         assert 1 <= extra <= 8
         assert a.shape == b.shape == (16,)
         assert (batch["targets"] == batch["inputs"] + 1).all()

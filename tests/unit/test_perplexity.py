@@ -6,12 +6,13 @@ import hashlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig, LlamaForCausalLM
 
 from longshort.evaluation import forward, perplexity
 
@@ -21,13 +22,16 @@ TOKENIZER = SimpleNamespace(bos_token_id=BOS)
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 
 
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 16, "initializer_range": 0.3,
+    "pad_token_id": 0, "bos_token_id": BOS, "eos_token_id": BOS,
+}  # fmt: skip
+
+
 def llama(rope: dict | None = None) -> LlamaForCausalLM:
     torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=16, initializer_range=0.3, rope_parameters=rope,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=rope)).eval()
 
 
 def data_folder(folder: Path, sizes: list[int]) -> Path:
@@ -136,11 +140,15 @@ def test_too_few_documents_are_refused_with_the_remedy(tmp_path: Path) -> None:
         perplexity.evaluate(llama(), TOKENIZER, {"lengths": [8, 64], "documents": 3, "protocol": PREFIX}, data, 16)
 
 
-def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
-    model = llama()
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping = 30.0"):
-        forward.backbone_and_head(model)
+@pytest.mark.parametrize("config", [CohereConfig(**SMALL, logit_scale=4.0), GraniteConfig(**SMALL, logits_scaling=0.1)])
+def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    data = data_folder(tmp_path, [24])
+    settings = {"lengths": [16], "documents": 1, "protocol": PREFIX}
+    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16))
+    ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
+    assert values["nll", 16, "d0"] == pytest.approx(plain_nll(model, ids, 16), abs=2e-6)
 
 
 def test_protocol_says_what_was_done() -> None:

@@ -253,7 +253,8 @@ def test_notation_does_not_matter_and_values_do(config: Path) -> None:
     runs = load(config, alignment={"alpha": 0.1, "divergence": "sce"}).arm_runs
     assert load(config, alignment={"divergence": "sce", "alpha": "1e-1"}).arm_runs == runs
     sce = {"alignment": {"alpha": 0.1, "divergence": "sce"}}
-    assert load(config, **sce, training__micro_batch=2, training__logging_steps=5).arm_runs == runs
+    execution = {"training__micro_batch": 2, "training__chunk_size": 64, "training__logging_steps": 5}
+    assert load(config, **sce, **execution).arm_runs == runs
     assert load(config, alignment={"alpha": 0.1000001, "divergence": "sce"}).arm_runs["constant"] != runs["constant"]
     assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
 

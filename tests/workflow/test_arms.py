@@ -75,6 +75,7 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
             "base": base,
             "work": str(work),
             "micro_batch": 2,
+            "chunk_size": 0,
             "gradient_checkpointing": False,
             "logging_steps": 1,
             "resume": 0,

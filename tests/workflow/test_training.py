@@ -26,11 +26,11 @@ class Stage:
         self.spec: dict[str, Any] = json.loads((finished / f"results/tiny/arms/{arm}/seed-0/spec.json").read_text())
         self.base = next(finished.glob("results/runs/*/training/4.json"))
 
-    def start(self, steps: str, work: str = "work") -> subprocess.Popen[str]:
+    def start(self, steps: str, work: str = "work", *options: str) -> subprocess.Popen[str]:
         (self.folder / "spec.json").write_text(json.dumps(self.spec))
         command = [sys.executable, "-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
         command += ["--data", next(self.finished.glob("results/data/*/manifest.json")), "--steps", steps]
-        command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work]
+        command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work, *options]
         return subprocess.Popen(
             [str(part) for part in command],
             cwd=self.finished,
@@ -40,9 +40,9 @@ class Stage:
             text=True,
         )
 
-    def run(self, steps: str, work: str = "work") -> tuple[dict[str, Any], pandas.DataFrame, str]:
+    def run(self, steps: str, work: str = "work", *options: str) -> tuple[dict[str, Any], pandas.DataFrame, str]:
         """Record, log without its timing, and what was printed."""
-        process = self.start(steps, work)
+        process = self.start(steps, work, *options)
         printed, _ = process.communicate()
         assert process.returncode == 0, printed
         out = self.folder / f"{work}-{steps}.json"
@@ -100,6 +100,16 @@ def test_every_zero_stage_computes_the_same(
     theirs = load_file(finished / reference / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all((ours[key] - theirs[key]).abs().max() < 10 * tolerance for key in ours)
+
+
+def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path)
+    _, whole, _ = stage.run("6")
+    assert whole["loss"].nunique() == 6
+    for options in (["--micro-batch", "1"], ["--micro-batch", "2", "--chunk-size", "10"]):
+        _, parts, _ = stage.run("6", "-".join(options), *options)
+        pandas.testing.assert_frame_equal(parts, whole, rtol=1e-4, atol=1e-6)
+        assert not parts.equals(whole)  # they were computed otherwise
 
 
 def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path) -> None:

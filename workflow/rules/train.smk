@@ -16,6 +16,7 @@ rule train:
         runtime=lambda wildcards, attempt: 240 * attempt,
         # Execution, not science: resources trigger no rerun.
         micro_batch=lambda wildcards: STUDY.execution(wildcards.run, "micro_batch"),
+        chunk_size=lambda wildcards: STUDY.execution(wildcards.run, "chunk_size"),
         gradient_checkpointing=lambda wildcards: STUDY.execution(
             wildcards.run, "gradient_checkpointing"
         ),
@@ -29,5 +30,5 @@ rule train:
     shell:
         "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
         " --out {output.record} --code {params.code} --micro-batch {resources.micro_batch}"
-        " --gradient-checkpointing {resources.gradient_checkpointing} --logging-steps {resources.logging_steps}"
-        " --threads {resources.threads_per_process} > {log} 2>&1"
+        " --chunk-size {resources.chunk_size} --gradient-checkpointing {resources.gradient_checkpointing}"
+        " --logging-steps {resources.logging_steps} --threads {resources.threads_per_process} > {log} 2>&1"

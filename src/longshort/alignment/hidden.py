@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longshort.alignment.divergences import at_least_single
+
 
 class LayerCapture:
     """Holds the outputs of chosen blocks during a forward."""
@@ -39,7 +41,7 @@ def distance(kind: str, a: Tensor, b: Tensor) -> Tensor:
 
     mse: mean over features of the squared difference of RMS-normalised states. cosine: 1 - cosine similarity.
     """
-    a, b = (x if x.element_size() >= 4 else x.float() for x in (a, b))
+    a, b = (at_least_single(x) for x in (a, b))
     if kind == "mse":
         return (_rms_normalised(a) - _rms_normalised(b)).square().mean(-1)
     if kind == "cosine":

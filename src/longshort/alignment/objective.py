@@ -8,18 +8,19 @@ ZeRO-3 and trains differently, without a word, under plain data parallelism.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from longshort.alignment.divergences import divergence
+from longshort.alignment.fused import Pairs, losses
 from longshort.alignment.hidden import LayerCapture, distance
 from longshort.alignment.views import IGNORED, Overlap, overlap
-from longshort.models.load import blocks, final_norm
+from longshort.models.load import LogitChange, blocks, final_norm, logit_change
 
 PARTS = ("loss", "ce", "divergence", "hidden")
 
@@ -56,10 +57,10 @@ class Terms:
 
 
 class Batch(NamedTuple):
-    """targets [views, batch, length], extra [batch], and the weights of this step."""
+    """targets [views, batch, length], l_extra of each row, and the weights of this step."""
 
     targets: Tensor
-    extra: Tensor
+    extra: Sequence[int]
     alpha_output: float = 0.0
     alpha_hidden: float = 0.0
 
@@ -71,6 +72,8 @@ class AlignmentHead(nn.Linear):
     batch: Batch | None
     capture: LayerCapture | None
     norm: list[nn.Module]
+    change: LogitChange
+    chunk_size: int | None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -82,55 +85,80 @@ class AlignmentHead(nn.Linear):
         if self.batch is None:
             return super().forward(hidden_states)
         batch, self.batch = self.batch, None
-        views = batch.targets.shape[0]
-        logits_VBLN = super().forward(hidden_states).unflatten(0, (views, -1))
-        logits_VBLN = logits_VBLN if logits_VBLN.element_size() >= 4 else logits_VBLN.float()
-        ce = cross_entropy(logits_VBLN.flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORED)
-        loss, output_term, hidden_term = ce, ce.new_zeros(()), ce.new_zeros(())
+        values = self._objective(hidden_states.flatten(0, -2), batch)
+        return values if self.returned_scale == 1.0 else values * self.returned_scale
+
+    @property
+    def returned_scale(self) -> float:
+        """What the objective is multiplied by on its way through the model, which treats it as logits.
+
+        Soft-capping leaves numbers alone that are small enough: cap * tanh(x / cap) is x to the last digit.
+        """
+        return 1.0 if self.change.cap is None else 2.0**-40
+
+    def _objective(self, states_RD: Tensor, batch: Batch) -> Tensor:
+        """The loss and its parts, [4]; R = views * batch * length positions."""
         terms = self.terms
+        targets_R = batch.targets.flatten()
+        pairs: list[Pairs] = []
+        alone = None
         if terms.output or terms.layers:
             at = overlap(batch.targets, batch.extra, terms.overlap, terms.overlap_k)
-            if terms.output:
-                a, b = logits_VBLN[0][at.rows, at.in_a], logits_VBLN[1][at.rows, at.in_b]
-                output_term = _mean(divergence(terms.output, a, b, terms.output_stop_gradient), at)
-                loss = loss + batch.alpha_output * output_term
-            if terms.layers:
-                assert self.capture is not None
-                per_layer = []
-                for states in self.capture.take():
-                    states_VBLD = states.unflatten(0, (views, -1))
-                    a, b = states_VBLD[0][at.rows, at.in_a], states_VBLD[1][at.rows, at.in_b]
-                    per_layer.append(_mean(self._layer_distance(a, b), at))
-                hidden_term = torch.stack(per_layer).mean()
-                loss = loss + batch.alpha_hidden * hidden_term
-        return torch.stack([loss, *(part.detach() for part in (ce, output_term, hidden_term))])
+            alone = at.alone if terms.output else torch.arange(len(targets_R), device=targets_R.device)
+        if terms.output:
+            how = (batch.alpha_output, terms.output, terms.output_stop_gradient)
+            pairs.append(Pairs(at.in_a, at.in_b, at.weight, *how))
+        layers = [states.flatten(0, -2) for states in self.capture.take()] if self.capture else []
+        if terms.lens:
+            # The lens's rows join the output's: one pass over the head, one gradient of its weight.
+            how = (batch.alpha_hidden / len(layers), terms.lens, terms.hidden_stop_gradient)
+            for states in layers:
+                lens = self.norm[0](torch.cat([states[at.in_a], states[at.in_b]]))
+                in_a, in_b = (len(states_RD) + torch.arange(len(lens), device=lens.device)).chunk(2)
+                pairs.append(Pairs(in_a, in_b, at.weight, *how))
+                states_RD = torch.cat([states_RD, lens])
+            targets_R = pad(targets_R, (0, len(states_RD) - len(targets_R)), value=IGNORED)
+        loss, ce, values = losses(
+            states_RD, self.weight, self.bias, targets_R, pairs, alone, self.change, self.chunk_size
+        )
+        divergence = values[0] if terms.output else ce.new_zeros(())
+        hidden = ce.new_zeros(())
+        if terms.lens:
+            hidden = torch.stack(values[-len(layers) :]).mean()
+        elif layers:
+            hidden = torch.stack([self._distance(states[at.in_a], states[at.in_b], at) for states in layers]).mean()
+            loss = loss + batch.alpha_hidden * hidden
+        return torch.stack([loss, *(part.detach() for part in (ce, divergence, hidden))])
 
-    def _layer_distance(self, a: Tensor, b: Tensor) -> Tensor:
-        terms = self.terms
-        if terms.lens is not None:
-            lens_a, lens_b = (nn.Linear.forward(self, self.norm[0](x)) for x in (a, b))
-            return divergence(terms.lens, lens_a, lens_b, terms.hidden_stop_gradient)
-        if terms.hidden_stop_gradient == "first":
+    def _distance(self, a: Tensor, b: Tensor, at: Overlap) -> Tensor:
+        if self.terms.hidden_stop_gradient == "first":
             a = a.detach()
-        if terms.hidden_stop_gradient == "second":
+        if self.terms.hidden_stop_gradient == "second":
             b = b.detach()
-        return distance(terms.distance, a, b)
+        values = distance(self.terms.distance, a, b)
+        return (values * at.weight.to(values.dtype)).sum()
 
 
-def install(model: PreTrainedModel, terms: Terms) -> AlignmentHead:
+def install(model: PreTrainedModel, terms: Terms, chunk_size: int | None = None) -> AlignmentHead:
     """Replaces the model's head by one that can compute the objective; weights and their names stay the same.
 
+    Args:
+        chunk_size: positions whose logits exist at a time; None: chosen from the vocabulary and a memory budget.
+
     Raises:
-        ValueError: the head is no plain linear layer.
+        ValueError: the head is no plain linear layer, or the model changes its logits in a way that is not known.
     """
     old = model.get_output_embeddings()
     if type(old) is not nn.Linear:
         raise ValueError(
-            f"the head of {type(model).__name__} is a {type(old).__name__}; the objective needs a linear one"
+            f"the head of {type(model).__name__} is a {type(old).__module__}.{type(old).__name__}; the objective needs "
+            "a plain torch.nn.Linear: leave the head out of LoRA's target_modules and modules_to_save and out of "
+            "quantisation"
         )
     head = AlignmentHead(old.in_features, old.out_features, bias=old.bias is not None, device="meta")
     head.weight, head.bias = old.weight, old.bias
-    head.terms, head.batch = terms, None
+    head.terms, head.batch, head.chunk_size = terms, None, chunk_size
+    head.change = logit_change(model.config)
     head.capture = LayerCapture(blocks(model), list(terms.layers)) if terms.layers else None
     # In a list, so that the norm does not become a submodule and change the names of the weights.
     head.norm = [final_norm(model)] if terms.lens else []
@@ -141,12 +169,6 @@ def install(model: PreTrainedModel, terms: Terms) -> AlignmentHead:
 def parts(model: nn.Module, head: AlignmentHead, inputs: Tensor, batch: Batch) -> Tensor:
     """One forward over all views at once: inputs [views, batch, length] -> the loss and its parts, [4]."""
     head.batch = batch
-    return model(input_ids=inputs.flatten(0, 1), use_cache=False).logits
-
-
-def _mean(values: Tensor, at: Overlap) -> Tensor:
-    """Mean over a row's positions, then over rows: equal for every division of a batch into micro-batches."""
-    counts = torch.zeros(at.batch, dtype=values.dtype, device=values.device).index_add(
-        0, at.rows, torch.ones_like(values)
-    )
-    return (values / counts[at.rows]).sum() / at.batch
+    returned = model(input_ids=inputs.flatten(0, 1), use_cache=False).logits
+    scale = head.returned_scale * head.change.scale
+    return returned if scale == 1.0 else returned / scale

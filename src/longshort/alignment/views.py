@@ -11,8 +11,8 @@ final target. On the overlap both views predict the same next token, A with l_ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +20,16 @@ from torch import Tensor
 IGNORED = -100
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """Aligned positions: row of the batch, position in view A, position in view B; [n] each. batch: number of rows."""
+class Overlap(NamedTuple):
+    """Aligned positions as indices into the flattened [2, batch, length] positions, and those that are in no pair.
 
-    rows: Tensor
-    in_a: Tensor
-    in_b: Tensor
-    batch: int
+    weight: of each pair in the mean over a row's pairs, then over the rows; 0 where a label is ignored.
+    """
+
+    in_a: Tensor  # [pairs]
+    in_b: Tensor  # [pairs]
+    weight: Tensor  # [pairs], float64
+    alone: Tensor  # [2 * batch * length - 2 * pairs]
 
 
 def one_view(window: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,33 +50,46 @@ def two_views(window: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return views[:, :-1], views[:, 1:]
 
 
-def overlap(targets: Tensor, extra: Tensor, kind: str = "all", k: int | None = None) -> Overlap:
-    """The aligned positions of a batch.
+def overlap(targets: Tensor, extra: Sequence[int], kind: str = "all", k: int | None = None) -> Overlap:
+    """The aligned positions of a batch. No value of a tensor is looked at, so a GPU is not waited for.
 
     Args:
-        targets: [2, batch, length] next tokens of both views; positions with IGNORED in either view are left out.
-        extra: [batch] l_extra of each row.
+        targets: [2, batch, length] next tokens of both views; a pair with IGNORED in either view weighs nothing.
+        extra: l_extra of each row.
         kind: "all" positions of the overlap, the "last", or the "last-k".
         k: how many for "last-k"; a shorter overlap is taken whole.
+
+    Raises:
+        ValueError: unknown kind, no k for last-k, or an l_extra that leaves no overlap.
     """
-    if kind not in ("all", "last", "last-k"):
-        raise ValueError(f"overlap kind is {kind!r}; use all, last or last-k")
-    length = targets.shape[-1]
-    in_a = torch.arange(length, device=targets.device)
-    in_b = in_a - extra[:, None]
-    wanted = {"all": length, "last": 1, "last-k": k}[kind]
-    assert wanted is not None
-    chosen = (in_b >= 0) & (in_a >= length - wanted)
-    chosen &= (targets[0] != IGNORED) & (targets[1].gather(1, in_b.clamp(min=0)) != IGNORED)
-    rows, columns = chosen.nonzero(as_tuple=True)
-    return Overlap(rows, columns, columns - extra[rows], len(extra))
+    if kind not in ("all", "last", "last-k") or (kind == "last-k" and not k):
+        raise ValueError(f"overlap is {kind!r} with k = {k}; use all, last, or last-k with k of at least 1")
+    _, batch, length = targets.shape
+    if len(extra) != batch or not all(1 <= one < length for one in extra):
+        raise ValueError(f"l_extra is {list(extra)}; it must be in 1..{length - 1} for each of {batch} rows")
+    wanted = {"all": length, "last": 1, "last-k": k or 0}[kind]
+    position = torch.arange(length, device=targets.device)
+    in_a, in_b, rows, alone = [], [], [], []
+    for row, one in enumerate(extra):
+        start = max(one, length - wanted)
+        view_a, view_b = position + row * length, position + (batch + row) * length
+        in_a.append(view_a[start:])
+        in_b.append(view_b[start - one : length - one])
+        rows.append(torch.full_like(position[start:], row))
+        alone += [view_a[:start], view_b[: start - one], view_b[length - one :]]
+    pairs = Overlap(torch.cat(in_a), torch.cat(in_b), torch.empty(0), torch.cat(alone))
+    labels = targets.flatten()
+    counted = ((labels[pairs.in_a] != IGNORED) & (labels[pairs.in_b] != IGNORED)).double()
+    row_of = torch.cat(rows)
+    in_row = counted.new_zeros(batch).index_add(0, row_of, counted).clamp(min=1)
+    return pairs._replace(weight=counted / in_row[row_of] / batch)
 
 
-def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Tensor]:
-    """Samples of data.windows to `inputs`, `targets` [views, batch, length] and `extra` [batch]."""
+def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Any]:
+    """Samples of data.windows to `inputs`, `targets` [views, batch, length] and `extra`, an int for each row."""
     pairs = []
     for sample in samples:
         window = torch.as_tensor(sample["window"])
         pairs.append(two_views(window, length) if sample["extra"] else one_view(window))
     inputs, targets = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
-    return {"inputs": inputs, "targets": targets, "extra": torch.tensor([sample["extra"] for sample in samples])}
+    return {"inputs": inputs, "targets": targets, "extra": [int(sample["extra"]) for sample in samples]}

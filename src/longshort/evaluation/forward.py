@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from longshort.models.load import logit_change
+
 # Small enough for a CPU cache at demo scale (faster there than 8192); long contexts go one by one anyway.
 TOKENS_PER_FORWARD = 2048
 TOKENS_PER_HEAD = 512
 # An unknown type counts as dependent: the slow way is right for every model.
 ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
-LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 def held_out_documents(data: Path, at_least: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
@@ -45,21 +46,14 @@ def rope_depends_on_length(model: Any) -> bool:
     return any(kind.get("rope_type") not in ROPE_FREE_OF_LENGTH for kind in per_kind if isinstance(kind, dict))
 
 
-def backbone_and_head(model: Any) -> tuple[nn.Module, nn.Module]:
-    """The module that gives the final hidden states, and the one that makes logits of them.
+def head_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Logits of final hidden states, in float32 at least, as the whole model would give them.
 
     Raises:
-        ValueError: the model changes its logits after the head, which the two modules alone would miss.
+        ValueError: the model changes its logits after the head in a way that is not known.
     """
-    config = model.config.get_text_config()
-    for name in LOGIT_CHANGES:
-        value = getattr(config, name, None)
-        if value is not None and value != 1:
-            raise ValueError(
-                f"model type {config.model_type} changes its logits after the head ({name} = {value}), which "
-                "evaluation/forward.py does not do: apply it there to every chunk of logits first"
-            )
-    return model.get_decoder(), model.get_output_embeddings()
+    head, change = model.get_output_embeddings(), logit_change(model.config)
+    return lambda states: change(head(states))
 
 
 def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
@@ -67,7 +61,7 @@ def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
 
     No mask is passed: rows padded on the right are exact before their padding, because attention is causal.
     """
-    backbone, _ = backbone_and_head(model)
+    backbone = model.get_decoder()
     input_ids = input_ids.to(model.device)
     if rope_depends_on_length(model):
         # transformers' dynamic NTK keeps the frequencies of the longest input seen until a short one comes.
@@ -86,14 +80,14 @@ def token_nll(model: Any, input_ids: Tensor, targets: Tensor) -> tuple[Tensor, T
         nll: nats, float64 on the CPU, [rows, length].
         correct: whether the most probable token is the target, bool on the CPU, [rows, length].
     """
-    _, head = backbone_and_head(model)
+    head = head_of(model)
     nll, correct = [], []
     rows_per_forward = max(1, TOKENS_PER_FORWARD // input_ids.shape[1])
     for some_ids, some_targets in zip(input_ids.split(rows_per_forward), targets.split(rows_per_forward), strict=True):
         states = hidden_states(model, some_ids).flatten(0, 1)
         flat = some_targets.flatten().to(states.device)
         for chunk, wanted in zip(states.split(TOKENS_PER_HEAD), flat.split(TOKENS_PER_HEAD), strict=True):
-            logits = head(chunk).float()
+            logits = head(chunk)
             nll.append(nn.functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
             correct.append((logits.argmax(-1) == wanted).cpu())
     return torch.cat(nll).view(targets.shape), torch.cat(correct).view(targets.shape)
@@ -119,7 +113,7 @@ def batches(lengths: Sequence[int], equal: bool) -> list[list[int]]:
 @torch.inference_mode()
 def last_log_probs(model: Any, contexts: Sequence[NDArray[np.int64]]) -> Tensor:
     """Log-probabilities of the token after each context, float64 on the CPU, [contexts, vocabulary]."""
-    _, head = backbone_and_head(model)
+    head = head_of(model)
     result: list[Tensor] = [torch.empty(0)] * len(contexts)
     for rows in batches([len(context) for context in contexts], equal=rope_depends_on_length(model)):
         ends = torch.tensor([len(contexts[row]) - 1 for row in rows])

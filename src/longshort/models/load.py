@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -45,6 +48,49 @@ def load(
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )
+
+
+@dataclass(frozen=True)
+class LogitChange:
+    """What some models do to their logits after the head: times scale, then cap * tanh(logits / cap)."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The changed logits, in float32 at least."""
+        logits = logits if logits.element_size() >= 4 else logits.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+# How configurations name it; the number joins the scale with this exponent, or is the cap.
+LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
+LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+LOOKS_LIKE_A_CHANGE = re.compile(r"(?!.*(attn|attention|router|init))(logit.*(scal|cap|mult)|lm_head_mult|output_mult)")
+
+
+def logit_change(config: PretrainedConfig) -> LogitChange:
+    """What a model of this configuration does to its logits after the head (Gemma, Cohere, Granite, Falcon-H1, ...).
+
+    Raises:
+        ValueError: the configuration names a change that is not known here.
+    """
+    scale, cap = 1.0, None
+    for name, value in vars(config.get_text_config()).items():
+        if value is None or not LOOKS_LIKE_A_CHANGE.search(name):
+            continue
+        if name in LOGIT_SCALES:
+            scale *= value ** LOGIT_SCALES[name]
+        elif name in LOGIT_CAPS:
+            cap = value
+        elif value != 1:
+            raise ValueError(
+                f"model type {config.model_type} changes its logits after the head ({name} = {value}), which is not "
+                "known here: add it to logit_change in models/load.py"
+            )
+    return LogitChange(scale, cap)
 
 
 def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort import provenance
-from longshort.alignment.divergences.kinds import chosen
+from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, refuse_changed_code, run_id
 from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
 from longshort.training import checkpoints, launch
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of checkpoints")
     parser.add_argument("--micro-batch", type=int, default=0, help="windows per forward and process; 0: all at once")
+    parser.add_argument("--chunk-size", type=int, default=0, help="positions whose logits exist at a time; 0: chosen")
     parser.add_argument("--gradient-checkpointing", type=int, default=0, help="1 to recompute activations")
     parser.add_argument("--logging-steps", type=int, default=10, help="steps between progress lines")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
@@ -75,6 +76,7 @@ def main() -> None:
         "base": base_path and str(base_path),
         "work": str(work),
         "micro_batch": arguments.micro_batch,
+        "chunk_size": arguments.chunk_size,
         "gradient_checkpointing": bool(arguments.gradient_checkpointing),
         "logging_steps": arguments.logging_steps,
         "threads": arguments.threads,

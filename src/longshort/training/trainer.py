@@ -215,7 +215,7 @@ def train(job: dict[str, Any]) -> None:
             flush=True,
         )
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
-    head = install(model, Terms.of(alignment))
+    head = install(model, Terms.of(alignment), job["chunk_size"] or None)
     output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
     trainer = AlignmentTrainer(
         model=model,

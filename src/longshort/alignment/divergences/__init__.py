@@ -1,14 +1,22 @@
 """Divergences between the two views' next-token distributions, one file per kind.
 
-p is the distribution of view A (the longer context on the overlap), q that of view B.
+p is the distribution of view A (the longer context on the overlap), q that of view B. Every file has one function:
+
+    value_and_slopes(log_p, log_q) -> D [...], dD / d log p [..., V], dD / d log q [..., V]
+
+The slopes are partial derivatives, where p = exp(log p), up to multiples of p and of q: those are what normalisation
+takes out (the gradient of log-softmax is G - p sum(G)), and leaving out large ones that cancel keeps float32's digits.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from longshort.alignment.divergences.kinds import MODULES, STOP_GRADIENTS
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from longshort.alignment.kinds import MODULES, STOP_GRADIENTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,25 +35,51 @@ def divergence(kind: str, logits_a: Tensor, logits_b: Tensor, stop_gradient: str
         [...] in nats (for l2: squared distance of probabilities).
 
     Raises:
-        ValueError: unknown kind or stop_gradient, or "targets" with another kind than sce.
+        ValueError: unknown kind or stop_gradient, "targets" with another kind than sce, or shapes that differ.
     """
+    if logits_a.shape != logits_b.shape:
+        raise ValueError(
+            f"logits_a has shape {tuple(logits_a.shape)}, logits_b {tuple(logits_b.shape)}; they must agree"
+        )
+    check(kind, stop_gradient)
+    logits_a, logits_b = (at_least_single(logits) for logits in (logits_a, logits_b))
+    return _Divergence.apply(logits_a.log_softmax(-1), logits_b.log_softmax(-1), kind, stop_gradient)
+
+
+def value_and_slopes(
+    kind: str, stop_gradient: str, log_p: Tensor, log_q: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The chosen kind's value and slopes; None for the slope of a distribution that is a constant."""
+    chosen = import_module(MODULES[kind]).value_and_slopes
+    constant_targets = {"constant_targets": True} if stop_gradient == "targets" else {}
+    value, slope_p, slope_q = chosen(log_p, log_q, **constant_targets)
+    return value, None if stop_gradient == "first" else slope_p, None if stop_gradient == "second" else slope_q
+
+
+def check(kind: str, stop_gradient: str) -> None:
+    """Raises ValueError for names that do not exist or do not go together."""
     if kind not in MODULES:
         raise ValueError(f"divergence kind is {kind!r}; use one of {', '.join(MODULES)}")
     if stop_gradient not in STOP_GRADIENTS:
         raise ValueError(f"stop_gradient is {stop_gradient!r}; use one of {', '.join(STOP_GRADIENTS)}")
     if stop_gradient == "targets" and kind != "sce":
         raise ValueError(f"stop_gradient 'targets' is defined for sce only, not for {kind}; use first, second or none")
-    if logits_a.shape != logits_b.shape:
-        raise ValueError(
-            f"logits_a has shape {tuple(logits_a.shape)}, logits_b {tuple(logits_b.shape)}; they must agree"
-        )
-    logits_a, logits_b = (x if x.element_size() >= 4 else x.float() for x in (logits_a, logits_b))
-    if stop_gradient == "first":
-        logits_a = logits_a.detach()
-    if stop_gradient == "second":
-        logits_b = logits_b.detach()
-    log_p, log_q = logits_a.log_softmax(-1), logits_b.log_softmax(-1)
-    module = import_module(MODULES[kind])
-    if stop_gradient == "targets":
-        return module.per_position(log_p, log_q, constant_targets=True)
-    return module.per_position(log_p, log_q)
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 as they are."""
+    return values if values.element_size() >= 4 else values.float()
+
+
+class _Divergence(Function):
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, log_q: Tensor, kind: str, stop_gradient: str) -> Tensor:
+        value, slope_p, slope_q = value_and_slopes(kind, stop_gradient, log_p, log_q)
+        ctx.save_for_backward(slope_p, slope_q)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = (None if slope is None else gradient[..., None] * slope for slope in ctx.saved_tensors)
+        return (*slopes, None, None)

@@ -5,5 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def per_position(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+def value_and_slopes(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    p, q = log_p.exp(), log_q.exp()
+    slope_q = q * (log_q - log_p)
+    return slope_q.sum(-1), p - q, slope_q

@@ -5,11 +5,13 @@ SCE = H(p) + H(q) + KL(p || q) + KL(q || p): it is not zero at p = q, and its gr
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
-def per_position(log_p: Tensor, log_q: Tensor, constant_targets: bool = False) -> Tensor:
+def value_and_slopes(log_p: Tensor, log_q: Tensor, constant_targets: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     p, q = log_p.exp(), log_q.exp()
+    value = -torch.linalg.vecdot(p, log_q) - torch.linalg.vecdot(q, log_p)
     if constant_targets:
-        p, q = p.detach(), q.detach()
-    return -(p * log_q).sum(-1) - (q * log_p).sum(-1)
+        return value, p - q, q - p
+    return value, -torch.addcmul(q, p, log_q), -torch.addcmul(p, q, log_p)
