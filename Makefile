@@ -4,14 +4,15 @@ BIN := .venv/bin
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format benchmark clean
 
 help:
-	@echo "make demo     set up once, run the whole study at laptop size, print its main table"
-	@echo "make test     set up once, run all checks and tests"
-	@echo "make check    linters, types and workflow format only"
-	@echo "make format   format the code"
-	@echo "make clean    delete results/ and work/, after asking"
+	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
+	@echo "make test       set up once, run all checks and tests"
+	@echo "make check      linters, types and workflow format only"
+	@echo "make format     format the code"
+	@echo "make benchmark  measure what is claimed to be fast, side by side, in about 15 minutes"
+	@echo "make clean      delete results/ and work/, after asking"
 
 .venv/installed: envs/requirements.lock envs/setup.sh pyproject.toml
 	@bash envs/setup.sh $(PYTHON)
@@ -34,6 +35,10 @@ format: .venv/installed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/snakefmt Snakefile workflow
+
+benchmark: .venv/installed
+	@$(BIN)/python benchmarks/objective.py
+	@$(BIN)/python benchmarks/training.py
 
 clean:
 	@printf 'Delete results and work, %s in all? [y/N] ' "$$(du -sch results work 2>/dev/null | tail -n 1 | cut -f 1)"; \

@@ -1,0 +1,213 @@
+"""What the fused objective costs, beside autograd on full logits, plain cross-entropy and the bare matrix products.
+
+    python benchmarks/objective.py [--json FILE] [--device cuda] [--toy]
+
+The floor is 6 N d V operations: the three products that any loss on logits needs (forward, states, weight).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from side_by_side import Seconds, alternate, arguments, peak_memory, ratio, report
+from torch import Tensor
+from torch.nn.functional import linear, nll_loss
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from longshort.alignment import objective
+from longshort.alignment.fused import Pairs, losses
+from longshort.alignment.kinds import MODULES
+from longshort.alignment.views import overlap
+
+ALPHA = 0.1
+
+
+class Shape(NamedTuple):
+    features: int
+    vocabulary: int
+    length: int
+    dtype: torch.dtype
+    device: str
+    naive_length: int  # full logits of longer views would not fit
+
+
+SHAPES = {
+    "cpu": {
+        "v32k": Shape(512, 32_000, 1024, torch.float32, "cpu", 1024),
+        "v128k": Shape(512, 128_256, 512, torch.float32, "cpu", 512),
+    },
+    "cuda": {
+        "head1b": Shape(2048, 128_256, 8192, torch.bfloat16, "cuda", 2048),
+        "head7b": Shape(4096, 128_256, 8192, torch.bfloat16, "cuda", 2048),
+    },
+}
+
+
+class Problem:
+    """Two views of one text of random states, a quarter of which is outside of the overlap."""
+
+    def __init__(self, shape: Shape) -> None:
+        torch.manual_seed(0)
+        self.shape = shape
+        options: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
+        self.hidden = torch.randn(2 * shape.length, shape.features, **options).requires_grad_()
+        self.weight = (torch.randn(shape.vocabulary, shape.features, **options) * 0.02).requires_grad_()
+        self.targets = torch.randint(0, shape.vocabulary, (2, 1, shape.length), device=shape.device)
+        self.extra = shape.length // 4
+
+    def backward(self, loss: Tensor) -> None:
+        self.hidden.grad = self.weight.grad = None
+        loss.backward()
+
+    def fused(self, kind: str | None) -> None:
+        """CE of both views and, with a kind, its divergence."""
+        if kind is None:
+            self.backward(losses(self.hidden, self.weight, None, self.targets.flatten()).loss)
+            return
+        at = overlap(self.targets, [self.extra])
+        pairs = [Pairs(at.in_a, at.in_b, at.weight, ALPHA, kind)]
+        self.backward(losses(self.hidden, self.weight, None, self.targets.flatten(), pairs, at.alone).loss)
+
+    def naive(self) -> None:
+        """CE + SCE by autograd on the full logits, with no copy that autograd does not need."""
+        log_probs = linear(self.hidden, self.weight).float().log_softmax(-1)
+        ce = nll_loss(log_probs, self.targets.flatten())
+        a, b = log_probs.unflatten(0, (2, -1))
+        a, b = a[self.extra :], b[: len(b) - self.extra]
+        self.backward(ce + ALPHA * (-(a.exp() * b).sum(-1) - (b.exp() * a).sum(-1)).mean())
+
+    @torch.no_grad()
+    def floor(self) -> None:
+        logits = torch.mm(self.hidden, self.weight.t())
+        torch.mm(logits, self.weight)
+        torch.mm(logits.t(), self.hidden)
+
+
+def work(shape: Shape, name: str, kind: str | None = None) -> Callable[[], None]:
+    problem = Problem(shape)
+    return partial(problem.fused, kind) if name == "fused" else getattr(problem, name)
+
+
+def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, float], dict[str, str]]:
+    problem = Problem(shape)
+    functions: dict[str, Callable[[], Any]] = {
+        "floor": problem.floor,
+        "ce": partial(problem.fused, None),
+        **{kind: partial(problem.fused, kind) for kind in MODULES},
+    }
+    seconds: Seconds = alternate(functions, rounds, shape.device)
+    small = Problem(shape._replace(length=shape.naive_length))
+    against: Seconds = alternate({"fused": partial(small.fused, "sce"), "naive": small.naive}, rounds, shape.device)
+    peaks = {
+        key: peak_memory(work, small.shape, *key, device=shape.device)
+        for key in (("naive",), ("fused", "sce"), ("fused", None))
+    }
+    head_gradient = shape.vocabulary * shape.features * problem.weight.element_size()
+    figures = {
+        f"time_fused_over_naive_{name}": ratio(against, "fused", "naive"),
+        f"time_sce_over_ce_{name}": ratio(seconds, "sce", "ce"),
+        f"time_sce_over_floor_{name}": ratio(seconds, "sce", "floor"),
+        f"memory_fused_over_naive_{name}": peaks["fused", "sce"] / peaks[("naive",)],
+        f"memory_head_gradient_over_naive_{name}": head_gradient / peaks[("naive",)],
+        **{
+            f"time_{kind.replace('-', '_')}_over_ce_{name}": ratio(seconds, kind, "ce")
+            for kind in MODULES
+            if kind != "sce"
+        },
+    }
+    of = f"d {shape.features}, V {shape.vocabulary:,}, 2 x {shape.length}"
+    naive = f"2 x {shape.naive_length}"
+    mean = {key: sum(values) / len(values) for key, values in {**seconds, **against}.items()}
+    notes = {
+        f"time_fused_over_naive_{name}": f"SCE on {naive}: {mean['fused']:.3g} / {mean['naive']:.3g} s",
+        f"time_sce_over_ce_{name}": f"{of}: {mean['sce']:.3g} / {mean['ce']:.3g} s",
+        f"time_sce_over_floor_{name}": f"floor {mean['floor']:.3g} s",
+        f"memory_fused_over_naive_{name}": f"{naive}, peak MiB: naive {peaks[('naive',)] / 2**20:.0f}, "
+        f"fused SCE {peaks['fused', 'sce'] / 2**20:.0f}, fused CE {peaks['fused', None] / 2**20:.0f}",
+        f"memory_head_gradient_over_naive_{name}": f"{head_gradient / 2**20:.0f} MiB, which nothing can save",
+    }
+    return figures, notes
+
+
+class Step:
+    """A whole training step of one arm: forward, backward, clipping, AdamW."""
+
+    def __init__(self, config: LlamaConfig, terms: objective.Terms, rows: int, length: int, options: dict) -> None:
+        torch.manual_seed(0)
+        self.model = LlamaForCausalLM(config).to(**options)
+        self.head = objective.install(self.model, terms)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        tokens = torch.randint(0, config.vocab_size, (rows, length + length // 4 + 1), device=options["device"])
+        views = torch.stack([tokens[:, : length + 1], tokens[:, length // 4 :]])
+        self.inputs, targets = views[..., :-1], views[..., 1:].contiguous()
+        self.batch = objective.Batch(targets, [length // 4] * rows, 1.0, 1.0)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        objective.parts(self.model, self.head, self.inputs, self.batch)[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+ARMS = {
+    "baseline": objective.Terms(),
+    "arm": objective.Terms(output="sce"),
+    "symmetric_kl": objective.Terms(output="symmetric-kl"),
+    "hidden": objective.Terms(layers=(1,)),
+    "hidden_output": objective.Terms(output="symmetric-kl", layers=(1,)),
+}
+
+
+def llama(features: int, intermediate: int, layers: int, heads: int, vocabulary: int, length: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=features,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=length,
+    )
+
+
+def step_figures(
+    name: str, config: LlamaConfig, rows: int, length: int, rounds: int, options: dict
+) -> tuple[dict[str, float], dict[str, str]]:
+    steps = {arm: Step(config, terms, rows, length, options) for arm, terms in ARMS.items()}
+    seconds = alternate(steps, rounds, options["device"])
+    baseline = sum(seconds["baseline"]) / rounds
+    what = f"{config.num_hidden_layers} layers, d {config.hidden_size}, V {config.vocab_size:,}, "
+    what += f"2 x {rows} x {length} tokens; baseline {baseline:.3g} s"
+    figures = {f"step_{arm}_over_baseline_{name}": ratio(seconds, arm, "baseline") for arm in ARMS if arm != "baseline"}
+    return figures, {f"step_arm_over_baseline_{name}": f"SCE; {what}"}
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    figures: dict[str, float] = {}
+    notes: dict[str, str] = {}
+
+    def add(more: tuple[dict[str, float], dict[str, str]]) -> None:
+        figures.update(more[0])
+        notes.update(more[1])
+
+    shapes = {"toy": Shape(16, 1000, 64, torch.float32, given.device, 64)} if given.toy else SHAPES[given.device]
+    for name, shape in shapes.items():
+        add(objective_figures(name, shape, given.rounds))
+    if given.toy:
+        add(step_figures("toy", llama(16, 32, 2, 2, 257, 64), 2, 32, given.rounds, {"device": given.device}))
+    elif given.device == "cpu":
+        cpu = {"device": "cpu"}
+        add(step_figures("demo", llama(128, 352, 2, 4, 257, 1024), 16, 128, 5 * given.rounds, cpu))
+        add(step_figures("v32k", llama(512, 1408, 4, 8, 32_000, 1024), 2, 512, given.rounds, cpu))
+    else:
+        half = {"device": "cuda", "dtype": torch.bfloat16}
+        add(step_figures("1b", llama(2048, 8192, 16, 32, 128_256, 8192), 1, 8192, given.rounds, half))
+    report("The objective", figures, notes, given)
+
+
+if __name__ == "__main__":
+    main()

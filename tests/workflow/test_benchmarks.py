@@ -1,0 +1,32 @@
+"""The benchmarks run, at toy size on this machine's processor; how fast is never asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu.sh", "--toy", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, expected in {
+        "objective": {"time_fused_over_naive_toy", "memory_fused_over_naive_toy", "step_arm_over_baseline_toy"},
+        "training": {"tokens_over_bare_loop_zero0", "tokens_over_bare_loop_zero2"},
+    }.items():
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert expected <= result["figures"].keys()
+        assert all(math.isfinite(value) and value > 0 for value in result["figures"].values())
+        assert result["context"]["torch"]
+        assert all(f"`{figure}`" in done.stdout for figure in expected)
