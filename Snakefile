@@ -3,12 +3,12 @@ import sys
 from pathlib import Path
 
 from longshort import resolve
-from longshort.identity import code_hash
+from longshort.identity import PLANNED, code_hash, source_as_planned
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
-os.environ.update(
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
-)
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
+os.environ.setdefault(PLANNED, source_as_planned())
 
 STUDY = resolve.load(config.get("study", "demo"))
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from longshort import resolve
+from longshort import accept as acceptance
+from longshort import cost, resolve, trace
+from longshort import plan as plans
+from longshort import prune as pruning
 from longshort.publish import read_json
 from longshort.study import StudyError
 
+Result = TypeVar("Result")
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="file in config/studies, without .yaml")]
 
@@ -50,6 +56,78 @@ def tables(
 
 
 @app.command()
+def plan(
+    target: Annotated[str, typer.Argument(help="what to make; all: the whole study")] = "all",
+    study: StudyOption = "demo",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="jobs at a time, for the wall-clock time")] = 1,
+    throughput: Annotated[
+        float, typer.Option(min=1.0, help="operations per second of a device, where no finished run tells")
+    ] = cost.THROUGHPUT,
+    budget: Annotated[str, typer.Option(help="refuse above so many device-hours, e.g. 200h")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+) -> None:
+    """Say what would run, why, and what it would cost; nothing runs."""
+    limit = _hours(budget)
+    made = _or_exit(lambda: plans.make(_load(study), target, jobs, throughput))
+    assert made.cost is not None
+    typer.echo(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
+    if limit is not None and made.cost.device_hours > limit:
+        raise SystemExit(
+            f"the plan needs {made.cost.device_hours:.3g} device-hours, more than the budget of {limit:g}: "
+            "take arms, seeds or steps out, or raise --budget"
+        )
+
+
+@app.command()
+def why(
+    result: Annotated[list[str], typer.Argument(help="a file below results/, or TABLE ROW COLUMN")],
+    study: StudyOption = "demo",
+    step: Annotated[int | None, typer.Option(help="checkpoint of the number; default: the last")] = None,
+) -> None:
+    """Say what a number or a result file was made by: run, code, commit, data, environment, job, log."""
+    if len(result) == 1:
+        found = [_or_exit(lambda: trace.of_file(Path(result[0])))]
+    elif len(result) == 3:
+        table, row, column = result
+        found = _or_exit(lambda: trace.of_cell(study, table, row, column, step))
+    else:
+        raise SystemExit(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
+    for entry in found:
+        width = max(map(len, entry))
+        typer.echo("\n".join(f"{key:<{width}}  {value}" for key, value in entry.items()) + "\n")
+
+
+@app.command()
+def accept(
+    arm: Annotated[str, typer.Argument(help="arm of the study")],
+    because: Annotated[str, typer.Option(help="why the change of the code leaves its results as they are")],
+    study: StudyOption = "demo",
+) -> None:
+    """Declare that a change of the code leaves an arm's finished results as they are."""
+    for change in _or_exit(lambda: acceptance.accept(_load(study), arm, because)):
+        typer.echo(
+            f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
+            f"({change['from']} -> {change['to']})"
+        )
+    typer.echo("The base counts as accepted with the arm. It stands in results/accepted.json and in the tables' notes.")
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list only")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """List, and after asking delete, results and checkpoints that no study in config/studies needs."""
+    found = _or_exit(pruning.unneeded)
+    for folder in found:
+        typer.echo(f"{folder.size / 2**20:10.1f} MB  {folder.what:<12} {folder.path}")
+    total = sum(folder.size for folder in found) / 2**20
+    typer.echo(f"{total:10.1f} MB in {len(found)} folders that no study in config/studies needs")
+    if found and not dry_run and (yes or typer.confirm("Delete them?")):
+        pruning.remove(found)
+
+
+@app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
     resolved = _load(study)
@@ -72,10 +150,23 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
 
 
 def _load(study: str) -> resolve.ResolvedStudy:
+    return _or_exit(lambda: resolve.load(study))
+
+
+def _or_exit(work: Callable[[], Result]) -> Result:
     try:
-        return resolve.load(study)
+        return work()
     except StudyError as error:
         raise SystemExit(str(error)) from None
+
+
+def _hours(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text.removesuffix("h"))
+    except ValueError:
+        raise SystemExit(f"--budget {text!r}: give device-hours, such as 200h") from None
 
 
 def _make_partial_tables(study: str, folder: Path) -> None:

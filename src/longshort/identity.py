@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from pydantic.fields import FieldInfo
 
 PACKAGE = "longshort"
 SOURCE = Path(__file__).resolve().parent
+# Set by the process that plans, inherited by its jobs.
+PLANNED = "LONGSHORT_PLANNED"
+# Changes of the code that a person declared harmless: see accept.py.
+ACCEPTED = Path("results/accepted.json")
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
     "longshort.study",
@@ -88,8 +93,24 @@ def code_hash(entry: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -
             are invisible to the parser, and join the closure of that run alone.
         source: the package's folder.
     """
-    modules = sorted({module for start in (entry, *chosen) for module in closure(start, source)})
-    return digest(dumps([[module, _tree_hash(_file(module, source))] for module in modules]))
+    return _code_hash(entry, tuple(chosen), source)
+
+
+@cache
+def _code_hash(entry: str, chosen: tuple[str, ...], source: Path) -> str:
+    return digest(dumps(list(modules(entry, chosen, source).items())))
+
+
+def modules(entry: str, chosen: tuple[str, ...] = (), source: Path = SOURCE) -> dict[str, str]:
+    """Name and hash of every module behind code_hash, sorted: what two hashes differ in, in words."""
+    names = {module for start in (entry, *chosen) for module in closure(start, source)}
+    return {module: _tree_hash(_file(module, source)) for module in sorted(names)}
+
+
+def changed_modules(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Files of the modules that differ, were added or went, as seen from the package: alignment/objective.py."""
+    differing = [module for module in {**before, **now} if before.get(module) != now.get(module)]
+    return sorted(_file(module, SOURCE).relative_to(SOURCE).as_posix() for module in differing)
 
 
 @cache
@@ -144,14 +165,41 @@ def _tree_hash(path: Path) -> str:
     return digest(ast.dump(tree))
 
 
-def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) -> None:
-    """Raises SystemExit where the source was edited between planning and start: the result would carry a wrong name."""
-    now = code_hash(entry, chosen)
-    if planned != now:
+def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
+    """What `longshort accept` recorded: {arm, runs, stage, from, to, modules, because, time} each."""
+    path = path or ACCEPTED
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def source_as_planned() -> str:
+    """The hash of every module as the plan knows it, for the environment variable PLANNED."""
+    words = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts])
+        words.append(f"{name.removesuffix('.__init__')}={_tree_hash(path)}")
+    return " ".join(words)
+
+
+def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) -> str:
+    """The code that a job runs under: the planned one, unless the source was edited between planning and start.
+
+    A cluster's job parses the workflow anew when it starts, so the hash that it is given says nothing of the plan; the
+    variable PLANNED comes from the process that planned.
+
+    Raises:
+        SystemExit: the source is not the one that was planned, which the result's name would deny.
+    """
+    now = modules(entry, chosen)
+    before = dict(word.split("=") for word in os.environ.get(PLANNED, "").split())
+    changed = changed_modules({name: before.get(name, "") for name in now}, now) if before else []
+    current = code_hash(entry, chosen)
+    accepted = any(a["stage"] == entry and (a["from"], a["to"]) == (planned, current) for a in accepted_changes())
+    if changed or (planned != current and not before and not accepted):
+        what = f"{', '.join(changed)} changed" if changed else f"code {planned} is now {current}: the source changed"
         raise SystemExit(
-            f"the source behind {entry} changed after this job was planned (code {planned} then, {now} now); "
-            "run snakemake again, which plans with the source as it is"
+            f"{what} after this job was planned; run snakemake again, which plans with the source as it is"
         )
+    return planned
 
 
 def run_id(spec: dict[str, Any], code: str, inputs: dict[str, Any]) -> str:

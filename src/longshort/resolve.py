@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from longshort.alignment import schedules
 from longshort.data import corpora
-from longshort.identity import canonical, code_hash, spec_id
+from longshort.identity import accepted_changes, canonical, code_hash, spec_id
 from longshort.mistakes import parse, parse_patch, short
 from longshort.study import (
     Alignment,
@@ -44,6 +44,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 TABLE_KINDS = ("parquet", "csv", "md", "tex")
 PLOTS_OF_METRICS = ("perplexity", "misalignment")
 PLOTS = ("training", "schedules")
+# The entry modules of the stages.
+TRAINING = "longshort.training.trainer"
+EVALUATIONS = {
+    "perplexity": "longshort.evaluation.perplexity",
+    "misalignment": "longshort.evaluation.misalignment",
+    "longbench_e": "longshort.evaluation.longbench",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class ResolvedStudy:
     evaluations: dict[str, tuple[str, Evaluation]]
     tables: dict[str, Table]
     texts: dict[str, str] = field(repr=False)
+    settings: dict[str, Any] = field(repr=False, default_factory=dict)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def steps_key(self) -> str:
@@ -80,7 +89,17 @@ class ResolvedStudy:
         return [self.record(base)] if base else []
 
     def training_code(self, run: str) -> str:
-        return code_hash("longshort.training.trainer", self.runs[run].modules)
+        return self._accepted(run, TRAINING, code_hash(TRAINING, self.runs[run].modules))
+
+    def evaluation_code(self, metric: str, run: str) -> str:
+        return self._accepted(run, EVALUATIONS[metric], code_hash(EVALUATIONS[metric]))
+
+    def _accepted(self, run: str, stage: str, code: str) -> str:
+        """The code that the run's results were made with, where a person declared that `code` would give the same."""
+        for change in self.accepted:
+            if change["stage"] == stage and change["to"] == code and run in change["runs"]:
+                return str(change["from"])
+        return code
 
     def cpus(self, run: str) -> int:
         training = self.runs[run].training
@@ -138,12 +157,15 @@ class ResolvedStudy:
             "seeds": list(self.study.seeds),
             "base": self.base,
             "base_steps": self.base_steps,
+            "settings": self.settings["study"],
+            "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
             "arms": [
                 {
                     "name": name,
                     "description": self.arms[name].description,
                     "control": self.arms[name].control,
                     "runs": {str(seed): run for seed, run in self.arm_runs[name].items()},
+                    "settings": self.settings[name],
                 }
                 for name in names
             ],
@@ -367,6 +389,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     shared = _merge(arms.alignment, study.alignment)
     parse(Alignment, shared, f"study {name}", "alignment")  # the study's mistake, not its first arm's
     arm_runs: dict[str, dict[int, str]] = {}
+    arm_settings: dict[str, Any] = {}
     for arm_name in study.arms:
         where = f"study {name}, arm {arm_name}"
         arm = arms.arms[arm_name]
@@ -385,6 +408,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                 )
         two_views = _two_views(where, alignment, study, training.steps)
         arm_runs[arm_name] = {}
+        arm_settings[arm_name] = {"alignment": canonical(alignment), "training": canonical(training)}
         for seed in study.seeds:
             spec = RunSpec(
                 data=study.data,
@@ -410,7 +434,26 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     texts = {data: _text(study.data), **{identity: _text(spec) for identity, spec in runs.items()}}
     texts.update({identity: _text(evaluation) for identity, evaluation in evaluations.values()})
     resolved_arms = {arm_name: arms.arms[arm_name] for arm_name in study.arms}
-    return ResolvedStudy(name, study, resolved_arms, runs, arm_runs, base, base_steps, data, evaluations, tables, texts)
+    return ResolvedStudy(
+        name,
+        study,
+        resolved_arms,
+        runs,
+        arm_runs,
+        base,
+        base_steps,
+        data,
+        evaluations,
+        tables,
+        texts,
+        {"study": _study_settings(study), **arm_settings},
+        accepted_changes(),
+    )
+
+
+def _study_settings(study: Study) -> dict[str, Any]:
+    """What all arms share, as a plan compares it with what it was."""
+    return {"data": canonical(study.data), "model": canonical(study.model), "lengths": canonical(study.lengths)}
 
 
 def _text(spec: BaseModel) -> str:

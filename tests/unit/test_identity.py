@@ -58,7 +58,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def fingerprint(package: Path, *chosen: str) -> str:
-    for cached in (identity.closure, identity._tree_hash):
+    for cached in (identity.closure, identity._tree_hash, identity._code_hash):
         cached.cache_clear()
     return identity.code_hash("longshort.stage", chosen, package)
 

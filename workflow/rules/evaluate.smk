@@ -4,7 +4,8 @@ rule perplexity:
         run="results/runs/{run}/training/{steps}.json",
         data=f"results/data/{STUDY.data}/manifest.json",
     output:
-        "results/runs/{run}/perplexity/{evaluation}/{steps}.parquet",
+        numbers="results/runs/{run}/perplexity/{evaluation}/{steps}.parquet",
+        record="results/runs/{run}/perplexity/{evaluation}/{steps}.json",
     log:
         "results/runs/{run}/perplexity/{evaluation}/{steps}.log",
     conda:
@@ -13,10 +14,10 @@ rule perplexity:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=code_hash("longshort.evaluation.perplexity"),
+        code=lambda wildcards: STUDY.evaluation_code("perplexity", wildcards.run),
     shell:
         "python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
 rule misalignment:
@@ -25,7 +26,8 @@ rule misalignment:
         run="results/runs/{run}/training/{steps}.json",
         data=f"results/data/{STUDY.data}/manifest.json",
     output:
-        "results/runs/{run}/misalignment/{evaluation}/{steps}.parquet",
+        numbers="results/runs/{run}/misalignment/{evaluation}/{steps}.parquet",
+        record="results/runs/{run}/misalignment/{evaluation}/{steps}.json",
     log:
         "results/runs/{run}/misalignment/{evaluation}/{steps}.log",
     conda:
@@ -34,10 +36,10 @@ rule misalignment:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=code_hash("longshort.evaluation.misalignment"),
+        code=lambda wildcards: STUDY.evaluation_code("misalignment", wildcards.run),
     shell:
         "python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output} --code {params.code} > {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
 rule longbench_e:
@@ -47,7 +49,8 @@ rule longbench_e:
         data=f"results/data/{STUDY.data}/manifest.json",
         tasks=STUDY.items(),
     output:
-        "results/runs/{run}/longbench_e/{evaluation}/{steps}.parquet",
+        numbers="results/runs/{run}/longbench_e/{evaluation}/{steps}.parquet",
+        record="results/runs/{run}/longbench_e/{evaluation}/{steps}.json",
     log:
         "results/runs/{run}/longbench_e/{evaluation}/{steps}.log",
     conda:
@@ -56,7 +59,7 @@ rule longbench_e:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=code_hash("longshort.evaluation.longbench"),
+        code=lambda wildcards: STUDY.evaluation_code("longbench_e", wildcards.run),
     shell:
         "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output} --items {input.tasks} --code {params.code} > {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"

@@ -18,7 +18,7 @@ import numpy as np
 
 from longshort import provenance
 from longshort.data import corpora, tokenizers
-from longshort.identity import digest, dumps, refuse_changed_code
+from longshort.identity import code_hash, digest, dumps, modules, refuse_changed_code
 from longshort.publish import folder_in_place, read_json, write_json
 
 ENTRY = "longshort.data.__main__"
@@ -92,7 +92,13 @@ def main() -> None:
         manifest = prepare(read_json(arguments.spec), arguments.out)
     except ValueError as error:
         raise SystemExit(f"data: {error}") from None
-    manifest["environment"] = provenance.environment()
+    manifest.update(
+        code=code_hash(ENTRY),
+        modules=modules(ENTRY),
+        commit=provenance.commit(),
+        environment=provenance.environment(),
+        machine=provenance.machine(),
+    )
     write_json(arguments.out / "manifest.json", manifest)
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")

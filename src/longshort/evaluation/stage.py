@@ -1,4 +1,5 @@
-"""What every evaluation stage does: load each checkpoint of a run, measure it, publish one parquet for all of them.
+"""What every evaluation stage does: load each checkpoint of a run, measure it, publish one parquet for all of them, and
+a record (JSON) beside it.
 
 `python -m longshort.evaluation.perplexity --spec FILE --data MANIFEST --run RECORD --steps 50-150 --out FILE`
 """
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from longshort import provenance
-from longshort.identity import code_hash, refuse_changed_code, run_id
-from longshort.publish import altered, file_digest, read_json, write_atomic
+from longshort.identity import code_hash, modules, refuse_changed_code, run_id
+from longshort.publish import altered, file_digest, read_json, write_atomic, write_json
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status", "protocol"]
 Evaluate = Callable[..., list[dict[str, Any]]]
@@ -34,9 +35,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     arguments = parser.parse_args()
 
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
-    if arguments.code:
-        refuse_changed_code(arguments.code, entry)
-    code = code_hash(entry)
+    code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     spec, record = read_json(arguments.spec), read_json(arguments.run)
     manifest = read_json(arguments.data)
     inputs = {
@@ -47,10 +46,11 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
         "items": {path.name: file_digest(path) for path in arguments.items},
     }
     finished = arguments.work / "evaluations" / f"{run_id(spec, code, inputs)}.parquet"
-    if finished.exists():
+    if finished.exists() and _sound(finished):
         print(f"found finished: {finished}")
-        write_atomic(arguments.out, finished.read_bytes())
+        publish(arguments.out, finished.read_bytes(), read_json(finished.with_suffix(".json")))
         return
+    began_all = time.monotonic()
 
     rows: list[dict[str, Any]] = []
     said = protocol(spec["settings"])
@@ -80,8 +80,32 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     frame = frame.astype({"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"})
     frame["run_id"], frame["code"], frame["data"] = record["run_id"], code, manifest["content"]
     frame["commit"], frame["environment"] = provenance.commit(), provenance.environment()
-    write_atomic(finished, frame.to_parquet(index=False))
-    write_atomic(arguments.out, frame.to_parquet(index=False))
+    published = {
+        "run_id": record["run_id"],
+        "code": code,
+        "modules": modules(entry),
+        "data": manifest["content"],
+        "commit": provenance.commit(),
+        "environment": provenance.environment(),
+        "machine": provenance.machine(),
+        "protocol": said,
+        "seconds": time.monotonic() - began_all,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    numbers = frame.to_parquet(index=False)
+    publish(finished, numbers, published)
+    publish(arguments.out, numbers, published)
+
+
+def publish(out: Path, numbers: bytes, record: dict[str, Any]) -> None:
+    """The numbers, then beside them the record that holds their hash."""
+    write_atomic(out, numbers)
+    write_json(out.with_suffix(".json"), {**record, "sha256": file_digest(out)})
+
+
+def _sound(numbers: Path) -> bool:
+    record = numbers.with_suffix(".json")
+    return record.exists() and read_json(record)["sha256"] == file_digest(numbers)
 
 
 def _status(row: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def _run(study: dict[str, Any], folder: Path, steps: str, *, training: bool, par
     for metric, evaluation in study["evaluations"].items():
         path = folder / metric / evaluation["id"] / f"{steps}.parquet"
         if path.exists() or not partial:
+            _refuse_altered(path, read_json(path.with_suffix(".json"))["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
             frames.append(_missing(metric, steps))
@@ -66,8 +67,7 @@ def _run(study: dict[str, Any], folder: Path, steps: str, *, training: bool, par
 def _training(record_path: Path) -> pandas.DataFrame:
     record = read_json(record_path)
     log_path = record_path.with_suffix(".parquet")
-    if file_digest(log_path) != record["log"]["sha256"]:
-        raise ValueError(f"{log_path} is not the file that its training published; delete it and run snakemake again")
+    _refuse_altered(log_path, record["log"]["sha256"])
     log = pandas.read_parquet(log_path)
     if log.empty:
         return _missing("train/loss", "0").iloc[:0]
@@ -80,6 +80,11 @@ def _training(record_path: Path) -> pandas.DataFrame:
     for column in ("run_id", "code", "data", "commit", "environment"):
         rows[column] = record[column]
     return rows.astype(TYPES)
+
+
+def _refuse_altered(path: Path, digest: str) -> None:
+    if file_digest(path) != digest:
+        raise ValueError(f"{path} is not the file that was published; delete it and run snakemake again")
 
 
 def _missing(metric: str, steps: str) -> pandas.DataFrame:

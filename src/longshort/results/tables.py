@@ -244,6 +244,13 @@ def _provenance_notes(metrics: pd.DataFrame, study: dict[str, Any], tidy: pd.Dat
                 mixtures.setdefault(f"made by more than one {kind}: {found}", []).append(column.header)
     notes = [f"Protocol {protocol} ({', '.join(names)})." for protocol, names in protocols.items()]
     notes += [f"Mixed columns ({', '.join(headers)}), {mixture}." for mixture, headers in mixtures.items()]
+    runs = {run for arm in study["arms"] if arm["name"] in set(tidy["arm"]) for run in arm["runs"].values()}
+    for change in study.get("accepted", []):
+        if runs & set(change["runs"]):
+            notes.append(
+                f"Accepted by hand for {change['arm']} ({change['time']}): {', '.join(change['modules'])} changed, "
+                f"code {_short(change['from'])} -> {_short(change['to'])}, because: {change['because']}."
+            )
     commits = sorted({_short(commit) for commit in rows["commit"].dropna() if commit})
     if commits:
         notes.append(f"Commit: {commits[0]}." if len(commits) == 1 else f"Mixed commits: {', '.join(commits)}.")

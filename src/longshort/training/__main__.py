@@ -13,7 +13,7 @@ from typing import Any
 
 from longshort import provenance
 from longshort.alignment.kinds import chosen
-from longshort.identity import code_hash, refuse_changed_code, run_id
+from longshort.identity import code_hash, modules, refuse_changed_code, run_id
 from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
 from longshort.training import checkpoints, launch
 
@@ -38,10 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     spec = read_json(arguments.spec)
-    modules = chosen(spec.get("alignment"))
-    if arguments.code:
-        refuse_changed_code(arguments.code, ENTRY, modules)
-    code = code_hash(ENTRY, modules)
+    chosen_modules = chosen(spec.get("alignment"))
+    code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
+    code = code or code_hash(ENTRY, chosen_modules)
     manifest = read_json(arguments.data)
     wanted = [int(step) for step in arguments.steps.split("-")]
     base = read_json(arguments.base) if arguments.base else None
@@ -50,10 +49,11 @@ def main() -> None:
     if base and base["checkpoints"]:
         newest = base["checkpoints"][max(base["checkpoints"], key=int)]
         base_path, files = Path(newest["path"]), newest["files"]
-    identity = run_id(spec, code, {"data": manifest["splits"]["train"]["sha256"], "base": files})
+    identity = run_id(trajectory(spec), code, {"data": manifest["splits"]["train"]["sha256"], "base": files})
     record = {
         "run_id": identity,
         "code": code,
+        "modules": modules(ENTRY, chosen_modules),
         "data": manifest["content"],
         "commit": provenance.commit(),
         "environment": provenance.environment(),
@@ -82,7 +82,7 @@ def main() -> None:
         "threads": arguments.threads,
     }
     with sole_owner(work) as owner:
-        there, seconds = launch.complete(job, work, wanted, spec, owner)
+        there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
         ended = launch.diverged_at(work)
         diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
         record["checkpoints"] = {
@@ -92,9 +92,22 @@ def main() -> None:
             }
             for step in there
         }
-        record.update(status="diverged" if diverged else "ok", diverged=diverged, seconds=seconds)
+        record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         publish(arguments.out, record, read_log(work / checkpoints.LOG, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
+
+
+def trajectory(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a run's weights at a step depend on: its specification, less the last step where no schedule knows it.
+
+    With a constant learning rate and constant weights a longer training passes through the same weights, so it goes
+    on from the shorter one's checkpoints.
+    """
+    terms = [(spec.get("alignment") or {}).get(term) or {} for term in ("output", "hidden")]
+    constant = not any(isinstance(term.get("alpha"), list) for term in terms)
+    if not spec.get("training") or spec["training"]["learning_rate_schedule"] != "constant" or not constant:
+        return spec
+    return {**spec, "training": {key: value for key, value in spec["training"].items() if key != "steps"}}
 
 
 def pretrained(spec: dict[str, Any]) -> dict[str, Any]:

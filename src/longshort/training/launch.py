@@ -33,16 +33,16 @@ def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]
 
 def complete(
     job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any], owner: Path
-) -> tuple[list[int], float]:
+) -> tuple[list[int], int, float]:
     """Trains until every wanted step has a sound checkpoint, or the run diverges.
 
     Returns:
-        The wanted steps that exist now, and the seconds spent training.
+        The wanted steps that exist now, the number of steps trained here, and the seconds spent.
 
     Raises:
         SystemExit: the training failed; its exit code is handed on.
     """
-    began = time.monotonic()
+    began, trained = time.monotonic(), 0
     sound = checkpoints.sound_steps(work)
     for resume, targets in segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < diverged_at(work)]
@@ -52,13 +52,14 @@ def complete(
                 shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
             job_file = work / "job.json"
             write_json(job_file, {**job, "resume": resume, "targets": targets})
+            trained += max(targets) - resume
             _torchrun(job_file, spec["training"]["processes"], job["threads"], owner)
     sound = checkpoints.sound_steps(work)
     there = [step for step in wanted if step in sound]
     lost = [step for step in wanted if step not in sound and step < diverged_at(work)]
     if lost:
         raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
-    return there, time.monotonic() - began
+    return there, trained, time.monotonic() - began
 
 
 def build_extensions() -> None:
@@ -67,10 +68,16 @@ def build_extensions() -> None:
     subprocess.run([sys.executable, "-c", code], env=environment(1), check=True, stdout=subprocess.DEVNULL)
 
 
+# A training asks for the same large blocks at every step. By default glibc gives each back to the system at once, which
+# costs a page fault for every 4 KiB of the next: a quarter of a ZeRO-2 step on a CPU (benchmarks/README.md).
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+
+
 def environment(threads: int) -> dict[str, str]:
     """The environment of the training processes."""
     here = Path(sys.executable).parent
     values = {
+        **KEEP_FREED_MEMORY,
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

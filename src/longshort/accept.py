@@ -1,0 +1,86 @@
+"""`longshort accept`: a person declares that a change of the code leaves the results of finished runs as they are.
+
+The runs of an arm, and the base that they start from, keep the code that they were made with; reason, time and both
+hashes stand in results/accepted.json and in the notes of the tables. A changed parameter has another run and is never
+accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from longshort.identity import ACCEPTED, accepted_changes, changed_modules, code_hash, modules
+from longshort.publish import read_json, write_json
+from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.study import StudyError
+
+RUNS = Path("results/runs")
+
+
+def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:
+    """Records the changes of the code behind an arm's finished results, and returns them.
+
+    Raises:
+        StudyError: no such arm, no reason, a run that is not finished, or nothing that changed.
+    """
+    where = f"study {study.name}, arm {arm}"
+    if arm not in study.arm_runs:
+        raise StudyError(f"{where}: no such arm; the study has {', '.join(study.arm_runs)}")
+    if not because.strip():
+        raise StudyError(f"{where}: give a reason with --because: it stands in the tables' notes")
+    changes: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in [study.base, *study.arm_runs[arm].values()]:
+        for stage, record in _records(study, run, where):
+            chosen = study.runs[run].modules if stage == TRAINING else ()
+            now = code_hash(stage, chosen)
+            if record["code"] == now:
+                continue
+            change = changes.setdefault(
+                (stage, record["code"], now),
+                {
+                    "arm": arm,
+                    "runs": [],
+                    "stage": stage,
+                    "from": record["code"],
+                    "to": now,
+                    "modules": changed_modules(record.get("modules", {}), modules(stage, chosen)),
+                    "because": because.strip(),
+                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                },
+            )
+            change["runs"].append(run)
+    known = accepted_changes()
+    new = [
+        change
+        for change in changes.values()
+        if not any(
+            all(old[key] == change[key] for key in ("stage", "from", "to")) and set(change["runs"]) <= set(old["runs"])
+            for old in known
+        )
+    ]
+    if not new:
+        raise StudyError(f"{where}: the code behind its results is the present one: there is nothing to accept")
+    write_json(ACCEPTED, known + new)
+    return new
+
+
+def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Stage and record of every finished result of a run that the study needs."""
+    paths = [(TRAINING, Path(study.record(run)))]
+    for metric, (identity, _) in study.evaluations.items():
+        paths.append((EVALUATIONS[metric], RUNS / run / metric / identity / f"{study.steps_of(run)}.json"))
+    found = []
+    for stage, path in paths:
+        if not path.exists():
+            raise StudyError(
+                f"{where}: {path} does not exist: a run that was never made with these parameters cannot be accepted; "
+                "run it, or take the change of its parameters back"
+            )
+        try:
+            found.append((stage, read_json(path)))
+        except (ValueError, json.JSONDecodeError) as error:
+            raise StudyError(f"{where}: {error}") from None
+    return found

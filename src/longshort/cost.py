@@ -1,0 +1,224 @@
+"""What planned work would cost: device-hours, wall-clock, storage. Every estimate names its source.
+
+Finished runs of the same kind tell best; where there are none, operations are counted and divided by a stated
+throughput. A forward and backward pass costs 6 operations per weight and token, a forward pass 2; no job takes less
+than its start, no step less than its overhead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longshort.publish import read_json
+from longshort.resolve import ResolvedStudy
+
+RUNS = Path("results/runs")
+# Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.
+THROUGHPUT = 1.25e14
+# Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
+BYTES_PER_WEIGHT = 16
+JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
+LONGBENCH_ITEMS = 3668  # of the 13 tasks of the official LongBench-E
+
+
+class Work(NamedTuple):
+    """A planned training or evaluation."""
+
+    rule: str
+    run: str
+    steps: str
+
+
+@dataclass
+class Cost:
+    """device_hours: devices times hours, summed; wall_seconds: with jobs_at_once jobs at a time."""
+
+    device_hours: float
+    wall_seconds: float
+    storage_bytes: float
+    jobs_at_once: int
+    sources: list[str] = field(default_factory=list)
+
+
+def estimate(study: ResolvedStudy, work: list[Work], jobs_at_once: int, throughput: float = THROUGHPUT) -> Cost:
+    """The cost of planned work.
+
+    Args:
+        throughput: operations per second and device, used where no finished run tells.
+    """
+    finished = _finished_trainings()
+    seconds: dict[Work, float] = {}
+    sources: dict[str, set[str]] = {}
+    device_seconds = storage = 0.0
+    for one in work:
+        if one.rule == "train":
+            seconds[one], source = _training_seconds(study, one, finished, throughput)
+            devices = _processes(study, one.run)
+            bytes_each, of = _checkpoint_bytes(study, finished)
+            storage += bytes_each * len(one.steps.split("-"))
+            sources.setdefault(of, set()).add("storage")
+        else:
+            seconds[one], source = _evaluation_seconds(study, one, throughput)
+            devices = 1
+        device_seconds += seconds[one] * devices
+        sources.setdefault(source, set()).add("training" if one.rule == "train" else one.rule)
+    wall = _wall_seconds(study, seconds, jobs_at_once)
+    said = [f"{', '.join(sorted(of))}: {source}" for source, of in sources.items()]
+    return Cost(device_seconds / 3600, wall, storage, jobs_at_once, said)
+
+
+def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once: int) -> float:
+    """The longest jobs first, each when a place is free and what it waits for is done."""
+    places = [0.0] * max(1, jobs_at_once)
+    ready: dict[str, float] = {}
+    waves = (lambda one: one.rule == "train" and one.run == study.base, lambda one: one.rule == "train", lambda _: True)
+    waiting = dict(seconds)
+    for wave in waves:
+        for one in sorted((one for one in waiting if wave(one)), key=lambda one: -seconds[one]):
+            place = places.index(min(places))
+            after = ready.get(one.run, 0.0) if one.rule != "train" else ready.get(study.base, 0.0)
+            places[place] = max(places[place], after) + waiting.pop(one)
+            if one.rule == "train":
+                ready[one.run] = places[place]
+    return max(places)
+
+
+# ---- trainings -------------------------------------------------------------------------------------------------------
+
+
+def _training_seconds(
+    study: ResolvedStudy, one: Work, finished: list[tuple[dict[str, Any], dict[str, Any]]], throughput: float
+) -> tuple[float, str]:
+    spec = json.loads(study.texts[one.run])
+    if not spec.get("training"):
+        return JOB_START, "a pretrained base is only read"
+    steps = max(int(step) for step in one.steps.split("-"))
+    there = [step for step in _checkpoints_there(one.run) if step < steps]
+    missing = steps - max(there, default=0)
+    tokens = missing * _tokens_per_step(spec)
+    alike = [
+        record["seconds"] / (record["trained"] * _tokens_per_step(other))
+        for other, record in finished
+        if _alike(spec, other)
+    ]
+    if alike:
+        return statistics.median(alike) * tokens, f"from {len(alike)} finished trainings of this model"
+    operations = 6 * _weights(study)[0] * tokens
+    computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
+    return JOB_START + computing, _counted(study, throughput)
+
+
+def _counted(study: ResolvedStudy, throughput: float) -> str:
+    weights, source = _weights(study)
+    return (
+        f"counted, {weights:.3g} weights ({source}), {throughput:.3g} operations/s a device, "
+        f"at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job"
+    )
+
+
+def _tokens_per_step(spec: dict[str, Any]) -> int:
+    views = 2 if spec.get("alignment") else 1
+    tokens: int = views * spec["length"] * spec["training"]["batch"]
+    return tokens
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a token costs the same in both: model, length, processes, precision."""
+    keys = ("architecture", "pretrained", "base", "length")
+    training = ("processes", "nodes", "precision", "deepspeed")
+    return all(one.get(key) == other.get(key) for key in keys) and all(
+        one["training"].get(key) == other["training"].get(key) for key in training
+    )
+
+
+def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Specification and record of every training that took time."""
+    found = []
+    for path in sorted(RUNS.glob("*/training/*.json")):
+        try:
+            record, spec = read_json(path), read_json(path.parents[1] / "spec.json")
+        except (OSError, ValueError):
+            continue
+        if record.get("trained") and spec.get("training"):
+            found.append((spec, record))
+    return found
+
+
+def _checkpoints_there(run: str) -> list[int]:
+    """Steps that an earlier training of this run left, as far as their folders still exist."""
+    steps = []
+    for path in (RUNS / run / "training").glob("*.json"):
+        for step, checkpoint in read_json(path).get("checkpoints", {}).items():
+            if Path(checkpoint["path"]).is_dir():
+                steps.append(int(step))
+    return steps
+
+
+def _processes(study: ResolvedStudy, run: str) -> int:
+    training = study.runs[run].training
+    return training.world_size if training else 1
+
+
+def _checkpoint_bytes(study: ResolvedStudy, finished: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, str]:
+    """Of one checkpoint: a finished one of this study's base or arms, else counted."""
+    for spec, record in finished:
+        if spec.get("base") == study.base:
+            for checkpoint in record["checkpoints"].values():
+                folder = Path(checkpoint["path"])
+                if folder.is_dir():
+                    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                    return float(size), "a finished checkpoint of this model"
+    weights, source = _weights(study)
+    return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights ({source})"
+
+
+def _weights(study: ResolvedStudy) -> tuple[float, str]:
+    """Number of weights, and how it is known."""
+    model = study.study.model
+    if model.kind == "trained":
+        shape = model.architecture
+        block = 4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size
+        return float(shape.layers * block), "from the architecture, without embeddings"
+    config = Path(model.name) / "config.json"
+    if config.exists():
+        said = read_json(config)
+        size, inner, layers = (said.get(key, 0) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        if size and inner and layers:
+            return float(layers * (4 * size**2 + 3 * size * inner)), f"from {config}, without embeddings"
+    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", model.name)
+    if named:
+        return float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()], f"from the name {model.name}"
+    return 7e9, "unknown, taken as 7e9"
+
+
+# ---- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def _evaluation_seconds(study: ResolvedStudy, one: Work, throughput: float) -> tuple[float, str]:
+    identity, evaluation = study.evaluations[one.rule]
+    checkpoints = len(one.steps.split("-"))
+    measured = []
+    for path in RUNS.glob(f"*/{one.rule}/{identity}/*.json"):
+        try:
+            measured.append(read_json(path)["seconds"] / len(path.stem.split("-")))
+        except (OSError, ValueError, KeyError):
+            continue
+    if measured:
+        return statistics.median(measured) * checkpoints, f"from {len(measured)} finished evaluations"
+    settings: Any = evaluation.settings
+    if one.rule == "perplexity":
+        tokens = settings.documents * sum(settings.lengths)
+    elif one.rule == "misalignment":
+        contexts = settings.lengths_per_sequence + sum(settings.beyond)
+        tokens = settings.sequences * contexts * evaluation.length
+    else:
+        tokens = LONGBENCH_ITEMS * settings.max_length
+        if settings.source.kind == "stand-in":
+            tokens = 13 * settings.source.items_per_task * settings.max_length
+    operations = 2 * _weights(study)[0] * tokens * checkpoints
+    return JOB_START + operations / throughput, _counted(study, throughput)
