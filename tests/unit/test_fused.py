@@ -160,8 +160,9 @@ def test_the_chunk_follows_from_the_vocabulary() -> None:
     assert sizes[2] * 128_256 * 4 <= 2**27
 
 
-def test_a_gpu_is_never_waited_for() -> None:
-    """On the meta device no tensor has values: to look at one, or to count what one holds, is an error."""
+def test_no_value_of_a_tensor_is_looked_at() -> None:
+    """On the meta device no tensor has values: to look at one, or to count what one holds, is an error. On a GPU it
+    would wait for the device; that no copy waits either is asked of the device itself in benchmarks/objective.py."""
     hidden, weight = (torch.empty(n, 8, device="meta", dtype=torch.bfloat16).requires_grad_() for n in (64, 100))
     targets = torch.empty(2, 2, 16, dtype=torch.long, device="meta")
     with pytest.raises(RuntimeError):
@@ -171,3 +172,16 @@ def test_a_gpu_is_never_waited_for() -> None:
         pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, kind)]
         losses(hidden, weight, None, targets.flatten(), pairs, at.alone, chunk_size=20).loss.backward()
     assert weight.grad.shape == weight.shape
+
+
+def test_what_cannot_be_computed_is_refused() -> None:
+    hidden, weight, targets = torch.randn(8, 3), torch.randn(7, 3), torch.zeros(2, 1, 4, dtype=torch.long)
+    at = overlap(targets, [1])
+    pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, "sce")]
+    with pytest.raises(ValueError, match="alone is None"):
+        losses(hidden, weight, None, targets.flatten(), pairs)
+    with pytest.raises(ValueError, match="of one type"):
+        losses(hidden.bfloat16(), weight, None, targets.flatten(), pairs, at.alone)
+    hidden.requires_grad_()
+    losses(hidden, weight, None, torch.full((8,), IGNORED)).loss.backward()
+    assert not hidden.grad.any()  # a batch without a target moves nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from longshort.alignment.objective import Batch, Terms, install, parts
 from longshort.alignment.views import collate
-from longshort.models.load import logit_change
+from longshort.evaluation.forward import refuse_unknown_logits
+from longshort.models.load import LogitChange, logit_change
 from tests.unit import reference
 
 VOCABULARY = 11
@@ -136,8 +138,29 @@ def test_models_that_change_their_logits_after_the_head(config: Any, scale: floa
 
 
 def test_a_change_of_the_logits_that_is_not_known_is_refused() -> None:
+    """By its name, and where a name means nothing or something else in this model, by what the model does."""
+    assert logit_change(Gemma2Config()) == LogitChange(cap=30.0)  # attn_logit_softcapping is no change of the logits
+    assert logit_change(LlamaConfig(**SHAPE, moe_router_logit_softcapping=2.0)) == LogitChange()
     with pytest.raises(ValueError, match=r"logits_mup_width_multiplier = 24"):
-        logit_change(LlamaConfig(**SHAPE, logits_mup_width_multiplier=24.0, router_logit_scale=2.0))
+        logit_change(LlamaConfig(**SHAPE, logits_mup_width_multiplier=24.0))
+    model = small_model(LlamaConfig(**SHAPE, logit_scale=0.5))  # which Llama ignores
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM does to its logits .* LogitChange\(scale=0.5"):
+        install(model, Terms())
+    with pytest.raises(ValueError, match="LlamaForCausalLM makes its logits otherwise"):
+        refuse_unknown_logits(small_model(LlamaConfig(**SHAPE, logit_scale=0.5)))
+
+
+@pytest.mark.parametrize("lens", ["kl", None])
+def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
+    """The head alone, on a device without values: transformers' own masks look at a position in every forward."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
+        states = torch.empty(4, 6, SHAPE["hidden_size"], requires_grad=True)
+    head = install(model, Terms(output="sce", layers=(1, 2), distance="logit-lens" if lens else "mse", lens=lens))
+    head.capture = SimpleNamespace(take=lambda: [states, states])
+    head.batch = Batch(torch.empty(2, 2, 6, dtype=torch.long, device="meta"), [2, 3], 1.0, 1.0)
+    head(states)[0].backward()
+    assert head.weight.grad.shape == head.weight.shape
 
 
 def test_heads_that_are_not_plain_linear_are_refused() -> None:
@@ -153,9 +176,11 @@ def test_heads_that_are_not_plain_linear_are_refused() -> None:
 
 def test_without_a_batch_the_head_is_a_linear_layer() -> None:
     plain, ours = small_model(), small_model()
-    install(ours, Terms(output="sce"))
+    head = install(ours, Terms(output="sce", layers=(1,)))
     tokens = torch.arange(6)[None]
     assert torch.equal(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+    with pytest.raises(KeyError):
+        head.capture.take()  # nothing is held
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:

@@ -67,20 +67,24 @@ def losses(
         weight, bias: [V, d], and [V] or None, of the head.
         targets: [R] next tokens; rows with IGNORED have no cross-entropy.
         pairs: each row of `hidden` is in one pair at most.
-        alone: the rows that are in no pair; None means all, where there are no pairs.
+        alone: the rows that are in no pair; needed with pairs, all rows without.
         change: what the model does to its logits after the head.
-        chunk_size: rows of logits that exist at a time; None: chosen from V and a memory budget.
+        chunk_size: about so many rows of logits exist at a time; None: chosen from V and a memory budget.
 
-    The gradient is made here and only scaled by the backward pass, in place: a second backward pass over a retained
-    graph is refused by autograd.
+    The gradient is made here and only scaled by the backward pass, in place: once it was scaled, autograd refuses a
+    second backward pass over a retained graph.
 
     Raises:
-        ValueError: unknown kind or stop_gradient.
+        ValueError: unknown kind or stop_gradient, pairs without `alone`, or states and weight of two types.
     """
     for some in pairs:
         check(some.kind, some.stop_gradient)
+    if hidden.dtype != weight.dtype:
+        raise ValueError(f"the states are {hidden.dtype}, the head's weight {weight.dtype}; they must be of one type")
     if alone is None:
-        alone = torch.arange(0 if pairs else len(hidden), device=hidden.device)
+        if pairs:
+            raise ValueError("alone is None: with pairs, name the rows that are in no pair")
+        alone = torch.arange(len(hidden), device=hidden.device)
     lists = [*((some.in_a, some.in_b) for some in pairs), (alone,)]
     chunks = list(_chunks(lists, chunk_size or automatic_chunk_size(weight), _block_rows(weight)))
     loss, parts = _FusedLosses.apply(
@@ -144,7 +148,7 @@ class _FusedLosses(Function):
         single = torch.promote_types(hidden.dtype, torch.float32)
         counted = targets != IGNORED
         columns = targets.clamp(min=0)[:, None]
-        ce_slopes = -(counted.to(single) / counted.sum())[:, None]
+        ce_slopes = -(counted.to(single) / counted.sum().clamp(min=1))[:, None]
         shares = [(some.alpha * some.weight).to(single)[:, None] for some in pairs]
         target_log_probs = hidden.new_empty(len(hidden), 1, dtype=single)
         divergences = [hidden.new_empty(len(some.in_a), dtype=single) for some in pairs]

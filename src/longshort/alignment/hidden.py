@@ -22,6 +22,10 @@ class LayerCapture:
         for layer in layers:
             blocks[layer - 1].register_forward_hook(self._keep(layer))
 
+    def drop(self) -> None:
+        """Holds nothing, after a forward whose states nobody wants."""
+        self._states = {}
+
     def take(self) -> list[Tensor]:
         """The captured states in the order of `layers`, [..., d] each; holds nothing afterwards."""
         states = [self._states[layer] for layer in self.layers]

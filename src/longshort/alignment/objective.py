@@ -83,6 +83,8 @@ class AlignmentHead(nn.Linear):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.batch is None:
+            if self.capture:
+                self.capture.drop()
             return super().forward(hidden_states)
         batch, self.batch = self.batch, None
         values = self._objective(hidden_states.flatten(0, -2), batch)
@@ -92,7 +94,8 @@ class AlignmentHead(nn.Linear):
     def returned_scale(self) -> float:
         """What the objective is multiplied by on its way through the model, which treats it as logits.
 
-        Soft-capping leaves numbers alone that are small enough: cap * tanh(x / cap) is x to the last digit.
+        Soft-capping leaves numbers alone that are small enough: cap * tanh(x / cap) is x to the last digit. An infinite
+        loss would come back finite; capped logits have none.
         """
         return 1.0 if self.change.cap is None else 2.0**-40
 
@@ -112,11 +115,13 @@ class AlignmentHead(nn.Linear):
         if terms.lens:
             # The lens's rows join the output's: one pass over the head, one gradient of its weight.
             how = (batch.alpha_hidden / len(layers), terms.lens, terms.hidden_stop_gradient)
-            for states in layers:
-                lens = self.norm[0](torch.cat([states[at.in_a], states[at.in_b]]))
-                in_a, in_b = (len(states_RD) + torch.arange(len(lens), device=lens.device)).chunk(2)
+            lenses = [self.norm[0](torch.cat([states[at.in_a], states[at.in_b]])) for states in layers]
+            first = len(states_RD)
+            for lens in lenses:
+                in_a, in_b = (first + torch.arange(len(lens), device=lens.device)).chunk(2)
                 pairs.append(Pairs(in_a, in_b, at.weight, *how))
-                states_RD = torch.cat([states_RD, lens])
+                first += len(lens)
+            states_RD = torch.cat([states_RD, *lenses])
             targets_R = pad(targets_R, (0, len(states_RD) - len(targets_R)), value=IGNORED)
         loss, ce, values = losses(
             states_RD, self.weight, self.bias, targets_R, pairs, alone, self.change, self.chunk_size
@@ -163,7 +168,27 @@ def install(model: PreTrainedModel, terms: Terms, chunk_size: int | None = None)
     # In a list, so that the norm does not become a submodule and change the names of the weights.
     head.norm = [final_norm(model)] if terms.lens else []
     model.set_output_embeddings(head)
+    _refuse_another_change(model, head)
     return head
+
+
+def _refuse_another_change(model: PreTrainedModel, head: AlignmentHead) -> None:
+    """Compares what the model does to the head's output with what its configuration was read to say.
+
+    Under ZeRO-3 the weights are divided already and the model cannot run yet: there the configuration is believed.
+    """
+    if head.weight.is_meta or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    probe = torch.linspace(-20.0, 20.0, 8, device=head.weight.device)
+    hook = head.register_forward_hook(lambda *_: probe)
+    with torch.no_grad():
+        returned = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=probe.device), use_cache=False).logits
+    hook.remove()
+    if returned.shape != probe.shape or not torch.allclose(returned.float(), head.change(probe), rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{type(model).__name__} does to its logits after the head what is not known here (its configuration was "
+            f"read as {head.change}): add it to logit_change in models/load.py"
+        )
 
 
 def parts(model: nn.Module, head: AlignmentHead, inputs: Tensor, batch: Batch) -> Tensor:

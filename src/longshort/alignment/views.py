@@ -77,12 +77,12 @@ def overlap(targets: Tensor, extra: Sequence[int], kind: str = "all", k: int | N
         in_b.append(view_b[start - one : length - one])
         rows.append(torch.full_like(position[start:], row))
         alone += [view_a[:start], view_b[: start - one], view_b[length - one :]]
-    pairs = Overlap(torch.cat(in_a), torch.cat(in_b), torch.empty(0), torch.cat(alone))
+    pairs_a, pairs_b = torch.cat(in_a), torch.cat(in_b)
     labels = targets.flatten()
-    counted = ((labels[pairs.in_a] != IGNORED) & (labels[pairs.in_b] != IGNORED)).double()
+    counted = ((labels[pairs_a] != IGNORED) & (labels[pairs_b] != IGNORED)).double()
     row_of = torch.cat(rows)
     in_row = counted.new_zeros(batch).index_add(0, row_of, counted).clamp(min=1)
-    return pairs._replace(weight=counted / in_row[row_of] / batch)
+    return Overlap(pairs_a, pairs_b, counted / in_row[row_of] / batch, torch.cat(alone))
 
 
 def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Any]:

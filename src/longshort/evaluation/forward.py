@@ -56,6 +56,23 @@ def head_of(model: Any) -> Callable[[Tensor], Tensor]:
     return lambda states: change(head(states))
 
 
+@torch.inference_mode()
+def refuse_unknown_logits(model: Any) -> None:
+    """Compares a few logits that are made here, from hidden states, with the model's own.
+
+    Raises:
+        ValueError: they differ: the model does something between its states and its logits that is not known here.
+    """
+    tokens = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    ours = head_of(model)(hidden_states(model, tokens)).float()
+    theirs = model(input_ids=tokens, use_cache=False).logits.float()
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{type(model).__name__} makes its logits otherwise than by its head and {logit_change(model.config)}: "
+            "add what it does to models/load.py"
+        )
+
+
 def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
     """Final hidden states [batch, length, features] of input_ids [batch, length], plain causal attention.
 

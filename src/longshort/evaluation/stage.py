@@ -117,6 +117,7 @@ def _load(checkpoint: dict[str, Any]) -> Any:
     """The model of a checkpoint whose weights are the ones that the training recorded."""
     import torch
 
+    from longshort.evaluation.forward import refuse_unknown_logits
     from longshort.models import load
 
     folder = Path(checkpoint["path"])
@@ -127,4 +128,6 @@ def _load(checkpoint: dict[str, Any]) -> Any:
         )
     model = load.load(folder)
     model.eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    refuse_unknown_logits(model)
+    return model

@@ -68,18 +68,23 @@ class LogitChange:
 # How configurations name it; the number joins the scale with this exponent, or is the cap.
 LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-LOOKS_LIKE_A_CHANGE = re.compile(r"(?!.*(attn|attention|router|init))(logit.*(scal|cap|mult)|lm_head_mult|output_mult)")
+LOOKS_LIKE_A_CHANGE = re.compile(
+    r"^(?!.*(attn|attention|router|init)).*(logit.*(scal|cap|mult)|lm_head_mult|output_mult)"
+)
 
 
 def logit_change(config: PretrainedConfig) -> LogitChange:
     """What a model of this configuration does to its logits after the head (Gemma, Cohere, Granite, Falcon-H1, ...).
+
+    Names tell what it is for the models that are known, and mean other things elsewhere: whoever relies on it compares
+    with what the model does (alignment/objective.py, evaluation/forward.py).
 
     Raises:
         ValueError: the configuration names a change that is not known here.
     """
     scale, cap = 1.0, None
     for name, value in vars(config.get_text_config()).items():
-        if value is None or not LOOKS_LIKE_A_CHANGE.search(name):
+        if not isinstance(value, int | float) or not LOOKS_LIKE_A_CHANGE.search(name):
             continue
         if name in LOGIT_SCALES:
             scale *= value ** LOGIT_SCALES[name]
