@@ -165,15 +165,17 @@ ARMS = {
 }
 
 
-def llama(features: int, intermediate: int, layers: int, heads: int, vocabulary: int, length: int) -> LlamaConfig:
+def llama(
+    features: int, intermediate: int, layers: int, heads: int, vocabulary: int, key_value_heads: int | None = None
+) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=features,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=length,
+        num_key_value_heads=key_value_heads or heads,
+        pad_token_id=0,
     )
 
 
@@ -202,14 +204,14 @@ def main() -> None:
     for name, shape in shapes.items():
         add(objective_figures(name, shape, given.rounds))
     if given.toy:
-        add(step_figures("toy", llama(16, 32, 2, 2, 257, 64), 2, 32, given.rounds, {"device": given.device}))
+        add(step_figures("toy", llama(16, 32, 2, 2, 257), 2, 32, given.rounds, {"device": given.device}))
     elif given.device == "cpu":
         cpu = {"device": "cpu"}
-        add(step_figures("demo", llama(128, 352, 2, 4, 257, 1024), 16, 128, 5 * given.rounds, cpu))
-        add(step_figures("v32k", llama(512, 1408, 4, 8, 32_000, 1024), 2, 512, given.rounds, cpu))
+        add(step_figures("demo", llama(128, 352, 2, 4, 257), 16, 128, 5 * given.rounds, cpu))
+        add(step_figures("v32k", llama(512, 1408, 4, 8, 32_000), 2, 512, given.rounds, cpu))
     else:
         half = {"device": "cuda", "dtype": torch.bfloat16}
-        add(step_figures("1b", llama(2048, 8192, 16, 32, 128_256, 8192), 1, 8192, given.rounds, half))
+        add(step_figures("1b", llama(2048, 8192, 16, 32, 128_256, key_value_heads=8), 1, 8192, given.rounds, half))
     report("The objective", figures, notes, given)
 
 

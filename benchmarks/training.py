@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from objective import llama
 from side_by_side import arguments, report
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
@@ -52,20 +53,6 @@ def shape_of(given: Any) -> dict[str, Any]:
             "precision": "bf16",
         }
     return {"model": llama(512, 1408, 4, 8, 32_000), "length": 256, "batch": 2, "steps": 8, "precision": "fp32"}
-
-
-def llama(
-    features: int, intermediate: int, layers: int, heads: int, vocabulary: int, key_value_heads: int | None = None
-) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=features,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_value_heads or heads,
-        pad_token_id=0,
-    )
 
 
 def specification(shape: dict[str, Any], zero: str) -> dict[str, Any]:

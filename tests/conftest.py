@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -95,8 +96,20 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole study, run once: every stage, the base by two processes, one arm that diverges. Tests that change it
-    take a copy."""
+    """A whole study, run once, whichever process of the tests comes first: every stage, the base by two processes, one
+    arm that diverges. Tests that change it take a copy."""
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    project = shared / "finished" / "project"
+    with FileLock(shared / "finished.lock"):
+        if not (shared / "finished").exists():
+            (shared / "finished").mkdir()
+            run_whole_study(project)
+    assert (project / "results/tiny/tables/main.md").exists(), "the study failed in the other process"
+    return project
+
+
+def run_whole_study(project: Path) -> None:
     study = copy.deepcopy(TINY)
     study["data"]["corpus"] = {"kind": "stdlib"}
     study["model"]["training"]["processes"] = 2
@@ -110,9 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_length": 128,
         "max_new_tokens": 4,
     }
-    project = make_project(tmp_path_factory.mktemp("finished") / "project", study)
-    run_snakemake(project, "all")
-    return project
+    run_snakemake(make_project(project, study), "all")
 
 
 @pytest.fixture

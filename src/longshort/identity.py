@@ -205,3 +205,16 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
 def run_id(spec: dict[str, Any], code: str, inputs: dict[str, Any]) -> str:
     """Names one computation: what was asked, by which code, from which content."""
     return digest(dumps({"spec": spec, "code": code, "inputs": inputs}))
+
+
+def trajectory(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a run's weights at a step depend on: its specification, less the last step where no schedule knows it.
+
+    With a constant learning rate and constant weights a longer training passes through the same weights, so it goes
+    on from the shorter one's checkpoints.
+    """
+    terms = [(spec.get("alignment") or {}).get(term) or {} for term in ("output", "hidden")]
+    constant = not any(isinstance(term.get("alpha"), list) for term in terms)
+    if not spec.get("training") or spec["training"]["learning_rate_schedule"] != "constant" or not constant:
+        return spec
+    return {**spec, "training": {key: value for key, value in spec["training"].items() if key != "steps"}}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort import cost
-from longshort.identity import changed_modules, modules
+from longshort.identity import changed_modules, modules, trajectory
 from longshort.publish import read_json
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.study import StudyError
@@ -152,7 +152,21 @@ def _why_new(study: ResolvedStudy, before: dict[str, Any] | None, arm: str, seed
     if then[arm]["runs"][str(seed)] == run:
         return ["not finished yet"]
     said = shared + differences(then[arm].get("settings", {}), study.settings[arm])
+    said += _continues(then[arm]["runs"][str(seed)], study, run)
     return said or _differing_alpha(then[arm]["runs"][str(seed)], study, run) or ["another base"]
+
+
+def _continues(old: str, study: ResolvedStudy, run: str) -> list[str]:
+    """Where the last step is another one: whether the training goes on from the old one's checkpoints."""
+    path = RUNS / old / "spec.json"
+    if not path.exists():
+        return []
+    then, now = read_json(path), _spec(study, run)
+    if then.get("training", {}).get("steps") == now.get("training", {}).get("steps"):
+        return []
+    if trajectory(then) == trajectory(now):
+        return ["it goes on from the checkpoints that are there"]
+    return ["it starts anew: a schedule of its learning rate or alpha ends at the last step, or more has changed"]
 
 
 def _differing_alpha(old: str, study: ResolvedStudy, run: str) -> list[str]:

@@ -59,8 +59,8 @@ def cell(project: Path, arm: str, column: str) -> float:
 EVALUATED = {"perplexity": 1, "misalignment": 1, "longbench_e": 1}
 
 
-def test_nothing_to_do_is_said(finished: Path) -> None:
-    assert longshort(finished, "plan", "--study", "tiny").stdout == (
+def test_nothing_to_do_is_said(finished_copy: Path) -> None:
+    assert longshort(finished_copy, "plan", "--study", "tiny").stdout == (
         "study tiny: nothing to do, every result is up to date\n"
     )
 
@@ -86,13 +86,24 @@ def test_a_parameter_is_named_with_both_values_and_the_rest_stays(finished_copy:
         ({"seeds": [0, 1]}, dict.fromkeys(ARMS, ["new seed 1"])),
         ({"arms": [*ARMS, "hidden"]}, {"hidden": ["new arm"]}),
         ({"checkpoints": [2, 4, 6]}, dict.fromkeys(ARMS, ["checkpoint 4 is new"])),
+        (
+            {"training__steps": 8, "checkpoints": [2, 6, 8]},
+            dict.fromkeys(
+                ARMS,
+                [
+                    "training.steps 6 -> 8",
+                    "it starts anew: a schedule of its learning rate or alpha ends at the last step, "
+                    "or more has changed",
+                ],
+            ),
+        ),
         ({"training__weight_decay": 0.5}, dict.fromkeys(ARMS, ["training.weight_decay 0 -> 0.5"])),
         (
             {"evaluations__perplexity__lengths": [16, 32, 64]},
             dict.fromkeys(["(base)", *ARMS], ["evaluations.perplexity.lengths [16, 32] -> [16, 32, 64]"]),
         ),
     ],
-    ids=["seed", "arm", "checkpoint", "training", "evaluation"],
+    ids=["seed", "arm", "checkpoint", "last-step", "training", "evaluation"],
 )
 def test_what_is_new_is_said(finished_copy: Path, change: dict, why: dict) -> None:
     edit_study(finished_copy, **change)

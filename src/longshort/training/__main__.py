@@ -13,7 +13,7 @@ from typing import Any
 
 from longshort import provenance
 from longshort.alignment.kinds import chosen
-from longshort.identity import code_hash, modules, refuse_changed_code, run_id
+from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
 from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
 from longshort.training import checkpoints, launch
 
@@ -95,19 +95,6 @@ def main() -> None:
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         publish(arguments.out, record, read_log(work / checkpoints.LOG, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
-
-
-def trajectory(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a run's weights at a step depend on: its specification, less the last step where no schedule knows it.
-
-    With a constant learning rate and constant weights a longer training passes through the same weights, so it goes
-    on from the shorter one's checkpoints.
-    """
-    terms = [(spec.get("alignment") or {}).get(term) or {} for term in ("output", "hidden")]
-    constant = not any(isinstance(term.get("alpha"), list) for term in terms)
-    if not spec.get("training") or spec["training"]["learning_rate_schedule"] != "constant" or not constant:
-        return spec
-    return {**spec, "training": {key: value for key, value in spec["training"].items() if key != "steps"}}
 
 
 def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
