@@ -7,6 +7,7 @@ The floor is 6 N d V operations: the three products that any loss on logits need
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -79,11 +80,21 @@ class Problem:
         a, b = a[self.extra :], b[: len(b) - self.extra]
         self.backward(ce + ALPHA * (-(a.exp() * b).sum(-1) - (b.exp() * a).sum(-1)).mean())
 
+    def liger(self) -> None:
+        """CE of both views by Liger's kernel: whether an optional extra would serve the baseline better."""
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+        self.backward(LigerFusedLinearCrossEntropyFunction.apply(self.hidden, self.weight, self.targets.flatten())[0])
+
     @torch.no_grad()
     def floor(self) -> None:
         logits = torch.mm(self.hidden, self.weight.t())
         torch.mm(logits, self.weight)
         torch.mm(logits.t(), self.hidden)
+
+
+def liger_is_there(device: str) -> bool:
+    return device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
 
 
 def work(shape: Shape, name: str, kind: str | None = None) -> Callable[[], None]:
@@ -102,6 +113,8 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
         "ce": partial(problem.fused, None),
         **{kind: partial(problem.fused, kind) for kind in MODULES},
     }
+    if liger_is_there(shape.device):
+        functions["liger"] = problem.liger
     seconds: Seconds = alternate(functions, rounds, shape.device)
     small = Problem(shape._replace(length=shape.naive_length))
     against: Seconds = alternate({"fused": partial(small.fused, "sce"), "naive": small.naive}, rounds, shape.device)
@@ -122,6 +135,8 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
             if kind != "sce"
         },
     }
+    if "liger" in seconds:
+        figures[f"time_ce_over_liger_{name}"] = ratio(seconds, "ce", "liger")
     of = f"d {shape.features}, V {shape.vocabulary:,}, 2 x {shape.length}"
     naive = f"2 x {shape.naive_length}"
     mean = {key: sum(values) / len(values) for key, values in {**seconds, **against}.items()}
