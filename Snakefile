@@ -6,7 +6,8 @@ from longshort import resolve
 from longshort.identity import PLANNED, code_hash, source_as_planned
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+here = str(Path(sys.executable).parent)
+os.environ.update(PATH=os.pathsep.join([here, *os.get_exec_path()]))
 # Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
 os.environ.setdefault(PLANNED, source_as_planned())
 
