@@ -89,6 +89,24 @@ def planned(project: Path, study: str = "tiny") -> dict[str, int]:
     return {rule: count for rule, count in jobs.items() if rule not in ("total", "all")}
 
 
+def edit(project: Path, file: str, old: str, new: str) -> None:
+    text = (project / file).read_text()
+    assert old in text
+    (project / file).write_text(text.replace(old, new, 1))
+
+
+def edit_study(project: Path, **changed: object) -> None:
+    path = project / "config/studies/tiny.yaml"
+    study = yaml.safe_load(path.read_text())
+    for key, value in changed.items():
+        *parents, last = key.split("__")
+        place = study
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(yaml.safe_dump(study))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     return make_project(tmp_path / "project", TINY)

@@ -39,7 +39,7 @@ def tables(
         raise SystemExit(f"study {study} has no table {show!r}; it has {', '.join(resolved.tables)}")
     folder = results / ("partial" if partial else "tables")
     if partial:
-        _make_partial_tables(study, folder)
+        _make_partial_tables(resolved, folder)
     path = folder / f"{show}.md"
     if not path.exists():
         raise SystemExit(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
@@ -143,10 +143,9 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
     width = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or width >= 200 or not study.exists():
         return None
-    from longshort.results import tables
-    from longshort.results.metrics import read_metrics
+    from longshort.results import long_table, tables
 
-    return tables.format_table(read_metrics(metrics / "metrics.parquet"), read_json(study), table, max(width, 100))
+    return tables.format_table(long_table.read(metrics / "metrics.parquet"), read_json(study), table, max(width, 100))
 
 
 def _load(study: str) -> resolve.ResolvedStudy:
@@ -169,15 +168,15 @@ def _hours(text: str) -> float | None:
         raise SystemExit(f"--budget {text!r}: give device-hours, such as 200h") from None
 
 
-def _make_partial_tables(study: str, folder: Path) -> None:
-    resolved = json.loads(_load(study).summary_text())
+def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
+    summary = json.loads(study.summary_text())
     # Late: pandas is slow to import, and `check` needs none of it.
     from longshort.publish import write_atomic
     from longshort.results import collect, tables
 
-    frame = collect.collect(resolved, Path("results"), partial=True)
+    frame = collect.collect(summary, Path("results"), study.codes())
     write_atomic(folder / "metrics.parquet", frame.to_parquet(index=False))
-    tables.write_tables(frame, resolved, folder)
+    tables.write_tables(frame, summary, folder)
 
 
 if __name__ == "__main__":

@@ -134,27 +134,34 @@ def _file(module: str, source: Path) -> Path:
 
 def _imports(module: str, source: Path) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(_file(module, source).read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] == PACKAGE and _file(name, source).exists():
-                # Importing a.b.c runs a and a.b first.
-                parts = name.split(".")
-                found += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    path = _file(module, source)
+    for name in _parsed(path, path.read_text())[1]:
+        if name.split(".")[0] == PACKAGE and _file(name, source).exists():
+            # Importing a.b.c runs a and a.b first.
+            parts = name.split(".")
+            found += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     return found
 
 
 @cache
 def _tree_hash(path: Path) -> str:
-    """Comments and formatting are not in the tree; docstrings are dropped."""
-    tree = ast.parse(path.read_text(), filename=str(path))
+    return _parsed(path, path.read_text())[0]
+
+
+@cache
+def _parsed(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
+    """The hash of a file's syntax tree, and what the file imports: one pass for both, as each plan needs every stage's.
+
+    Comments and formatting are not in the tree; docstrings are dropped.
+    """
+    tree = ast.parse(text, filename=str(path))
+    names: list[str] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if (
                 isinstance(first, ast.Expr)
@@ -162,7 +169,7 @@ def _tree_hash(path: Path) -> str:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:]
-    return digest(ast.dump(tree))
+    return digest(ast.dump(tree)), tuple(names)
 
 
 def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
@@ -172,11 +179,12 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
 
 
 def source_as_planned() -> str:
-    """The hash of every module as the plan knows it, for the environment variable PLANNED."""
+    """The hash of every module that a job may ask for, as the plan knows it, for the environment variable PLANNED."""
     words = []
     for path in sorted(SOURCE.rglob("*.py")):
-        name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts])
-        words.append(f"{name.removesuffix('.__init__')}={_tree_hash(path)}")
+        name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+        if name not in OUTSIDE:
+            words.append(f"{name}={_tree_hash(path)}")
     return " ".join(words)
 
 

@@ -40,6 +40,27 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run again") from error
 
 
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """The JSON that says how a result was made, with the hash of its own content, as no other file holds it."""
+    write_json(path, {**record, "seal": _seal(record)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What write_record wrote.
+
+    Raises:
+        ValueError: it was edited or cut since.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.pop("seal", None) != _seal(record):
+        raise ValueError(f"{path} is not the record that was published; delete it and run snakemake again")
+    return record
+
+
+def _seal(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 @contextmanager
 def folder_in_place(path: Path) -> Iterator[Path]:
     """Yields a fresh folder beside path; on success it takes path's place, on failure it is removed."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from longshort.alignment import schedules
 from longshort.data import corpora
-from longshort.identity import accepted_changes, canonical, code_hash, spec_id
+from longshort.identity import accepted_changes, canonical, code_hash, digest, dumps
 from longshort.mistakes import parse, parse_patch, short
 from longshort.study import (
     Alignment,
@@ -44,6 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 TABLE_KINDS = ("parquet", "csv", "md", "tex")
 PLOTS_OF_METRICS = ("perplexity", "misalignment")
 PLOTS = ("training", "schedules")
+OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "threads")
 # The entry modules of the stages.
 TRAINING = "longshort.training.trainer"
 EVALUATIONS = {
@@ -94,6 +95,14 @@ class ResolvedStudy:
     def evaluation_code(self, metric: str, run: str) -> str:
         return self._accepted(run, EVALUATIONS[metric], code_hash(EVALUATIONS[metric]))
 
+    def codes(self) -> dict[str, dict[str, str]]:
+        """Run -> "training" or metric -> the code that makes it."""
+        return {
+            run: {"training": self.training_code(run)}
+            | {metric: self.evaluation_code(metric, run) for metric in self.evaluations}
+            for run in self.runs
+        }
+
     def _accepted(self, run: str, stage: str, code: str) -> str:
         """The code that the run's results were made with, where a person declared that `code` would give the same."""
         for change in self.accepted:
@@ -105,17 +114,20 @@ class ResolvedStudy:
         training = self.runs[run].training
         return training.processes * training.threads if training else 1
 
-    def execution(self, run: str, key: str) -> int:
-        """A setting that is no part of the identity, as the command line takes it (0 for none)."""
+    def options(self, run: str) -> str:
+        """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
         training = self.runs[run].training
-        return int(getattr(training, key) or 0) if training else 0
+        values = {key: int(getattr(training, key) or 0) if training else 0 for key in OPTIONS}
+        return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in values.items())
 
-    def measured(self) -> list[str]:
-        """Every evaluation of every run."""
+    def published(self) -> list[str]:
+        """What the results stages read of every run: the record of each job, and its numbers beside it."""
+        stages = ["training", *(f"{metric}/{identity}" for metric, (identity, _) in self.evaluations.items())]
         return [
-            f"results/runs/{run}/{metric}/{identity}/{self.steps_of(run)}.parquet"
+            f"results/runs/{run}/{stage}/{self.steps_of(run)}.{kind}"
             for run in self.runs
-            for metric, (identity, _) in self.evaluations.items()
+            for stage in stages
+            for kind in ("json", "parquet")
         ]
 
     def corpus_files(self) -> list[str]:
@@ -180,7 +192,7 @@ class ResolvedStudy:
                     "arms": names if table.arms == "all" else table.arms,
                     "compare_with": table.compare_with,
                 }
-                for name, table in self.tables.items()
+                for name, table in sorted(self.tables.items())  # their order in the files says nothing
             ],
         }
 
@@ -383,8 +395,9 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     else:
         base_spec = RunSpec(data=study.data, length=length, seed=0, pretrained=study.model)
         base_steps = 0
-    base = spec_id(base_spec)
+    base, base_text = _named(base_spec)
     runs[base] = base_spec
+    texts = {base: base_text}
 
     shared = _merge(arms.alignment, study.alignment)
     parse(Alignment, shared, f"study {name}", "alignment")  # the study's mistake, not its first arm's
@@ -409,6 +422,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         two_views = _two_views(where, alignment, study, training.steps)
         arm_runs[arm_name] = {}
         arm_settings[arm_name] = {"alignment": canonical(alignment), "training": canonical(training)}
+        deepspeed = _deepspeed(where, training, config)
         for seed in study.seeds:
             spec = RunSpec(
                 data=study.data,
@@ -416,11 +430,12 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                 seed=seed,
                 base=base,
                 training=training,
-                deepspeed=_deepspeed(where, training, config),
+                deepspeed=deepspeed,
                 alignment=two_views,
             )
-            identity = spec_id(spec)
+            identity, text = _named(spec)
             runs.setdefault(identity, spec)
+            texts[identity] = text
             arm_runs[arm_name][seed] = identity
 
     evaluations = {}
@@ -428,11 +443,12 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         settings = getattr(study.evaluations, metric)
         if settings is not None:
             evaluation = Evaluation(metric=metric, length=length, data=study.data, settings=settings)
-            evaluations[metric] = (spec_id(evaluation), evaluation)
+            identity, text = _named(evaluation)
+            evaluations[metric] = (identity, evaluation)
+            texts[identity] = text
 
-    data = spec_id(study.data)
-    texts = {data: _text(study.data), **{identity: _text(spec) for identity, spec in runs.items()}}
-    texts.update({identity: _text(evaluation) for identity, evaluation in evaluations.values()})
+    data, text = _named(study.data)
+    texts[data] = text
     resolved_arms = {arm_name: arms.arms[arm_name] for arm_name in study.arms}
     return ResolvedStudy(
         name,
@@ -456,8 +472,11 @@ def _study_settings(study: Study) -> dict[str, Any]:
     return {"data": canonical(study.data), "model": canonical(study.model), "lengths": canonical(study.lengths)}
 
 
-def _text(spec: BaseModel) -> str:
-    return json.dumps(canonical(spec), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+def _named(spec: BaseModel) -> tuple[str, str]:
+    """A specification's name, as spec_id says it, and its text: one pass over its values for both."""
+    content = canonical(spec)
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return digest(dumps(content)), text
 
 
 def _deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:

@@ -62,8 +62,8 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     """
     import pandas
 
-    from longshort.results import tables
-    from longshort.results.metrics import BASE, BASE_SEED, read_metrics
+    from longshort.results import long_table, tables
+    from longshort.results.long_table import BASE, BASE_SEED
 
     folder = RESULTS / study
     if not (folder / "metrics.parquet").exists():
@@ -80,14 +80,14 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     if row not in rows:
         raise StudyError(f"table {table} has no row {row!r}; it has {', '.join(rows)}")
     step = 0 if row == BASE else step or max(summary["checkpoints"])
-    metrics = read_metrics(folder / "metrics.parquet")
-    behind = tables.statistics.at(tables.statistics.headlines(metrics), columns[column].metric, columns[column].length)
+    metrics = long_table.read(folder / "metrics.parquet")
+    behind = long_table.at(long_table.headlines(metrics), columns[column].metric, columns[column].length)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
     runs[BASE] = {str(BASE_SEED): summary["base"]}
     metric = next(name for name in summary["evaluations"] if _measures(name, columns[column].metric))
     found = []
     for seed, run in runs[row].items():
-        values = tables.statistics.by_seed(behind, row, step, [int(seed)])
+        values = long_table.by_seed(behind, row, step, [int(seed)])
         steps = str(summary["base_steps"]) if row == BASE else summary["steps_key"]
         numbers = RESULTS / "runs" / run / metric / summary["evaluations"][metric]["id"] / f"{steps}.parquet"
         value = next((v for v in pandas.Series(values).tolist()), float("nan"))

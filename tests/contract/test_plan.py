@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas
 import pytest
-import yaml
 
-from tests.conftest import planned, run_snakemake
+from tests.conftest import edit, edit_study, planned, run_snakemake
 
 ARMS = ("baseline", "constant", "ratio", "hidden+output", "step-linear")
 
@@ -31,24 +30,6 @@ def longshort(project: Path, *arguments: str, check: bool = True) -> subprocess.
 
 def plan(project: Path) -> dict:
     return json.loads(longshort(project, "plan", "--study", "tiny", "--json").stdout)
-
-
-def edit(project: Path, file: str, old: str, new: str) -> None:
-    text = (project / file).read_text()
-    assert old in text
-    (project / file).write_text(text.replace(old, new, 1))
-
-
-def edit_study(project: Path, **changed: object) -> None:
-    path = project / "config/studies/tiny.yaml"
-    study = yaml.safe_load(path.read_text())
-    for key, value in changed.items():
-        *parents, last = key.split("__")
-        place = study
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    path.write_text(yaml.safe_dump(study))
 
 
 def cell(project: Path, arm: str, column: str) -> float:

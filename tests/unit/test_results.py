@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshort.results import metrics as metrics_module
-from longshort.results import plots, statistics, tables
+from longshort.results import long_table, plots, statistics, tables
 
 STYLE = Path(plots.__file__).with_name("longshort.mplstyle")
 LENGTHS = [8, 16, 32]
@@ -75,7 +74,7 @@ def make_metrics() -> pd.DataFrame:
         add(arm, seed, step, "longbench_e", 2 * perplexity, task="overall")
         add(arm, seed, step, "longbench_e", 99.0, task="qasper")
 
-    evaluate(metrics_module.BASE, metrics_module.BASE_SEED, 0, 0.5)
+    evaluate(long_table.BASE, long_table.BASE_SEED, 0, 0.5)
     for arm in ARMS:
         for seed in (0, 1):
             perplexity = PERPLEXITY["constant" if arm == "twin" else arm][seed]
@@ -212,7 +211,7 @@ def test_two_protocols_in_a_column_are_refused(metrics: pd.DataFrame, tmp_path: 
     mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq("symkl") & mixed["length"].eq(16), "protocol"] = "symkl/v2"
     mixed.to_parquet(tmp_path / "metrics.parquet")
     with pytest.raises(ValueError, match=r"symkl at length 16 .*'symkl/v1'.*'symkl/v2' \(twin\).*two studies"):
-        metrics_module.read_metrics(tmp_path / "metrics.parquet")
+        long_table.read(tmp_path / "metrics.parquet")
 
 
 def test_a_number_twice_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
@@ -220,7 +219,7 @@ def test_a_number_twice_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> Non
         tmp_path / "metrics.parquet"
     )
     with pytest.raises(ValueError, match=r"sce of arm \(base\), seed -1, step 0, length 8 more than once"):
-        metrics_module.read_metrics(tmp_path / "metrics.parquet")
+        long_table.read(tmp_path / "metrics.parquet")
 
 
 def test_the_four_formats_agree(metrics: pd.DataFrame, study: dict[str, Any], tmp_path: Path) -> None:

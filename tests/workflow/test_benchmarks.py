@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
@@ -30,3 +32,13 @@ def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
         assert all(math.isfinite(value) and value > 0 for value in result["figures"].values())
         assert result["context"]["torch"]
         assert all(f"`{figure}`" in done.stdout for figure in expected)
+
+
+@pytest.mark.long
+def test_planning_beside_the_bare_engine_at_toy_size(tmp_path: Path) -> None:
+    """The benchmark itself checks that both plan the same jobs, and that nothing is left to do when all is done."""
+    out = tmp_path / "dag.json"
+    command = [sys.executable, "benchmarks/dag.py", "--toy", "--rounds", "1", "--json", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    figures = json.loads(out.read_text())["figures"]
+    assert {"dag_over_bare_done_10", "dag_over_bare_todo_10", "plan_over_bare_20", "parse_seconds"} <= figures.keys()

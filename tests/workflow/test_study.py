@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
+import pytest
 import yaml
 
 from longshort.evaluation.prompts import TASKS
-from tests.conftest import TINY, make_project, planned, run_snakemake
+from tests.conftest import TINY, edit, make_project, planned, run_snakemake
 
 
 def metrics_of(project: Path) -> pandas.DataFrame:
@@ -67,6 +71,7 @@ def test_a_diverged_arm_is_marked_and_the_others_finish(finished: Path) -> None:
     assert re.search(r"step-linear +\| +diverged", table) and "Diverged: step-linear, seed 0" in table
 
 
+@pytest.mark.long
 def test_the_same_run_again_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     """From nothing: corpus, base, arm, evaluation."""
     again = make_project(tmp_path / "again", TINY)
@@ -94,6 +99,25 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     assert "missing" in table and "baseline" in table
 
 
+def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> None:
+    """Trainings stay, misalignment is stale; then the trainings are, and what was measured on them."""
+
+    def values() -> dict[str, bool]:
+        command = [sys.executable, "-m", "longshort.cli", "tables", "--study", "tiny", "--partial"]
+        environment = {**os.environ, "PYTHONPATH": str(finished_copy / "src")}
+        subprocess.run(command, cwd=finished_copy, env=environment, check=True, capture_output=True)
+        rows = pandas.read_parquet(finished_copy / "results/tiny/partial/metrics.parquet")
+        kinds = {"train": "train/loss", "perplexity": "perplexity", "misalignment": "symkl|misalignment"}
+        return {kind: rows[rows["metric"].str.fullmatch(of)]["value"].notna().any() for kind, of in kinds.items()}
+
+    assert values() == {"train": True, "perplexity": True, "misalignment": True}
+    edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
+    assert values() == {"train": True, "perplexity": True, "misalignment": False}
+    edit(finished_copy, "src/longshort/training/trainer.py", "import argparse", "import abc\nimport argparse")
+    assert values() == {"train": False, "perplexity": False, "misalignment": False}
+
+
+@pytest.mark.long
 def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     base = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]["path"]
     model = tmp_path / "model"

@@ -21,8 +21,7 @@ rule study:
 rule metrics:
     input:
         study=f"results/{STUDY.name}/study.json",
-        training=[STUDY.record(run) for run in STUDY.runs],
-        measured=STUDY.measured(),
+        runs=STUDY.published(),
     output:
         f"results/{STUDY.name}/metrics.parquet",
     log:

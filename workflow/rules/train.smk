@@ -14,14 +14,8 @@ rule train:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        # Execution, not science: resources trigger no rerun.
-        micro_batch=lambda wildcards: STUDY.execution(wildcards.run, "micro_batch"),
-        chunk_size=lambda wildcards: STUDY.execution(wildcards.run, "chunk_size"),
-        gradient_checkpointing=lambda wildcards: STUDY.execution(
-            wildcards.run, "gradient_checkpointing"
-        ),
-        logging_steps=lambda wildcards: STUDY.execution(wildcards.run, "logging_steps"),
-        threads_per_process=lambda wildcards: STUDY.execution(wildcards.run, "threads"),
+        # Execution, not science: resources trigger no rerun. One string, since the engine's work grows with each function.
+        options=lambda wildcards: STUDY.options(wildcards.run),
     params:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
         base=lambda wildcards: "".join(
@@ -29,6 +23,4 @@ rule train:
         ),
     shell:
         "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
-        " --out {output.record} --code {params.code} --micro-batch {resources.micro_batch}"
-        " --chunk-size {resources.chunk_size} --gradient-checkpointing {resources.gradient_checkpointing}"
-        " --logging-steps {resources.logging_steps} --threads {resources.threads_per_process} > {log} 2>&1"
+        " --out {output.record} --code {params.code} {resources.options} > {log} 2>&1"

@@ -15,7 +15,7 @@ from typing import Any
 
 from longshort import provenance
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id
-from longshort.publish import altered, file_digest, read_json, write_atomic, write_json
+from longshort.publish import altered, file_digest, read_json, read_record, write_atomic, write_record
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status", "protocol"]
 Evaluate = Callable[..., list[dict[str, Any]]]
@@ -36,7 +36,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
 
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
-    spec, record = read_json(arguments.spec), read_json(arguments.run)
+    spec, record = read_json(arguments.spec), read_record(arguments.run)
     manifest = read_json(arguments.data)
     inputs = {
         "checkpoints": {step: checkpoint["files"] for step, checkpoint in record["checkpoints"].items()},
@@ -48,7 +48,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     finished = arguments.work / "evaluations" / f"{run_id(spec, code, inputs)}.parquet"
     if finished.exists() and _sound(finished):
         print(f"found finished: {finished}")
-        publish(arguments.out, finished.read_bytes(), read_json(finished.with_suffix(".json")))
+        publish(arguments.out, finished.read_bytes(), read_record(finished.with_suffix(".json")))
         return
     began_all = time.monotonic()
 
@@ -100,12 +100,12 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
 def publish(out: Path, numbers: bytes, record: dict[str, Any]) -> None:
     """The numbers, then beside them the record that holds their hash."""
     write_atomic(out, numbers)
-    write_json(out.with_suffix(".json"), {**record, "sha256": file_digest(out)})
+    write_record(out.with_suffix(".json"), {**record, "sha256": file_digest(out)})
 
 
 def _sound(numbers: Path) -> bool:
     record = numbers.with_suffix(".json")
-    return record.exists() and read_json(record)["sha256"] == file_digest(numbers)
+    return record.exists() and read_record(record)["sha256"] == file_digest(numbers)
 
 
 def _status(row: dict[str, Any]) -> str:

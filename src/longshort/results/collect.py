@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas
 
-from longshort.publish import file_digest, read_json, write_atomic
-from longshort.results.metrics import BASE, BASE_SEED
+from longshort.publish import file_digest, read_json, read_record, write_atomic
+from longshort.results.long_table import BASE, BASE_SEED
 
 COLUMNS = [
     *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
@@ -22,16 +22,17 @@ COLUMNS = [
 # tokens_per_second is left out: it is another number each time the same run is computed.
 TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden", "learning_rate", "grad_norm")
 TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
+Codes = dict[str, dict[str, str]]
 
 
-def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pandas.DataFrame:
+def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
     """The rows of every arm and seed, and of the base model (arm "(base)", seed -1, step 0).
 
     Args:
         study: the resolved study (study.json).
         results: the folder that holds runs/.
-        partial: take what exists; a run that is not there has one row a checkpoint and metric, and
-            one for its training, with status "missing".
+        planned: to take what exists, run -> "training" or metric -> the code that makes it now. What is not there, or
+            was made by other code, is one row a checkpoint and metric, or one for a training, with status "missing".
     """
     runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
     for arm in study["arms"]:
@@ -39,7 +40,7 @@ def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pand
     frames = []
     for name, seed, run, steps in runs:
         folder = results / "runs" / run
-        frame = _run(study, folder, steps, training=name != BASE, partial=partial)
+        frame = _run(study, folder, steps, training=name != BASE, planned=planned[run] if planned else None)
         if name == BASE:
             frame["step"] = 0
         frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
@@ -47,25 +48,30 @@ def collect(study: dict[str, Any], results: Path, partial: bool = False) -> pand
     return pandas.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def _run(study: dict[str, Any], folder: Path, steps: str, *, training: bool, partial: bool) -> pandas.DataFrame:
+def _run(
+    study: dict[str, Any], folder: Path, steps: str, *, training: bool, planned: dict[str, str] | None
+) -> pandas.DataFrame:
+    record_path = folder / "training" / f"{steps}.json"
+    trained = planned is None or _made_by(record_path, planned["training"])
     frames = []
     for metric, evaluation in study["evaluations"].items():
         path = folder / metric / evaluation["id"] / f"{steps}.parquet"
-        if path.exists() or not partial:
-            _refuse_altered(path, read_json(path.with_suffix(".json"))["sha256"])
+        if planned is None or (trained and _made_by(path.with_suffix(".json"), planned[metric])):
+            _refuse_altered(path, read_record(path.with_suffix(".json"))["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
             frames.append(_missing(metric, steps))
-    record_path = folder / "training" / f"{steps}.json"
-    if training and (record_path.exists() or not partial):
-        frames.append(_training(record_path))
-    elif training:
-        frames.append(_missing("train/loss", steps).tail(1))
+    if training:
+        frames.append(_training(record_path) if trained else _missing("train/loss", steps).tail(1))
     return pandas.concat(frames, ignore_index=True)
 
 
+def _made_by(record: Path, code: str) -> bool:
+    return record.exists() and read_record(record)["code"] == code
+
+
 def _training(record_path: Path) -> pandas.DataFrame:
-    record = read_json(record_path)
+    record = read_record(record_path)
     log_path = record_path.with_suffix(".parquet")
     _refuse_altered(log_path, record["log"]["sha256"])
     log = pandas.read_parquet(log_path)
@@ -125,10 +131,9 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
     parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
-    parser.add_argument("--partial", action="store_true", help="take what exists, mark the rest as missing")
     arguments = parser.parse_args()
     study = read_json(arguments.study)
-    frame = collect(study, arguments.results, arguments.partial)
+    frame = collect(study, arguments.results)
     write_atomic(arguments.out, frame.to_parquet(index=False))
     link_arms(study, arguments.out.parent)
     print(f"{len(frame)} numbers of {frame['arm'].nunique()} arms: {arguments.out}")

@@ -25,8 +25,8 @@ from matplotlib.transforms import blended_transform_factory
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import statistics
-from longshort.results.metrics import BASE, BASE_SEED, read_metrics
+from longshort.results import long_table
+from longshort.results.long_table import BASE, BASE_SEED
 
 WIDTH = 7.0
 LABEL_SIZE = 6.5
@@ -58,7 +58,7 @@ class Ending(NamedTuple):
 
 def looks_of(study: dict[str, Any]) -> dict[str, Look]:
     """Arm -> how it is drawn, in the study's order. Arms that are the same runs share one look."""
-    same = {group[0]: group for group in statistics.equal_arms(study)}
+    same = {group[0]: group for group in long_table.equal_arms(study)}
     hidden = {name for group in same.values() for name in group[1:]}
     reference = reference_arm(study)
     looks: dict[str, Look] = {}
@@ -223,7 +223,7 @@ def evaluated(
     rows: pd.DataFrame, arm: str, step: int, metric: str, lengths: Sequence[int], seeds: list[int]
 ) -> pd.DataFrame:
     """Values by length (index) and seed (columns)."""
-    series = [statistics.by_seed(statistics.at(rows, metric, length), arm, step, seeds) for length in lengths]
+    series = [long_table.by_seed(long_table.at(rows, metric, length), arm, step, seeds) for length in lengths]
     return pd.DataFrame(series, index=list(lengths))
 
 
@@ -239,8 +239,8 @@ def against_length(
 
     `against`: what to draw, from an arm's values and those of the reference; None: the values themselves.
     """
-    rows = statistics.headlines(metrics)
-    diverged = statistics.first_diverged_steps(metrics)
+    rows = long_table.headlines(metrics)
+    diverged = long_table.first_diverged_steps(metrics)
     seeds = [int(seed) for seed in study["seeds"]]
     step = int(study["checkpoints"][-1])
     x = np.array(lengths, dtype="float64")
@@ -249,7 +249,7 @@ def against_length(
     endings = []
     for place, (arm, look) in enumerate(looks.items()):
         values = evaluated(rows, arm, step, metric, lengths, seeds)
-        status = statistics.absence(values.iloc[-1], arm, step, diverged)
+        status = long_table.absence(values.iloc[-1], arm, step, diverged)
         if status != "ok":
             look = look._replace(label=f"{look.label}\n{status}")
         if against is not None:
@@ -273,7 +273,7 @@ def percent_of(values: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 def labels_of(study: dict[str, Any], metrics: pd.DataFrame) -> list[str]:
     """Every name that a plot may have to write, for the room beside the axes."""
     labels = [look.label for look in looks_of(study).values()] + ["base model"]
-    return labels + ["diverged (1 of 2)"] if statistics.first_diverged_steps(metrics) else labels
+    return labels + ["diverged (1 of 2)"] if long_table.first_diverged_steps(metrics) else labels
 
 
 def seeds_text(study: dict[str, Any]) -> str:
@@ -364,7 +364,7 @@ def far_above(drawn: dict[str, pd.Series]) -> list[str]:
 def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     looks = looks_of(study)
     reference = reference_arm(study)
-    diverged = statistics.first_diverged_steps(metrics)
+    diverged = long_table.first_diverged_steps(metrics)
     window = max(1, int(study["steps"]) // 15) | 1
     footer = (
         f"Mean over seeds, smoothed by a centred moving mean over {window} steps; grey: {reference} as logged. A "
@@ -538,7 +538,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.plots")
     try:
-        write_plots(read_metrics(options.metrics), read_json(options.study), options.out, options.style)
+        write_plots(long_table.read(options.metrics), read_json(options.study), options.out, options.style)
     except ValueError as error:
         sys.exit(f"longshort.results.plots: {error}")
 

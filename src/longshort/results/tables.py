@@ -20,8 +20,8 @@ import pandas as pd
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import statistics
-from longshort.results.metrics import BASE, BASE_SEED, read_metrics
+from longshort.results import long_table, statistics
+from longshort.results.long_table import BASE, BASE_SEED
 
 WIDTH = 200  # characters of the widest .md table
 
@@ -71,10 +71,10 @@ def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, An
     arm in `reference` (None: none). best: among the arms whose seeds are all there, per column and checkpoint.
     status: "ok", or what is absent ("diverged (1 of 2)", "missing").
     """
-    rows = statistics.headlines(metrics)
-    diverged = statistics.first_diverged_steps(metrics)
+    rows = long_table.headlines(metrics)
+    diverged = long_table.first_diverged_steps(metrics)
     columns = columns_of(study)
-    behind = {column: statistics.at(rows, column.metric, column.length) for column in columns}
+    behind = {column: long_table.at(rows, column.metric, column.length) for column in columns}
     seeds = [int(seed) for seed in study["seeds"]]
     places = [(int(step), arm, seeds) for step in study["checkpoints"] for arm in table["arms"]]
     if table["name"] == "main":
@@ -83,11 +83,11 @@ def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, An
     for step, arm, arm_seeds in places:
         reference = reference_of(study, table, arm)
         for column in columns:
-            values = statistics.by_seed(behind[column], arm, step, arm_seeds)
+            values = long_table.by_seed(behind[column], arm, step, arm_seeds)
             summary = statistics.summarise(values)
             difference = statistics.Summary(float("nan"), float("nan"), 0, 0)
             if reference is not None:
-                others = statistics.by_seed(behind[column], reference, step, arm_seeds)
+                others = long_table.by_seed(behind[column], reference, step, arm_seeds)
                 difference = statistics.paired_difference(values, others)
             cells.append(
                 {
@@ -105,7 +105,7 @@ def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, An
                     "reference": reference,
                     "higher_is_better": column.higher_is_better,
                     "best": False,
-                    "status": statistics.absence(values, arm, step, diverged),
+                    "status": long_table.absence(values, arm, step, diverged),
                 }
             )
     tidy = pd.DataFrame(cells)
@@ -202,7 +202,7 @@ def _comparison_note(study: dict[str, Any], table: dict[str, Any]) -> str:
 
 def _same_run_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     notes = []
-    for group in statistics.equal_arms(study):
+    for group in long_table.equal_arms(study):
         shown = [arm for arm in group if arm in table["arms"]]
         for arm in shown[1:]:
             notes.append(f"{arm} is the same run as {shown[0]}: trained once, shown in both rows.")
@@ -212,7 +212,7 @@ def _same_run_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
 def _absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
     notes = []
     arms = list(dict.fromkeys(tidy["arm"]))
-    runs = [(arm, seed, step) for (arm, seed), step in statistics.first_diverged_steps(metrics).items() if arm in arms]
+    runs = [(arm, seed, step) for (arm, seed), step in long_table.first_diverged_steps(metrics).items() if arm in arms]
     if runs:
         runs.sort(key=lambda run: (arms.index(run[0]), run[1]))
         listed = "; ".join(f"{arm}, seed {seed} (no value from step {step} on)" for arm, seed, step in runs)
@@ -228,13 +228,13 @@ def _absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
 
 def _provenance_notes(metrics: pd.DataFrame, study: dict[str, Any], tidy: pd.DataFrame) -> list[str]:
     """Protocols and commits behind the table; which columns were made by more than one code or environment."""
-    rows = statistics.headlines(metrics)
+    rows = long_table.headlines(metrics)
     rows = rows[rows["arm"].isin(tidy["arm"]) & rows["step"].isin(tidy["step"]) & rows["value"].notna()]
     columns = columns_of(study)
     protocols: dict[str, dict[str, None]] = {}
     mixtures: dict[str, list[str]] = {}
     for column in columns:
-        behind = statistics.at(rows, column.metric, column.length)
+        behind = long_table.at(rows, column.metric, column.length)
         for protocol in behind["protocol"].dropna().unique():
             protocols.setdefault(protocol, {})[column.metric] = None
         for kind in ("code", "environment"):
@@ -433,7 +433,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.tables")
     try:
-        write_tables(read_metrics(options.metrics), read_json(options.study), options.out)
+        write_tables(long_table.read(options.metrics), read_json(options.study), options.out)
     except ValueError as error:
         sys.exit(f"longshort.results.tables: {error}")
 

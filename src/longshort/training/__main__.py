@@ -14,7 +14,7 @@ from typing import Any
 from longshort import provenance
 from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
-from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_json
+from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_record
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
@@ -133,7 +133,7 @@ def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> 
     log = out.with_suffix(".parquet")
     write_atomic(log, pandas.DataFrame(rows).to_parquet(index=False))
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json(out, {**record, "finished": finished, "log": {"path": str(log), "sha256": file_digest(log)}})
+    write_record(out, {**record, "finished": finished, "log": {"path": str(log), "sha256": file_digest(log)}})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""What the engine's jobs refuse: results that are not what was published, and source that is not what was planned."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import edit, run_snakemake
+
+CODE = "from longshort import identity; print(identity.source_as_planned())"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "old", "new"),
+    [
+        ("perplexity/*/2-6.parquet", b"PAR1", b""),  # cut at both ends
+        ("perplexity/*/2-6.json", b'"sha256"', b'"SHA256"'),
+        ("training/2-6.parquet", b"PAR1", b"par1"),
+        ("training/2-6.json", b'"status": "ok"', b'"status": "OK"'),
+        ("training/2-6.json", b"}\n", b"\n"),
+    ],
+    ids=["numbers-cut", "record-edited", "log-edited", "training-edited", "training-cut"],
+)
+def test_results_cut_or_edited_by_hand_are_refused_by_name(
+    finished_copy: Path, pattern: str, old: bytes, new: bytes
+) -> None:
+    path = next((finished_copy / "results/tiny/arms/constant/seed-0").resolve().glob(pattern))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(old, new))
+    assert path.read_bytes() != content
+    # Forced, as the engine looks at one file of each job only; the others count when they are next read.
+    done = run_snakemake(finished_copy, "metrics", "--force", check=False)
+    assert done.returncode != 0
+    logs = "".join(log.read_text() for log in finished_copy.glob("results/**/*.log"))
+    assert re.search(rf"{path.relative_to(finished_copy)} is (not the|no valid JSON).* delete it", logs)
+    # It advises to delete it and to run again.
+    path.unlink()
+    run_snakemake(finished_copy, "metrics")
+
+
+def test_source_edited_after_the_plan_is_refused_by_name(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cluster's job does: it starts later, parses the workflow anew, and inherits what was planned."""
+    environment = {**os.environ, "PYTHONPATH": str(finished_copy / "src")}
+    plan = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+    edit(finished_copy, "src/longshort/evaluation/perplexity.py", "import torch", "import abc\nimport torch")
+    monkeypatch.setenv("LONGSHORT_PLANNED", plan.stdout.strip())
+    run = (finished_copy / "results/tiny/arms/constant/seed-0").resolve()
+    numbers = next(run.glob("perplexity/*/2-6.parquet")).relative_to(finished_copy)
+    done = run_snakemake(finished_copy, str(numbers), check=False)
+    assert done.returncode != 0
+    log = (finished_copy / numbers).with_suffix(".log").read_text()
+    assert "evaluation/perplexity.py changed after this job was planned" in log
