@@ -149,7 +149,7 @@ rule longbench_e:
         "results/runs/{run}/training/{steps}.json",
         f"results/data/{DATA}/manifest.json",
         ITEMS,
-    output: multiext("results/runs/{run}/longbench_e/{evaluation}/{steps}", ".parquet", ".json")
+    output: multiext("results/runs/{run}/longbench_e/{evaluation}/{steps}", ".parquet", ".json", ".items.parquet")
     params: code="0123456789abcdef"
     shell: "touch {output}"
 

@@ -53,7 +53,7 @@ def values(rows: list[dict]) -> dict[tuple[str, int], float]:
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
 def test_equals_brute_force_over_pairs_and_one_forward_a_context(rope: dict | None, data: Path) -> None:
-    rows = misalignment.evaluate(llama(rope), TOKENIZER, SETTINGS, data, L_TRAIN)
+    rows = misalignment.evaluate(llama(rope), TOKENIZER, SETTINGS, data, L_TRAIN).rows
     windows, lengths = misalignment.sequences(data, 5, 4, 4 * L_TRAIN, L_TRAIN)
     assert {row["n"] for row in rows} == {5}
 
@@ -101,7 +101,7 @@ def test_a_model_that_ignores_context_has_no_symkl(data: Path) -> None:
     model = llama()
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-    measured = values(misalignment.evaluate(model, TOKENIZER, SETTINGS, data, L_TRAIN))
+    measured = values(misalignment.evaluate(model, TOKENIZER, SETTINGS, data, L_TRAIN).rows)
     for length in (16, 32, 64):
         assert abs(measured["symkl", length]) < 1e-10
         assert measured["sce", length] == pytest.approx(measured["entropy_floor", length], abs=1e-10)
@@ -146,7 +146,7 @@ def test_too_short_documents_and_too_few_draws_are_refused(data: Path) -> None:
 
 
 def test_inside_only_needs_windows_of_the_training_length(data: Path) -> None:
-    rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": []}, data, L_TRAIN)
+    rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": []}, data, L_TRAIN).rows
     assert [(row["metric"], row["length"]) for row in rows] == [
         ("sce", 16),
         ("entropy_floor", 16),

@@ -59,7 +59,7 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(tmp_path: Path) -> Non
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     rows = perplexity.evaluate(
         model, TOKENIZER, {"lengths": [8, 40], "documents": 2, "protocol": PREFIX}, data_folder(tmp_path, [40, 50]), 16
-    )
+    ).rows
     assert by_key(rows)["perplexity", 8, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert by_key(rows)["perplexity", 40, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert [row["n"] for row in rows if row["metric"] == "perplexity"] == [16, 80]
@@ -77,7 +77,7 @@ def test_a_ramp_of_nll_gives_half_the_length_and_every_token_counts(
     monkeypatch.setattr(perplexity, "token_nll", ramp)
     rows = perplexity.evaluate(
         llama(), TOKENIZER, {"lengths": [10, 101], "documents": 1, "protocol": PREFIX}, data_folder(tmp_path, [101]), 16
-    )
+    ).rows
     values = by_key(rows)
     assert values["nll", 101, "d0"] == pytest.approx(0.05, abs=1e-15)
     assert values["perplexity", 10, None] == pytest.approx(math.exp(9 / 2000), abs=1e-15)
@@ -92,7 +92,7 @@ def test_equals_the_plain_full_logits_computation(
     data = data_folder(tmp_path, [48, 60, 30, 48])
     rows = perplexity.evaluate(
         llama(rope), TOKENIZER, {"lengths": [48, 16, 24], "documents": 3, "protocol": PREFIX}, data, 16
-    )
+    ).rows
     values = by_key(rows)
     documents = {row["name"]: row["input_ids"] for row in Dataset.load_from_disk(str(data / "test"))}
     order = sorted(["d0", "d1", "d3"], key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -110,14 +110,14 @@ def test_dynamic_rope_needs_a_forward_per_length(tmp_path: Path) -> None:
     settings = {"lengths": [24, 64], "documents": 1, "protocol": PREFIX}
     model = llama(DYNAMIC)
     assert forward.rope_depends_on_length(model) and not forward.rope_depends_on_length(llama())
-    first = perplexity.evaluate(model, TOKENIZER, settings, data, 16)
+    first = perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows
     model.config.rope_parameters["rope_type"] = "default"  # take the fast way with a model that must not
     model.model.rotary_emb.max_seq_len_cached = 16
-    fast = perplexity.evaluate(model, TOKENIZER, settings, data, 16)
+    fast = perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows
     assert abs(by_key(fast)["nll", 24, "d0"] - by_key(first)["nll", 24, "d0"]) > 1e-3
     # ... and what a model has read before must not change a number.
     model.config.rope_parameters["rope_type"] = "dynamic"
-    assert perplexity.evaluate(model, TOKENIZER, settings, data, 16) == first
+    assert perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows == first
 
 
 def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
@@ -129,7 +129,9 @@ def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
     # Greedy text is always right; one other token at the end is wrong.
     ids = [*greedy[1:24], (greedy[24] + 1) % BOS]
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
-    rows = perplexity.evaluate(model, TOKENIZER, {"lengths": [8, 24], "documents": 1, "protocol": PREFIX}, tmp_path, 16)
+    rows = perplexity.evaluate(
+        model, TOKENIZER, {"lengths": [8, 24], "documents": 1, "protocol": PREFIX}, tmp_path, 16
+    ).rows
     assert by_key(rows)["accuracy", 8, None] == 1.0
     assert by_key(rows)["accuracy", 24, None] == 23 / 24
 
@@ -146,7 +148,7 @@ def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_
     model = AutoModelForCausalLM.from_config(config)
     data = data_folder(tmp_path, [24])
     settings = {"lengths": [16], "documents": 1, "protocol": PREFIX}
-    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16))
+    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
     ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
     assert values["nll", 16, "d0"] == pytest.approx(plain_nll(model, ids, 16), abs=2e-6)
 
@@ -163,7 +165,7 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
     data = data_folder(tmp_path, [60, 41])
     settings = {"lengths": [8, 40], "documents": 2, "protocol": {"kind": "same-targets", "targets": 3}}
     model = llama(rope)
-    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16))
+    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
     # The document of 41 tokens has one window only: all of it.
     ids = next(row["input_ids"] for row in Dataset.load_from_disk(str(data / "test")) if len(row["input_ids"]) == 41)
     for length in (8, 40):

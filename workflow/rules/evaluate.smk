@@ -51,6 +51,7 @@ rule longbench_e:
     output:
         numbers="results/runs/{run}/longbench_e/{evaluation}/{steps}.parquet",
         record="results/runs/{run}/longbench_e/{evaluation}/{steps}.json",
+        predictions="results/runs/{run}/longbench_e/{evaluation}/{steps}.items.parquet",
     log:
         "results/runs/{run}/longbench_e/{evaluation}/{steps}.log",
     conda:

@@ -14,7 +14,6 @@ model's length; here max_length is prompt and answer together, and each task's p
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from longshort.evaluation.journal import Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
 from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise, task_name
-from longshort.publish import write_atomic, write_json
+from longshort.publish import write_json
 
 TOKENS_PER_BATCH = 16384
 FIELDS = ("context", "answers", "length", "all_classes", "_id")
@@ -58,14 +58,8 @@ def protocol(settings: dict[str, Any]) -> str:
 
 
 def evaluate(
-    model: Any,
-    tokenizer: Any,
-    settings: dict[str, Any],
-    data: Path,
-    l_train: int,
-    *,
-    predictions_out: Path | None = None,
-) -> list[dict[str, Any]]:
+    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+) -> Measured:
     """Scores in per cent per task, per task and bucket, and over tasks: "overall" and "overall-bucket-mean".
 
     Args:
@@ -73,14 +67,12 @@ def evaluate(
             or None for the official lengths).
         data: a published data folder, with the folder longbench-e-<items> if the source is the stand-in.
         l_train: not used; all evaluations have one signature.
-        predictions_out: a parquet file for one row per prediction.
+        journal: keeps each prediction; those that it has are not generated again.
 
     Raises:
         ValueError: a task or a field is missing in the data, or max_length leaves no room for a prompt.
     """
     predicted = predictions(model, tokenizer, settings, data)
-    if predictions_out is not None:
-        _write_parquet(predictions_out, predicted)
     result = summarise(predicted)
     rows = []
     for task, means in result["tasks"].items():
@@ -88,7 +80,7 @@ def evaluate(
         rows.extend(_row(f"{task}:{bucket}", means[bucket], means["n"][bucket]) for bucket in BUCKETS)
     rows.append(_row("overall", result["overall"], len(predicted)))
     rows.append(_row("overall-bucket-mean", result["overall_bucket_mean"], len(predicted)))
-    return rows
+    return Measured(rows, predicted)
 
 
 def predictions(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path) -> list[dict[str, Any]]:
@@ -275,15 +267,6 @@ def _row(task: str, value: float | None, n: int) -> dict[str, Any]:
     return {"metric": "longbench_e", "length": None, "task": task, "document": None, "value": value, "n": n}
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    write_atomic(path, buffer.getvalue())
-
-
 def score_file(predictions: Path, per_prediction: bool = False) -> dict[str, Any]:
     """Scores rows of {dataset, pred, answers, all_classes, length}, one JSON a line; the result is scoring.summarise's.
 
@@ -348,4 +331,4 @@ if __name__ == "__main__":
     else:
         from longshort.evaluation import stage
 
-        stage.main("longbench_e", evaluate, protocol)
+        stage.main("longbench_e", evaluate, protocol, keeps_items=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longshort.evaluation.forward import held_out_documents, last_log_probs
+from longshort.evaluation.journal import Measured, Part
 
 STREAM_KEY = 250611769
 METRICS = ("sce", "entropy_floor", "symkl")
@@ -34,7 +35,9 @@ def protocol(settings: dict[str, Any]) -> str:
     return f"lsm/suffix-v1?seqs={settings['sequences']}&k={settings['lengths_per_sequence']}&beyond={beyond}"
 
 
-def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int) -> list[dict[str, Any]]:
+def evaluate(
+    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+) -> Measured:
     """Rows of sce, entropy_floor and symkl (nats): length l_train (inside), m x l_train for m in `beyond`.
 
     Args:
@@ -66,7 +69,7 @@ def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l
             values[l_train].append(inside_range(log_p[:draws]))
             for length, log_long in zip(long_lengths, log_p[draws:], strict=True):
                 values[length].append(against_long(log_p[:draws], log_long))
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "metric": metric,
             "length": length,
@@ -78,6 +81,7 @@ def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l
         for length, per_sequence in values.items()
         for metric, value in zip(METRICS, torch.stack(per_sequence).mean(0).tolist(), strict=True)
     ]
+    return Measured(rows)
 
 
 def inside_range(log_p: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from longshort.data.streams import generator
 from longshort.evaluation.forward import held_out_documents, rope_depends_on_length, token_nll
+from longshort.evaluation.journal import Measured, Part
 
 
 def protocol(settings: dict[str, Any]) -> str:
@@ -34,7 +35,9 @@ def protocol(settings: dict[str, Any]) -> str:
     return f"ppl/{kind}-v1?docs={settings['documents']}&lengths={lengths}{targets}"
 
 
-def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int) -> list[dict[str, Any]]:
+def evaluate(
+    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+) -> Measured:
     """Rows of perplexity and next-token accuracy per length, NLL (nats per token) per length and document.
 
     Args:
@@ -56,7 +59,7 @@ def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l
         rows.append(_row("accuracy", length, correct.double().mean().item(), correct.numel()))
         for name, mean in zip(names, nll.mean(dim=1).tolist(), strict=True):
             rows.append(_row("nll", length, mean, nll.shape[1], document=name))
-    return rows
+    return Measured(rows)
 
 
 Scored = dict[int, tuple[Tensor, Tensor]]

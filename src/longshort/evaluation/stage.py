@@ -1,5 +1,5 @@
 """What every evaluation stage does: load each checkpoint of a run, measure it, publish one parquet for all of them, and
-a record (JSON) beside it.
+a record (JSON) beside it. What is measured is kept item by item, so that a killed job goes on where it was.
 
 `python -m longshort.evaluation.perplexity --spec FILE --data MANIFEST --run RECORD --steps 50-150 --out FILE`
 """
@@ -13,16 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from longshort import provenance
+from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id
-from longshort.publish import altered, file_digest, read_json, read_record, write_atomic, write_record
+from longshort.publish import altered, file_digest, read_json, read_record, sole_owner, write_atomic, write_record
 
-COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status", "protocol"]
-Evaluate = Callable[..., list[dict[str, Any]]]
+COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
+# (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
+Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
 
 
-def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], str]) -> None:
-    """The command line of one metric's stage."""
+def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], str], keeps_items: bool = False) -> None:
+    """The command line of one metric's stage.
+
+    Args:
+        evaluate: measures one checkpoint.
+        keeps_items: whether it also publishes its items, beside the numbers, as <steps>.items.parquet.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the evaluation (JSON)")
     parser.add_argument("--data", type=Path, required=True, help="manifest of the prepared corpus")
@@ -36,30 +45,64 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
 
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
-    spec, record = read_json(arguments.spec), read_record(arguments.run)
+    spec, run = read_json(arguments.spec), read_record(arguments.run)
     manifest = read_json(arguments.data)
     inputs = {
-        "checkpoints": {step: checkpoint["files"] for step, checkpoint in record["checkpoints"].items()},
+        "checkpoints": {step: checkpoint["files"] for step, checkpoint in run["checkpoints"].items()},
         "steps": arguments.steps,
-        "status": record["status"],
+        "status": run["status"],
         "data": manifest["content"],
         "items": {path.name: file_digest(path) for path in arguments.items},
     }
-    finished = arguments.work / "evaluations" / f"{run_id(spec, code, inputs)}.parquet"
-    if finished.exists() and _sound(finished):
-        print(f"found finished: {finished}")
-        publish(arguments.out, finished.read_bytes(), read_record(finished.with_suffix(".json")))
-        return
-    began_all = time.monotonic()
+    place = arguments.work / "evaluations" / run_id(spec, code, inputs)
+    with sole_owner(place):
+        finished = place / "finished.parquet"
+        if _sound(finished):
+            print(f"found finished: {finished}")
+        else:
+            began = time.monotonic()
+            journal = Journal(place / "journal")
+            steps = [int(step) for step in arguments.steps.split("-")]
+            measured = _checkpoints(metric, evaluate, run, steps, spec, arguments.data.parent, journal)
+            made = {
+                "run_id": run["run_id"],
+                "code": code,
+                "data": manifest["content"],
+                "commit": provenance.commit(),
+                "environment": provenance.environment(),
+                "protocol": protocol(spec["settings"]),
+            }
+            about = {
+                "modules": modules(entry),
+                "machine": provenance.machine(),
+                "seconds": time.monotonic() - began,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            items = _parquet(pandas.DataFrame(measured.items)) if keeps_items else None
+            _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
+            (place / "journal").unlink(missing_ok=True)
+        items = _items(finished).read_bytes() if keeps_items else None
+        _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
 
-    rows: list[dict[str, Any]] = []
-    said = protocol(spec["settings"])
+
+def _checkpoints(
+    metric: str,
+    evaluate: Evaluate,
+    run: dict[str, Any],
+    steps: list[int],
+    spec: dict[str, Any],
+    data: Path,
+    journal: Journal,
+) -> Measured:
+    """Rows and items of every checkpoint, with its step; an empty row for one that a diverged training lacks."""
+    together = Measured([], [])
     tokenizer = None
-    for step in (int(step) for step in arguments.steps.split("-")):
-        checkpoint = record["checkpoints"].get(str(step))
+    for step in steps:
+        checkpoint = run["checkpoints"].get(str(step))
         if checkpoint is None:
-            print(f"step {step}: {record['status']}, nothing to measure", flush=True)
-            rows.append({"step": step, "metric": metric, "value": float("nan"), "n": 0, "status": record["status"]})
+            print(f"step {step}: {run['status']}, nothing to measure", flush=True)
+            row = {"step": step, "metric": metric, "value": float("nan"), "n": 0, "status": run["status"]}
+            together.rows.append(row)
             continue
         if tokenizer is None:
             from longshort.data import tokenizers
@@ -68,44 +111,48 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
         began = time.monotonic()
         model = _load(checkpoint)
         try:
-            measured = evaluate(model, tokenizer, spec["settings"], arguments.data.parent, spec["length"])
+            measured = evaluate(model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}"))
         except ValueError as error:
             raise SystemExit(f"{metric}, step {step}: {error}") from None
-        rows += [{"step": step, "status": _status(row), **row} for row in measured]
-        print(f"step {step}: {len(measured)} numbers in {time.monotonic() - began:.1f} s", flush=True)
+        together.rows.extend({"step": step, "status": _status(row), **row} for row in measured.rows)
+        together.items.extend({"step": step, **item} for item in measured.items)
+        print(f"step {step}: {len(measured.rows)} numbers in {time.monotonic() - began:.1f} s", flush=True)
+    return together
 
-    import pandas
 
-    frame = pandas.DataFrame([{**row, "protocol": said} for row in rows], columns=COLUMNS)
+def _numbers(rows: list[dict[str, Any]], made: dict[str, Any]) -> pandas.DataFrame:
+    frame = pandas.DataFrame(rows, columns=COLUMNS)
     frame = frame.astype({"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"})
-    frame["run_id"], frame["code"], frame["data"] = record["run_id"], code, manifest["content"]
-    frame["commit"], frame["environment"] = provenance.commit(), provenance.environment()
-    published = {
-        "run_id": record["run_id"],
-        "code": code,
-        "modules": modules(entry),
-        "data": manifest["content"],
-        "commit": provenance.commit(),
-        "environment": provenance.environment(),
-        "machine": provenance.machine(),
-        "protocol": said,
-        "seconds": time.monotonic() - began_all,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    numbers = frame.to_parquet(index=False)
-    publish(finished, numbers, published)
-    publish(arguments.out, numbers, published)
+    return frame.assign(**made)
 
 
-def publish(out: Path, numbers: bytes, record: dict[str, Any]) -> None:
-    """The numbers, then beside them the record that holds their hash."""
+def _parquet(frame: pandas.DataFrame) -> bytes:
+    content: bytes = frame.to_parquet(index=False)
+    return content
+
+
+def _items(numbers: Path) -> Path:
+    return numbers.with_suffix(".items.parquet")
+
+
+def _publish(out: Path, numbers: bytes, items: bytes | None, record: dict[str, Any]) -> None:
+    """The items and the numbers, then beside them the record that holds their hashes."""
+    if items is not None:
+        write_atomic(_items(out), items)
+        record = {**record, "items_sha256": file_digest(_items(out))}
     write_atomic(out, numbers)
     write_record(out.with_suffix(".json"), {**record, "sha256": file_digest(out)})
 
 
 def _sound(numbers: Path) -> bool:
-    record = numbers.with_suffix(".json")
-    return record.exists() and read_record(record)["sha256"] == file_digest(numbers)
+    if not numbers.with_suffix(".json").exists():
+        return False
+    try:
+        record = read_record(numbers.with_suffix(".json"))
+    except ValueError:
+        return False
+    hashes = {numbers: record["sha256"], _items(numbers): record.get("items_sha256")}
+    return all(digest is None or (path.exists() and file_digest(path) == digest) for path, digest in hashes.items())
 
 
 def _status(row: dict[str, Any]) -> str:
