@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ class ResolvedStudy:
 
     def evaluation_code(self, metric: str, run: str) -> str:
         return self._accepted(run, EVALUATIONS[metric], code_hash(EVALUATIONS[metric]))
+
+    def evaluation_codes(self, metric: str) -> str | Callable[[Any], str]:
+        """The code of a metric's jobs: one for all runs or, where a change was accepted for some, a function of a job's
+        wildcards. (The engine's work grows with every function that a rule has.)"""
+        if any(change["stage"] == EVALUATIONS[metric] for change in self.accepted):
+            return lambda wildcards: self.evaluation_code(metric, wildcards.run)
+        return code_hash(EVALUATIONS[metric])
 
     def codes(self) -> dict[str, dict[str, str]]:
         """Run -> "training" or metric -> the code that makes it."""

@@ -321,14 +321,32 @@ class SameTargets(Strict):
     targets: int = Field(gt=0, description="scored tokens at the end of each window")
 
 
+class Blocks(Strict):
+    """The first tokens of each document in blocks of exactly L, without BOS, as CLEX's and similar scripts do it."""
+
+    kind: Literal["block"]
+    tokens: int | None = Field(None, gt=0, description="tokens read of each document; null: the longest length")
+
+
+class Sliding(Strict):
+    """The first tokens of each document in windows of L that begin a stride apart."""
+
+    kind: Literal["sliding"]
+    stride: int = Field(gt=0, description="tokens between the beginnings of two windows")
+    tokens: int | None = Field(None, gt=0, description="tokens read of each document; null: the longest length")
+
+
 class Perplexity(Strict):
     """Perplexity of fixed held-out documents."""
 
-    protocol: Annotated[Prefix | SameTargets, Field(discriminator="kind")] = Field(
+    protocol: Annotated[Prefix | SameTargets | Blocks | Sliding, Field(discriminator="kind")] = Field(
         Prefix(), description="which tokens are scored with which context"
     )
     lengths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1, description="context lengths, tokens")
     documents: int = Field(gt=0, description="test documents of at least the longest length")
+    temperature_documents: int = Field(
+        8, ge=0, description="validation documents that the temperatures are fitted on, at most; 0: no temperatures"
+    )
 
     _lengths_once = field_validator("lengths")(_distinct)
 
@@ -336,6 +354,12 @@ class Perplexity(Strict):
     def _targets_fit(self) -> Perplexity:
         if self.protocol.kind == "same-targets" and self.protocol.targets > min(self.lengths):
             raise ValueError(f"protocol.targets {self.protocol.targets} is more than the shortest length; lower it")
+        if self.protocol.kind == "block" and min(self.lengths) < 2:
+            raise ValueError("a block of 1 token scores none; give lengths of 2 and more")
+        if self.protocol.kind in ("block", "sliding"):
+            tokens = self.protocol.tokens
+            if tokens is not None and tokens < max(self.lengths):
+                raise ValueError(f"protocol.tokens {tokens} is less than the longest length; raise it")
         return self
 
 

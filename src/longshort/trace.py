@@ -96,7 +96,10 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
 
 
 def _measures(evaluation: str, metric: str) -> bool:
-    of = {"perplexity": ("perplexity", "accuracy", "nll"), "misalignment": ("sce", "symkl", "entropy_floor")}
+    of = {
+        "perplexity": ("perplexity", "perplexity_checkpoint_t", "accuracy", "ece"),
+        "misalignment": ("sce", "symkl", "entropy_floor"),
+    }
     return metric == evaluation or metric in of.get(evaluation, ())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig, LlamaForCausalLM
 
 from longshort.evaluation import forward, perplexity
+from longshort.evaluation.journal import Journal
 
 VOCABULARY, BOS = 61, 60
 PREFIX = {"kind": "prefix"}
@@ -34,11 +36,11 @@ def llama(rope: dict | None = None) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=rope)).eval()
 
 
-def data_folder(folder: Path, sizes: list[int]) -> Path:
+def data_folder(folder: Path, sizes: list[int], split: str = "test") -> Path:
     generator = np.random.default_rng(0)
     ids = [generator.integers(0, BOS, size).tolist() for size in sizes]
     rows = {"name": [f"d{i}" for i in range(len(sizes))], "text": [""] * len(sizes), "input_ids": ids}
-    Dataset.from_dict(rows).save_to_disk(str(folder / "test"))
+    Dataset.from_dict(rows).save_to_disk(str(folder / split))
     return folder
 
 
@@ -58,29 +60,170 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(tmp_path: Path) -> Non
     model = llama()
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     rows = perplexity.evaluate(
-        model, TOKENIZER, {"lengths": [8, 40], "documents": 2, "protocol": PREFIX}, data_folder(tmp_path, [40, 50]), 16
+        model,
+        TOKENIZER,
+        {"lengths": [8, 40], "documents": 2, "protocol": PREFIX, "temperature_documents": 0},
+        data_folder(tmp_path, [40, 50]),
+        16,
     ).rows
     assert by_key(rows)["perplexity", 8, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert by_key(rows)["perplexity", 40, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert [row["n"] for row in rows if row["metric"] == "perplexity"] == [16, 80]
 
 
-def test_a_ramp_of_nll_gives_half_the_length_and_every_token_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    # NLL t/1000 at position t, token 0 scored: the mean over L tokens is (L - 1) / 2000.
-    def ramp(model: object, input_ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert (input_ids[:, 0] == BOS).all() and torch.equal(input_ids[:, 1:], targets[:, :-1])
-        nll = torch.arange(targets.shape[1], dtype=torch.float64).expand(targets.shape) / 1000
-        return nll, torch.zeros(targets.shape, dtype=torch.bool)
+class FromStates(torch.nn.Module):
+    """A model whose logits are a function of the position and the token read; only its interface is transformers'."""
 
-    monkeypatch.setattr(perplexity, "token_nll", ramp)
-    rows = perplexity.evaluate(
-        llama(), TOKENIZER, {"lengths": [10, 101], "documents": 1, "protocol": PREFIX}, data_folder(tmp_path, [101]), 16
-    ).rows
+    device = torch.device("cpu")
+
+    def __init__(self, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.config = LlamaConfig(**SMALL)
+        self.logits = logits
+
+    def get_decoder(self) -> Callable[..., Any]:
+        def decode(input_ids: torch.Tensor, use_cache: bool) -> Any:
+            position = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
+            return SimpleNamespace(last_hidden_state=torch.stack([position, input_ids], dim=-1))
+
+        return decode
+
+    def get_output_embeddings(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda states: self.logits(states[..., 0], states[..., 1])
+
+
+def ramp(position: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """Token 0, the only one that comes, has an NLL of t / 1000 at position t."""
+    other = torch.expm1(position.double() / 1000).log()
+    return torch.stack([torch.zeros_like(other), other], dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "lengths", "expected", "scored"),
+    [
+        ({"kind": "prefix"}, [1024, 8192], [1023 / 2000, 8191 / 2000], [1024, 8192]),
+        ({"kind": "sliding", "stride": 256, "tokens": None}, [1024, 8192], [0.8475, 8191 / 2000], [8192, 8192]),
+        ({"kind": "sliding", "stride": 1024, "tokens": 8192}, [1024], [1023 / 2000], [8192]),
+        # The first 2 x 1024 tokens, and 52 at the end of the window of the last 1024: positions 972 to 1023.
+        ({"kind": "sliding", "stride": 1024, "tokens": 2100}, [1024], [(2 * 523.776 + 51.87) / 2100], [2100]),
+        # Without BOS the first token read is the first position that predicts: t = 0 is the second token.
+        ({"kind": "block", "tokens": 8192}, [1024, 3000], [1022 / 2000, 2998 / 2000], [8 * 1023, 2 * 2999]),
+        ({"kind": "same-targets", "targets": 10}, [100, 1024], [0.0945, 1.0185], [10, 10]),
+    ],
+    ids=["prefix", "sliding", "sliding-apart", "sliding-with-a-rest", "block", "same-targets"],
+)
+def test_a_ramp_of_nll_gives_the_mean_over_the_scored_positions(
+    chosen: dict, lengths: list[int], expected: list[float], scored: list[int], tmp_path: Path
+) -> None:
+    Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [[0] * 8193]}).save_to_disk(str(tmp_path / "test"))
+    settings = {"lengths": lengths, "documents": 1, "protocol": chosen, "temperature_documents": 0}
+    rows = perplexity.evaluate(FromStates(ramp), TOKENIZER, settings, tmp_path, 16).rows
     values = by_key(rows)
-    assert values["nll", 101, "d0"] == pytest.approx(0.05, abs=1e-15)
-    assert values["perplexity", 10, None] == pytest.approx(math.exp(9 / 2000), abs=1e-15)
+    assert [values["nll", length, "a"] for length in lengths] == pytest.approx(expected, abs=1e-9)
+    assert [values["perplexity", length, None] for length in lengths] == pytest.approx(np.exp(expected), abs=1e-8)
+    assert [row["n"] for row in rows if row["metric"] == "perplexity"] == scored
+    if chosen["kind"] == "prefix":
+        buckets = {row["task"]: (row["value"], row["n"]) for row in rows if row["task"] and row["length"] == 1024}
+        assert list(buckets) == ["0", "1", "2-3", "4-7", *(f"{2**k}-{2 ** (k + 1) - 1}" for k in range(3, 10))]
+        assert buckets["512-1023"] == (pytest.approx((512 + 1023) / 2000), 512)
+
+
+def test_a_markov_source_has_its_entropy_rate_and_scaled_logits_their_temperature(tmp_path: Path) -> None:
+    """A model that knows the source is calibrated; one whose logits are doubled is so at temperature 2."""
+    states, tokens = 5, 20_000
+    random = np.random.default_rng(3)
+    transition = random.dirichlet(np.ones(states), size=states)
+    eigenvalues, vectors = np.linalg.eig(transition.T)
+    stationary = np.real(vectors[:, np.argmax(eigenvalues.real)])
+    stationary /= stationary.sum()
+    rate = -(stationary[:, None] * transition * np.log(transition)).sum()
+    for split in ("test", "validation"):
+        text = [0]
+        for uniform in random.random(tokens - 1):
+            text.append(int(np.searchsorted(transition[text[-1]].cumsum(), uniform).clip(0, states - 1)))
+        Dataset.from_dict({"name": [split], "text": [""], "input_ids": [text]}).save_to_disk(str(tmp_path / split))
+    table = torch.from_numpy(np.log(transition))
+    settings = {"lengths": [tokens], "documents": 1, "protocol": {"kind": "block", "tokens": None}}
+    settings["temperature_documents"] = 4
+    for scale in (1.0, 2.0):
+        model = FromStates(lambda position, token, scale=scale: scale * table[token])
+        values = by_key(perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows)
+        assert values["temperature", tokens, None] == pytest.approx(scale, rel=0.05)
+        assert values["temperature", None, None] == pytest.approx(values["temperature", tokens, None], rel=1e-5)
+        assert math.log(values["perplexity_length_t", tokens, None]) == pytest.approx(rate, abs=0.02)
+        if scale == 1.0:
+            assert math.log(values["perplexity", tokens, None]) == pytest.approx(rate, abs=0.02)
+            assert values["ece", tokens, None] < 0.02
+        else:
+            assert math.log(values["perplexity", tokens, None]) > rate + 0.1
+            assert values["ece", tokens, None] > 0.1
+        right = (transition.max(1) * stationary).sum()
+        assert values["accuracy", tokens, None] == pytest.approx(right, abs=0.02)
+
+
+def test_the_temperature_is_the_best_one(tmp_path: Path) -> None:
+    """Against a search over many temperatures, on the validation documents themselves."""
+    data = data_folder(tmp_path, [64, 64, 64], split="validation")
+    data_folder(tmp_path, [64, 64])
+    settings = {"lengths": [24, 64], "documents": 2, "protocol": PREFIX, "temperature_documents": 3}
+    values = by_key(perplexity.evaluate(llama(), TOKENIZER, settings, data, 16).rows)
+    ids = [row["input_ids"] for row in Dataset.load_from_disk(str(data / "validation"))]
+    candidates = np.geomspace(0.05, 20, 6001)
+
+    def best(lengths: list[int]) -> float:
+        total = np.zeros(len(candidates))
+        for tokens in ids:
+            with torch.no_grad():
+                logits = llama()(torch.tensor([[BOS, *tokens[:63]]])).logits[0].double()
+            for length in lengths:
+                for place, candidate in enumerate(candidates):
+                    scaled = (logits[:length] / candidate).log_softmax(-1)
+                    total[place] -= scaled[torch.arange(length), torch.tensor(tokens[:length])].sum().item()
+        return float(candidates[total.argmin()])
+
+    assert values["temperature", 24, None] == pytest.approx(best([24]), rel=2e-3)
+    assert values["temperature", None, None] == pytest.approx(best([24, 64]), rel=2e-3)
+
+
+def test_calibration_error_by_hand(tmp_path: Path) -> None:
+    """Four tokens said with 0.8, of which three come, and four with 0.6, of which one comes: |.8 - .75|, |.6 - .25|."""
+    confidence = torch.tensor([0.8, 0.8, 0.8, 0.8, 0.6, 0.6, 0.6, 0.6])
+
+    def said(position: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        p = confidence[position]
+        return torch.stack([p, 1 - p], dim=-1).log()
+
+    ids = [0, 0, 0, 1, 0, 1, 1, 1]
+    Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
+    settings = {"lengths": [8], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    values = by_key(perplexity.evaluate(FromStates(said), TOKENIZER, settings, tmp_path, 16).rows)
+    assert values["ece", 8, None] == pytest.approx((0.05 + 0.35) / 2, abs=1e-6)
+    assert values["accuracy", 8, None] == 0.5
+
+
+def test_a_killed_evaluation_goes_on_after_the_last_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = data_folder(tmp_path, [40, 50, 60], split="validation")
+    data_folder(tmp_path, [40, 50, 60])
+    settings = {"lengths": [8, 40], "documents": 3, "protocol": PREFIX, "temperature_documents": 2}
+    whole = perplexity.evaluate(llama(), TOKENIZER, settings, data, 16, Journal(tmp_path / "whole").of("step 1")).rows
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 3
+    (tmp_path / "cut").write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    read = []
+    original = perplexity.score_tokens
+    monkeypatch.setattr(perplexity, "score_tokens", lambda *given: (read.append(1), original(*given))[1])
+    rows = perplexity.evaluate(llama(), TOKENIZER, settings, data, 16, Journal(tmp_path / "cut").of("step 1")).rows
+    assert rows == whole and len(read) == 2
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_standard_error_over_documents(tmp_path: Path) -> None:
+    data = data_folder(tmp_path, [40, 50, 60])
+    settings = {"lengths": [40], "documents": 3, "protocol": PREFIX, "temperature_documents": 0}
+    values = by_key(perplexity.evaluate(llama(), TOKENIZER, settings, data, 16).rows)
+    of_documents = [values["nll", 40, f"d{i}"] for i in range(3)]
+    assert values["nll_se", 40, None] == pytest.approx(np.std(of_documents, ddof=1) / math.sqrt(3))
+    assert values["perplexity", 40, None] == pytest.approx(math.exp(np.mean(of_documents)))
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
@@ -88,10 +231,14 @@ def test_equals_the_plain_full_logits_computation(
     rope: dict | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(forward, "TOKENS_PER_FORWARD", 100)  # two rows a forward, the last batch smaller
-    monkeypatch.setattr(forward, "TOKENS_PER_HEAD", 7)  # chunks that end inside a row
+    monkeypatch.setattr(forward, "tokens_per_head", lambda model: 7)  # chunks that end inside a row
     data = data_folder(tmp_path, [48, 60, 30, 48])
     rows = perplexity.evaluate(
-        llama(rope), TOKENIZER, {"lengths": [48, 16, 24], "documents": 3, "protocol": PREFIX}, data, 16
+        llama(rope),
+        TOKENIZER,
+        {"lengths": [48, 16, 24], "documents": 3, "protocol": PREFIX, "temperature_documents": 0},
+        data,
+        16,
     ).rows
     values = by_key(rows)
     documents = {row["name"]: row["input_ids"] for row in Dataset.load_from_disk(str(data / "test"))}
@@ -107,7 +254,7 @@ def test_equals_the_plain_full_logits_computation(
 def test_dynamic_rope_needs_a_forward_per_length(tmp_path: Path) -> None:
     # The premise of the two ways: with dynamic NTK the first tokens are read otherwise in a longer input ...
     data = data_folder(tmp_path, [64])
-    settings = {"lengths": [24, 64], "documents": 1, "protocol": PREFIX}
+    settings = {"lengths": [24, 64], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
     model = llama(DYNAMIC)
     assert forward.rope_depends_on_length(model) and not forward.rope_depends_on_length(llama())
     first = perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows
@@ -130,7 +277,11 @@ def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
     ids = [*greedy[1:24], (greedy[24] + 1) % BOS]
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
     rows = perplexity.evaluate(
-        model, TOKENIZER, {"lengths": [8, 24], "documents": 1, "protocol": PREFIX}, tmp_path, 16
+        model,
+        TOKENIZER,
+        {"lengths": [8, 24], "documents": 1, "protocol": PREFIX, "temperature_documents": 0},
+        tmp_path,
+        16,
     ).rows
     assert by_key(rows)["accuracy", 8, None] == 1.0
     assert by_key(rows)["accuracy", 24, None] == 23 / 24
@@ -139,7 +290,13 @@ def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
 def test_too_few_documents_are_refused_with_the_remedy(tmp_path: Path) -> None:
     data = data_folder(tmp_path, [64, 63, 64])
     with pytest.raises(ValueError, match=r"at least 64 tokens and .* has 2: lower evaluations\.perplexity\.documents"):
-        perplexity.evaluate(llama(), TOKENIZER, {"lengths": [8, 64], "documents": 3, "protocol": PREFIX}, data, 16)
+        perplexity.evaluate(
+            llama(),
+            TOKENIZER,
+            {"lengths": [8, 64], "documents": 3, "protocol": PREFIX, "temperature_documents": 0},
+            data,
+            16,
+        )
 
 
 @pytest.mark.parametrize("config", [CohereConfig(**SMALL, logit_scale=4.0), GraniteConfig(**SMALL, logits_scaling=0.1)])
@@ -147,7 +304,7 @@ def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     data = data_folder(tmp_path, [24])
-    settings = {"lengths": [16], "documents": 1, "protocol": PREFIX}
+    settings = {"lengths": [16], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
     values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
     ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
     assert values["nll", 16, "d0"] == pytest.approx(plain_nll(model, ids, 16), abs=2e-6)
@@ -155,15 +312,20 @@ def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_
 
 def test_protocol_says_what_was_done() -> None:
     assert (
-        perplexity.protocol({"lengths": [256, 128], "documents": 32, "protocol": PREFIX})
-        == "ppl/prefix-v1?docs=32&lengths=128,256"
+        perplexity.protocol({"lengths": [256, 128], "documents": 32, "protocol": PREFIX, "temperature_documents": 0})
+        == "ppl/prefix-v1?docs=32&lengths=128,256&temperature-docs=0"
     )
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
 def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) -> None:
     data = data_folder(tmp_path, [60, 41])
-    settings = {"lengths": [8, 40], "documents": 2, "protocol": {"kind": "same-targets", "targets": 3}}
+    settings = {
+        "lengths": [8, 40],
+        "documents": 2,
+        "protocol": {"kind": "same-targets", "targets": 3},
+        "temperature_documents": 0,
+    }
     model = llama(rope)
     values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
     # The document of 41 tokens has one window only: all of it.
@@ -173,4 +335,35 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
             logits = llama(rope)(torch.tensor([ids[40 - length : 40]])).logits[0, -3:].double()
         expected = -logits.log_softmax(-1)[torch.arange(3), torch.tensor(ids[-3:])].mean().item()
         assert values["nll", length, "d1"] == pytest.approx(expected, abs=2e-6)
-    assert perplexity.protocol(settings) == "ppl/same-targets-v1?docs=2&lengths=8,40&targets=3"
+    assert perplexity.protocol(settings) == "ppl/same-targets-v1?docs=2&lengths=8,40&targets=3&temperature-docs=0"
+
+
+GOLDEN = {
+    "ppl/prefix-v1?docs=1&lengths=4,10&temperature-docs=2": "b15f81361984",
+    "ppl/same-targets-v1?docs=1&lengths=4,10&targets=3&temperature-docs=2": "cc8b099110ab",
+    "ppl/block-v1?docs=1&lengths=4,10&tokens=13&temperature-docs=2": "da19f67fdfee",
+    "ppl/sliding-v1?docs=1&lengths=4,10&stride=3&tokens=14&temperature-docs=2": "8594a8f55072",
+}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"kind": "prefix"},
+        {"kind": "same-targets", "targets": 3},
+        {"kind": "block", "tokens": 13},
+        {"kind": "sliding", "stride": 3, "tokens": 14},
+    ],
+    ids=lambda chosen: chosen["kind"],
+)
+def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp_path: Path) -> None:
+    """Every number of a fixed model, whose logits say which token it reads at which place, on fixed documents."""
+    table = torch.from_numpy(np.random.default_rng(0).normal(size=(64, VOCABULARY, VOCABULARY)))
+    data_folder(data_folder(tmp_path, [15, 18]), [16, 15], split="validation")
+    settings = {"lengths": [4, 10], "documents": 1, "protocol": chosen, "temperature_documents": 2}
+    model = FromStates(lambda position, token: table[position, token])
+    rows = perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows
+    said = repr([(row["metric"], row["length"], row["document"], row["n"], f"{row['value']:.4g}") for row in rows])
+    assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings)], (
+        "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
+    )

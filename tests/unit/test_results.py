@@ -39,7 +39,11 @@ def make_study() -> dict[str, Any]:
         "seeds": [0, 1],
         "base": "base",
         "arms": arms,
-        "evaluations": {"perplexity": {"lengths": LENGTHS}, "misalignment": {"beyond": [2, 4]}, "longbench_e": {}},
+        "evaluations": {
+            "perplexity": {"lengths": LENGTHS, "temperature_documents": 0},
+            "misalignment": {"beyond": [2, 4]},
+            "longbench_e": {},
+        },
         "tables": [
             {"name": "main", "title": "All arms, 100 %", "arms": ARMS, "compare_with": "baseline"},
             {"name": "schedules", "title": "Schedules", "arms": ["constant", "step_linear"], "compare_with": "control"},
@@ -244,7 +248,7 @@ def test_the_four_formats_agree(metrics: pd.DataFrame, study: dict[str, Any], tm
 
 
 def test_markdown_is_aligned_and_fits_a_terminal(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
-    long = {"perplexity": {"lengths": [2**power for power in range(3, 17)]}}
+    long = {"perplexity": {"lengths": [2**power for power in range(3, 17)], "temperature_documents": 4}}
     wide = study | {"evaluations": study["evaluations"] | long}
     for block in tables.format_table(metrics, wide).split("\n\n")[1:-1]:
         widths = {len(line) for line in block.splitlines()}

@@ -14,7 +14,7 @@ rule perplexity:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=lambda wildcards: STUDY.evaluation_code("perplexity", wildcards.run),
+        code=STUDY.evaluation_codes("perplexity"),
     shell:
         "python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
@@ -36,7 +36,7 @@ rule misalignment:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=lambda wildcards: STUDY.evaluation_code("misalignment", wildcards.run),
+        code=STUDY.evaluation_codes("misalignment"),
     shell:
         "python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
@@ -60,7 +60,7 @@ rule longbench_e:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=lambda wildcards: STUDY.evaluation_code("longbench_e", wildcards.run),
+        code=STUDY.evaluation_codes("longbench_e"),
     shell:
         "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"

@@ -18,9 +18,6 @@ rule train:
         options=lambda wildcards: STUDY.options(wildcards.run),
     params:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
-        base=lambda wildcards: "".join(
-            f"--base {record}" for record in STUDY.base_record(wildcards.run)
-        ),
     shell:
-        "python -m longshort.training --spec {input.spec} --data {input.data} {params.base} --steps {wildcards.steps}"
+        "python -m longshort.training --spec {input.spec} --data {input.data} --base {input.base} --steps {wildcards.steps}"
         " --out {output.record} --code {params.code} {resources.options} > {log} 2>&1"

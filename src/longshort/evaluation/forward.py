@@ -5,32 +5,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from longshort.models.load import logit_change
 
 # Small enough for a CPU cache at demo scale (faster there than 8192); long contexts go one by one anyway.
 TOKENS_PER_FORWARD = 2048
 TOKENS_PER_HEAD = 512
+# 16 MiB: enough rows for a fast product, and below the 32 MiB from which glibc maps fresh pages for every array.
+LOGITS_AT_A_TIME = 4 * 2**20
 # An unknown type counts as dependent: the slow way is right for every model.
 ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
 
 
-def held_out_documents(data: Path, at_least: int) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Name and token ids of the test documents of at least so many tokens, by the sha256 of the name."""
+def held_out_documents(data: Path, at_least: int, split: str = "test") -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Name and token ids of the documents of a split of at least so many tokens, by the sha256 of the name."""
     from datasets import load_from_disk
 
-    split = load_from_disk(str(data / "test")).with_format("numpy", columns=["input_ids"])
-    names = [str(name) for name in split.with_format(None)["name"]]
-    short = sum(len(token_ids) < at_least for token_ids in split.with_format(None)["input_ids"])
-    print(f"{short} of {len(names)} test documents are shorter than {at_least} tokens and not used", flush=True)
+    documents = load_from_disk(str(data / split)).with_format("numpy", columns=["input_ids"])
+    names = [str(name) for name in documents.with_format(None)["name"]]
+    short = sum(len(token_ids) < at_least for token_ids in documents.with_format(None)["input_ids"])
+    print(f"{short} of {len(names)} {split} documents are shorter than {at_least} tokens and not used", flush=True)
     for index in sorted(range(len(names)), key=lambda i: (hashlib.sha256(names[i].encode()).hexdigest(), i)):
-        token_ids = np.asarray(split[index]["input_ids"], dtype=np.int64)
+        token_ids = np.asarray(documents[index]["input_ids"], dtype=np.int64)
         if len(token_ids) >= at_least:
             yield names[index], token_ids
 
@@ -87,27 +89,77 @@ def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
     return states
 
 
+class Scores(NamedTuple):
+    """What a model gives the tokens that did come; all on the CPU.
+
+    nll: nats, float64 [temperatures, rows, scored].
+    correct: whether the most probable token came, bool [rows, scored].
+    confidence: the probability of the most probable token, float64 [rows, scored].
+    """
+
+    nll: Tensor
+    correct: Tensor
+    confidence: Tensor
+
+
 @torch.inference_mode()
-def token_nll(model: Any, input_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores targets [rows, length], the next token of each of input_ids [rows, length].
+def score_tokens(
+    model: Any, input_ids: Tensor, targets: Tensor, last: int, inverse_temperatures: Sequence[float] = (1.0,)
+) -> Scores:
+    """Scores the last `last` of targets [rows, length], the next tokens of input_ids [rows, length].
 
-    Batched by TOKENS_PER_FORWARD; logits exist for TOKENS_PER_HEAD tokens at a time.
+    Batched by TOKENS_PER_FORWARD; logits exist for tokens_per_head tokens at a time.
 
-    Returns:
-        nll: nats, float64 on the CPU, [rows, length].
-        correct: whether the most probable token is the target, bool on the CPU, [rows, length].
+    Args:
+        inverse_temperatures: factors of the logits, a row of `nll` each. Confidence is that of the unscaled logits.
     """
     head = head_of(model)
-    nll, correct = [], []
+    count = len(targets) * last
+    # Made once: small arrays kept between the large ones would split the memory that these take turns in.
+    nll = torch.empty(len(inverse_temperatures), count, dtype=torch.float64)
+    correct = torch.empty(count, dtype=torch.bool)
+    confidence = torch.empty(count, dtype=torch.float64)
+    done = 0
+    for states, wanted in scored_states(model, input_ids, targets, last):
+        here = slice(done, done := done + len(wanted))
+        logits = head(states)
+        highest = logits.amax(-1, keepdim=True)
+        came = logits.gather(-1, wanted[:, None])
+        # The slow argmax only where it can be the token that came: of equals, the first counts.
+        right = (came == highest)[:, 0]
+        right[right.clone()] = logits[right].argmax(-1) == wanted[right]
+        correct[here] = right
+        # In place: at a large vocabulary each copy of the logits costs as much as making them.
+        logits.sub_(highest)
+        came = (came - highest)[:, 0]
+        for row, factor in enumerate(inverse_temperatures):
+            if factor != 1.0:
+                nll[row, here] = (logits * factor).exp_().sum(-1).log() - factor * came
+        total = logits.exp_().sum(-1)
+        del logits  # before the next ones are made
+        confidence[here] = total.double().reciprocal()
+        for row, factor in enumerate(inverse_temperatures):
+            if factor == 1.0:
+                nll[row, here] = (total.log() - came).double()
+    shape = (len(targets), last)
+    return Scores(nll.view(-1, *shape), correct.view(shape), confidence.view(shape))
+
+
+def tokens_per_head(model: Any) -> int:
+    """How many tokens have logits at a time."""
+    if model.device.type != "cpu":
+        return TOKENS_PER_HEAD
+    return min(TOKENS_PER_FORWARD, max(16, LOGITS_AT_A_TIME // int(model.config.get_text_config().vocab_size)))
+
+
+def scored_states(model: Any, input_ids: Tensor, targets: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Final hidden states [tokens, features] of scored tokens, as many as have logits at a time, and what came."""
+    size = tokens_per_head(model)
     rows_per_forward = max(1, TOKENS_PER_FORWARD // input_ids.shape[1])
     for some_ids, some_targets in zip(input_ids.split(rows_per_forward), targets.split(rows_per_forward), strict=True):
-        states = hidden_states(model, some_ids).flatten(0, 1)
-        flat = some_targets.flatten().to(states.device)
-        for chunk, wanted in zip(states.split(TOKENS_PER_HEAD), flat.split(TOKENS_PER_HEAD), strict=True):
-            logits = head(chunk)
-            nll.append(nn.functional.cross_entropy(logits, wanted, reduction="none").double().cpu())
-            correct.append((logits.argmax(-1) == wanted).cpu())
-    return torch.cat(nll).view(targets.shape), torch.cat(correct).view(targets.shape)
+        states = hidden_states(model, some_ids)[:, -last:].flatten(0, 1)
+        wanted = some_targets[:, -last:].flatten().to(states.device)
+        yield from zip(states.split(size), wanted.split(size), strict=True)
 
 
 def batches(lengths: Sequence[int], equal: bool) -> list[list[int]]:

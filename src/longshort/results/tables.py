@@ -49,6 +49,12 @@ def columns_of(study: dict[str, Any]) -> list[Column]:
             columns.append(Column(f"perplexity@{length}", "perplexity", length, f"PPL {length}", False, 2, "quality"))
         longest = lengths[-1]
         columns.append(Column(f"accuracy@{longest}", "accuracy", longest, f"accuracy {longest}", True, 3, "quality"))
+        if evaluations["perplexity"]["temperature_documents"]:
+            for length in lengths:
+                key = "perplexity_checkpoint_t"
+                columns.append(Column(f"{key}@{length}", key, length, f"PPL {length} at T", False, 2, "calibration"))
+        for length in (lengths[0], longest)[: len(lengths)]:
+            columns.append(Column(f"ece@{length}", "ece", length, f"ECE {length}", False, 3, "calibration"))
     if "misalignment" in evaluations:
         columns.append(Column(f"sce@{l_train}", "sce", l_train, f"SCE {l_train}", False, 3, "alignment"))
         for length in [l_train] + sorted(l_train * int(factor) for factor in evaluations["misalignment"]["beyond"]):

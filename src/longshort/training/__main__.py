@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the run (JSON)")
     parser.add_argument("--data", type=Path, required=True, help="manifest of the prepared corpus")
-    parser.add_argument("--base", type=Path, help="record of the base's training; left out for the base itself")
+    parser.add_argument("--base", type=Path, nargs="?", help="record of the base's training; none for the base itself")
     parser.add_argument("--steps", required=True, help="steps at which weights are wanted, e.g. 50-150")
     parser.add_argument("--out", type=Path, required=True, help="record to write; the log goes beside it as .parquet")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
