@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from longshort.models.load import logit_change
 
-# Small enough for a CPU cache at demo scale (faster there than 8192); long contexts go one by one anyway.
-TOKENS_PER_FORWARD = 2048
+# Small enough for a CPU cache at demo scale (faster there than 2048 and more); long contexts go one by one anyway.
+TOKENS_PER_FORWARD = 1024
 TOKENS_PER_HEAD = 512
 # An unknown type counts as dependent: the slow way is right for every model.
 ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
