@@ -13,14 +13,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from side_by_side import alternate, arguments, ratio, report
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.evaluation import misalignment
-from longshort.evaluation.forward import last_log_probs
 
 
 class Shape(NamedTuple):
@@ -69,8 +70,13 @@ def closed_form(model: Any, settings: dict[str, Any], data: Path, shape: Shape) 
 def pair_by_pair(model: Any, settings: dict[str, Any], data: Path, shape: Shape) -> dict[tuple[str, int], float]:
     """The same contexts, from the definition: both contexts of every pair go through the model, one at a time."""
 
+    @torch.inference_mode()
+    def log_probs(context: NDArray[np.int64]) -> Tensor:
+        input_ids = torch.from_numpy(context)[None].to(model.device)
+        return model(input_ids=input_ids, use_cache=False).logits[0, -1].cpu().double().log_softmax(-1)
+
     def of_pair(one: misalignment.Drawn, l1: int, l2: int) -> Tensor:
-        log_p, log_q = (last_log_probs(model, [one.tokens[-length:]])[0] for length in (l1, l2))
+        log_p, log_q = (log_probs(one.tokens[-length:]) for length in (l1, l2))
         p, q = log_p.exp(), log_q.exp()
         floor = -(p @ log_p) - q @ log_q
         sce = -(p @ log_q) - q @ log_p
