@@ -39,6 +39,7 @@ format: .venv/installed
 benchmark: .venv/installed
 	@$(BIN)/python benchmarks/objective.py
 	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/dag.py
 
 clean:

@@ -7,28 +7,33 @@ Every comparison checks first that both ways give the same numbers.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from side_by_side import alternate, arguments, peak_memory, ratio, report
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import set_verbosity_error
 
-from longshort.evaluation import perplexity
+from longshort.evaluation import misalignment, perplexity
 
 Figures = tuple[dict[str, float], dict[str, str]]
 BOS = 0
 
 
-def demo_model(vocabulary: int, device: str = "cpu") -> LlamaForCausalLM:
+def demo_model(vocabulary: int, device: str = "cpu", spread: float = 0.02) -> LlamaForCausalLM:
     """The shape of config/studies/demo.yaml with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -112,12 +117,77 @@ def perplexity_figures(folder: Path, rounds: int, toy: bool, device: str) -> Fig
     return figures, notes
 
 
+# ---- misalignment ----------------------------------------------------------------------------------------------------
+
+DRAWS = 4
+BEYOND = [2, 4, 8]
+
+
+class Misaligned(NamedTuple):
+    l_train: int
+    sequences: int
+
+
+def closed_form(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
+    rows = misalignment.evaluate(model, None, settings, data, shape.l_train).rows
+    return {(row["metric"], row["length"]): row["value"] for row in rows}
+
+
+def pair_by_pair(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
+    """The same contexts, from the definition: both contexts of every pair go through the model, one at a time."""
+
+    @torch.inference_mode()
+    def log_probs(context: NDArray[np.int64]) -> Tensor:
+        input_ids = torch.from_numpy(context)[None].to(model.device)
+        return model(input_ids=input_ids, use_cache=False).logits[0, -1].cpu().double().log_softmax(-1)
+
+    def of_pair(one: misalignment.Drawn, l1: int, l2: int) -> Tensor:
+        log_p, log_q = (log_probs(one.tokens[-length:]) for length in (l1, l2))
+        p, q = log_p.exp(), log_q.exp()
+        floor = -(p @ log_p) - q @ log_q
+        sce = -(p @ log_q) - q @ log_p
+        return torch.stack([sce, floor, sce - floor])
+
+    window = max(BEYOND) * shape.l_train
+    values = {}
+    drawn = misalignment.sequences(data, shape.sequences, DRAWS, window, shape.l_train)
+    for multiple in [1, *BEYOND]:
+        means = []
+        for one in drawn:
+            beyond = [(length, multiple * shape.l_train) for length in one.lengths]
+            pairs = list(permutations(one.lengths, 2)) if multiple == 1 else beyond
+            means.append(torch.stack([of_pair(one, *pair) for pair in pairs]).mean(0))
+        for metric, value in zip(misalignment.METRICS, torch.stack(means).mean(0).tolist(), strict=True):
+            values[metric, multiple * shape.l_train] = value
+    return values
+
+
+def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
+    """Raises AssertionError: the two ways differ by more than float32 in batches of other shapes does."""
+    shape = Misaligned(16, 4) if toy else Misaligned(128, 64)
+    write_documents(folder, 32, 2 * max(BEYOND) * shape.l_train, 257)
+    # Weights so large that what it predicts depends on the context.
+    model = demo_model(257, device, spread=0.1)
+    settings = {"sequences": shape.sequences, "lengths_per_sequence": DRAWS, "beyond": BEYOND}
+    with contextlib.redirect_stdout(sys.stderr):
+        ours, theirs = (way(model, settings, folder, shape) for way in (closed_form, pair_by_pair))
+        for key, value in theirs.items():
+            assert abs(ours[key] - value) <= 1e-4 * abs(value), f"{key}: {ours[key]} by the closed form, not {value}"
+        functions = {way.__name__: partial(way, model, settings, folder, shape) for way in (closed_form, pair_by_pair)}
+        seconds = alternate(functions, rounds, device)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    name = "misalignment_time_over_naive"
+    what = f"{shape.sequences} sequences, K {DRAWS}, l_train {shape.l_train}, to {max(BEYOND)} x: "
+    what += f"{median['closed_form']:.3g} / {median['pair_by_pair']:.3g} s"
+    return {name: ratio(seconds, "closed_form", "pair_by_pair")}, {name: what}
+
+
 def main() -> None:
     given = arguments(__doc__)
     set_verbosity_error()
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
-    for measure in (perplexity_figures,):
+    for measure in (perplexity_figures, misalignment_figures):
         with tempfile.TemporaryDirectory(prefix="longshort-evaluation-") as folder:
             more, said = measure(Path(folder), given.rounds, given.toy, given.device)
         figures.update(more)

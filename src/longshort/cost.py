@@ -215,7 +215,9 @@ def _evaluation_seconds(study: ResolvedStudy, one: Work, throughput: float) -> t
         tokens = settings.documents * sum(settings.lengths)
     elif one.rule == "misalignment":
         contexts = settings.lengths_per_sequence + sum(settings.beyond)
-        tokens = settings.sequences * contexts * evaluation.length
+        # The grid's own contexts are l_train / 4, / 2 and l_train.
+        in_grid = min(settings.grid_sequences, settings.sequences)
+        tokens = (settings.sequences * contexts + 1.75 * in_grid) * evaluation.length
     else:
         tokens = LONGBENCH_ITEMS * settings.max_length
         if settings.source.kind == "stand-in":

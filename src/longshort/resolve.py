@@ -158,6 +158,9 @@ class ResolvedStudy:
     def plot_files(self) -> list[str]:
         """As results.plots draws them: those of a metric where it is evaluated."""
         plots = [plot for plot in PLOTS_OF_METRICS if plot in self.evaluations] + [*PLOTS]
+        misalignment = self.study.evaluations.misalignment
+        if misalignment and misalignment.grid_sequences:
+            plots.append("misalignment-grid")
         return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in ("pdf", "png")]
 
     def summary_text(self) -> str:

@@ -370,6 +370,13 @@ class Misalignment(Strict):
     lengths_per_sequence: int = Field(4, ge=2, description="context lengths drawn from [l_train / 2, l_train] for each")
     beyond: list[Annotated[int, Field(gt=1)]] = Field([2, 4, 8], description="longer contexts, in multiples of l_train")
 
+    grid_sequences: int = Field(
+        128,
+        ge=0,
+        description="the first so many (at most all) also fill the grid of pairs of context lengths; 0: no grid",
+        json_schema_extra={"neutral": 0},
+    )
+
     _beyond_once = field_validator("beyond")(_distinct)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +16,12 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.evaluation import forward, misalignment
+from longshort.evaluation.journal import Journal
 
 VOCABULARY = 61
 L_TRAIN = 16
-SETTINGS = {"sequences": 5, "lengths_per_sequence": 4, "beyond": [2, 4]}
+SETTINGS = {"sequences": 5, "lengths_per_sequence": 4, "beyond": [2, 4], "grid_sequences": 3}
+LENGTHS = [16, 32, 64]
 TOKENIZER = SimpleNamespace()
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 
@@ -48,34 +54,120 @@ def entropies(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def values(rows: list[dict]) -> dict[tuple[str, int], float]:
-    return {(row["metric"], row["length"]): row["value"] for row in rows}
+    return {(row["metric"], row["length"]): row["value"] for row in rows if row["task"] is None}
+
+
+def grid(rows: list[dict], metric: str) -> dict[tuple[int, int], float]:
+    return {(int(row["task"]), row["length"]): row["value"] for row in rows if row["metric"] == metric}
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
 def test_equals_brute_force_over_pairs_and_one_forward_a_context(rope: dict | None, data: Path) -> None:
     rows = misalignment.evaluate(llama(rope), TOKENIZER, SETTINGS, data, L_TRAIN).rows
-    windows, lengths = misalignment.sequences(data, 5, 4, 4 * L_TRAIN, L_TRAIN)
-    assert {row["n"] for row in rows} == {5}
+    drawn = misalignment.sequences(data, 5, 4, 4 * L_TRAIN, L_TRAIN)
+    documents = [one.document for one in drawn]
+    assert 1 < len(set(documents)) < 5  # documents with one sequence and with several
+    counts = {5: misalignment.METRICS, 3: ("sce_grid", "symkl_grid")}
+    assert {metric for metric, _ in values(rows)} == {
+        name + end for name in misalignment.METRICS for end in ("", "_se")
+    }
+    for n, metrics in counts.items():
+        assert {row["n"] for row in rows if row["metric"] in metrics} == {n}
 
     def distribution(tokens: np.ndarray) -> torch.Tensor:
         model = llama(rope)  # fresh: transformers' dynamic NTK remembers the longest input
         with torch.no_grad():
             return model(torch.from_numpy(tokens)[None]).logits[0, -1].double().softmax(-1)
 
-    expected: dict[int, list[list[float]]] = {16: [], 32: [], 64: []}
-    for window, drawn in zip(windows, lengths, strict=True):
-        short = [distribution(window[-length:]) for length in drawn]
+    expected: dict[int, list[list[float]]] = {length: [] for length in LENGTHS}
+    pairs: dict[tuple[int, int], list[list[float]]] = {pair: [] for pair in combinations([4, 8, 16, 32, 64], 2)}
+    for one in drawn:
+        short = [distribution(one.tokens[-length:]) for length in one.lengths]
         ordered = [(p, q) for i, p in enumerate(short) for j, q in enumerate(short) if i != j]
         expected[16].append([np.mean([f(p, q) for p, q in ordered]) for f in (sce, entropies)])
         for length in (32, 64):
-            long = distribution(window[-length:])
+            long = distribution(one.tokens[-length:])
             expected[length].append([np.mean([f(p, long) for p in short]) for f in (sce, entropies)])
+        for l1, l2 in pairs:
+            p, q = distribution(one.tokens[-l1:]), distribution(one.tokens[-l2:])
+            pairs[l1, l2].append([sce(p, q), entropies(p, q)])
     for length, per_sequence in expected.items():
-        wanted_sce, wanted_floor = np.mean(per_sequence, axis=0)
-        assert values(rows)["sce", length] == pytest.approx(wanted_sce, rel=1e-5)
-        assert values(rows)["entropy_floor", length] == pytest.approx(wanted_floor, rel=1e-5)
-        assert values(rows)["symkl", length] == pytest.approx(wanted_sce - wanted_floor, rel=1e-4)
-        assert wanted_sce - wanted_floor > 1e-2  # else the line above could not fail
+        array = np.array(per_sequence)
+        array = np.column_stack([array, array[:, 0] - array[:, 1]])
+        for metric, column in zip(misalignment.METRICS, array.T, strict=True):
+            assert values(rows)[metric, length] == pytest.approx(column.mean(), rel=1e-4)
+            error = clustered(column, documents)
+            assert values(rows)[f"{metric}_se", length] == pytest.approx(error, rel=1e-3)
+        assert array[:, 2].mean() > 1e-2  # else the lines above could not fail
+    for metric, column in {"sce_grid": 0, "symkl_grid": 2}.items():
+        measured = grid(rows, metric)
+        assert set(measured) == set(pairs)
+        for pair, per_sequence in pairs.items():
+            array = np.array(per_sequence[:3])
+            array = np.column_stack([array, array[:, 0] - array[:, 1]])
+            assert measured[pair] == pytest.approx(array[:, column].mean(), rel=1e-4)
+
+
+def clustered(column: np.ndarray, documents: list[str]) -> float:
+    """The definition, with loops: the sum over documents of squared sums of residuals."""
+    residuals: dict[str, float] = {}
+    for value, document in zip(column, documents, strict=True):
+        residuals[document] = residuals.get(document, 0.0) + value - column.mean()
+    count = len(residuals)
+    return math.sqrt(sum(sum_**2 for sum_ in residuals.values()) * count / (count - 1)) / len(column)
+
+
+def test_standard_error_by_hand_and_against_simulation() -> None:
+    column = torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)
+    assert misalignment.standard_error(column, ["a", "b", "c"]).item() == pytest.approx(math.sqrt(7 / 3))
+    # Mean 3; residuals by document -3 and 3: sqrt(2 / 1 x 18) / 3.
+    assert misalignment.standard_error(column, ["a", "a", "b"]).item() == pytest.approx(2)
+    assert misalignment.standard_error(column, ["a", "a", "a"]).isnan().all()
+    # 40 documents of 8 sequences that share a part: sd / sqrt(n) would be too small by more than a half.
+    generator = np.random.default_rng(0)
+    samples = generator.normal(size=(2000, 40, 1)) + 0.5 * generator.normal(size=(2000, 40, 8))
+    samples = samples.reshape(2000, 320)
+    errors = misalignment.standard_error(torch.from_numpy(samples.T), np.repeat(np.arange(40), 8).astype(str).tolist())
+    assert errors.square().mean().sqrt().item() == pytest.approx(samples.mean(1).std(), rel=0.05)
+    assert samples.std(1).mean() / 320**0.5 < 0.5 * samples.mean(1).std()
+
+
+def test_a_single_document_gives_no_standard_error(data: Path) -> None:
+    # A row without a finite number would stand for a divergence.
+    rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": [8]}, data, L_TRAIN).rows
+    assert {metric for metric, _ in values(rows)} == set(misalignment.METRICS)
+
+
+def test_identical_models_give_equal_numbers(data: Path) -> None:
+    one, other = (misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN).rows for _ in range(2))
+    assert one == other
+
+
+def test_a_killed_evaluation_goes_on_and_gives_the_same_bits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(misalignment, "SEQUENCES_AT_ONCE", 2)
+    undisturbed = misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN).rows
+    whole = misalignment.last_log_probs
+    calls = []
+
+    def killed_in_the_second_block(*given: object) -> torch.Tensor:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    def resume() -> list[dict]:
+        journal = Journal(tmp_path / "journal").of("step 1")
+        return misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN, journal).rows
+
+    monkeypatch.setattr(misalignment, "last_log_probs", killed_in_the_second_block)
+    with pytest.raises(KeyboardInterrupt):
+        resume()
+    assert resume() == undisturbed
+    assert len(calls) == 4  # three blocks, the second twice
+    assert resume() == undisturbed
+    assert len(calls) == 4  # a full journal needs no forward
 
 
 def test_closed_form_equals_the_pairs_and_sce_is_floor_plus_symkl() -> None:
@@ -101,11 +193,13 @@ def test_a_model_that_ignores_context_has_no_symkl(data: Path) -> None:
     model = llama()
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-    measured = values(misalignment.evaluate(model, TOKENIZER, SETTINGS, data, L_TRAIN).rows)
+    rows = misalignment.evaluate(model, TOKENIZER, SETTINGS, data, L_TRAIN).rows
+    measured = values(rows)
     for length in (16, 32, 64):
         assert abs(measured["symkl", length]) < 1e-10
         assert measured["sce", length] == pytest.approx(measured["entropy_floor", length], abs=1e-10)
         assert measured["sce", length] > 0.1
+    assert max(map(abs, grid(rows, "symkl_grid").values())) < 1e-10
 
 
 def test_right_padding_equals_one_by_one() -> None:
@@ -126,14 +220,16 @@ def test_rows_of_different_lengths_share_a_batch_only_when_allowed(monkeypatch: 
 
 
 def test_contexts_are_the_same_for_everyone_and_lie_in_the_range(data: Path) -> None:
-    windows, lengths = misalignment.sequences(data, 300, 4, 64, L_TRAIN)
-    assert {length for drawn in lengths for length in drawn} == set(range(8, 17))
-    assert {len(window) for window in windows} == {64}
-    fewer_windows, fewer_lengths = misalignment.sequences(data, 10, 4, 64, L_TRAIN)
-    assert fewer_lengths == lengths[:10]
-    assert all(np.array_equal(a, b) for a, b in zip(fewer_windows, windows, strict=False))
-    # The stream is part of protocol suffix-v1: other numbers here need another protocol name.
-    assert lengths[:2] == [[11, 12, 10, 10], [14, 10, 9, 9]]
+    drawn = misalignment.sequences(data, 300, 4, 64, L_TRAIN)
+    assert {length for one in drawn for length in one.lengths} == set(range(8, 17))
+    assert {len(one.tokens) for one in drawn} == {64}
+    assert [one.lengths for one in drawn[:2]] == [[11, 12, 10, 10], [14, 10, 9, 9]]
+    fewer = misalignment.sequences(data, 10, 4, 64, L_TRAIN)
+    for one, same in zip(drawn, fewer, strict=False):
+        assert (one.document, one.offset, one.lengths) == (same.document, same.offset, same.lengths)
+        assert np.array_equal(one.tokens, same.tokens)
+    documents = dict(forward.held_out_documents(data, 64))
+    assert all(np.array_equal(documents[one.document][one.offset :][:64], one.tokens) for one in drawn)
 
 
 def test_too_short_documents_and_too_few_draws_are_refused(data: Path) -> None:
@@ -147,12 +243,59 @@ def test_too_short_documents_and_too_few_draws_are_refused(data: Path) -> None:
 
 def test_inside_only_needs_windows_of_the_training_length(data: Path) -> None:
     rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": []}, data, L_TRAIN).rows
-    assert [(row["metric"], row["length"]) for row in rows] == [
-        ("sce", 16),
-        ("entropy_floor", 16),
-        ("symkl", 16),
-    ]
+    assert {length for _, length in values(rows)} == {16}
+    assert set(grid(rows, "symkl_grid")) == {(4, 8), (4, 16), (8, 16)}
+
+
+def test_the_grid_is_the_powers_of_two_and_may_be_left_out(data: Path) -> None:
+    assert misalignment.grid_lengths(128, 8) == [32, 64, 128, 256, 512, 1024]
+    assert misalignment.grid_lengths(100, 6) == [25, 50, 100, 200, 400]
+    assert misalignment.grid_lengths(2, 1) == [1, 2]
+    without = {key: value for key, value in SETTINGS.items() if key != "grid_sequences"}
+    rows = misalignment.evaluate(llama(), TOKENIZER, without, data, L_TRAIN).rows
+    assert {metric for metric, _ in values(rows)} == {row["metric"] for row in rows}
+    all_of_them = {**SETTINGS, "grid_sequences": 99}
+    rows = misalignment.evaluate(llama(), TOKENIZER, all_of_them, data, L_TRAIN).rows
+    assert {row["n"] for row in rows if row["metric"] == "symkl_grid"} == {5}
+    assert misalignment.protocol(all_of_them).endswith("&grid=5")
 
 
 def test_protocol_says_what_was_done() -> None:
-    assert misalignment.protocol(SETTINGS) == "lsm/suffix-v1?seqs=5&k=4&beyond=2,4"
+    assert misalignment.protocol(SETTINGS) == "lsm/suffix-v1?seqs=5&k=4&beyond=2,4&grid=3"
+    inside = {"sequences": 5, "lengths_per_sequence": 4, "beyond": []}
+    assert misalignment.protocol(inside) == "lsm/suffix-v1?seqs=5&k=4&beyond=none"
+
+
+def digest_of_what_defines_the_protocol(folder: Path) -> str:
+    """Of the contexts drawn from fixed documents, and of the values of fixed distributions to ten digits."""
+    sizes = [64 + 7 * number for number in range(12)]
+    columns = {"name": [f"d{size}" for size in sizes], "text": [""] * 12, "input_ids": [list(range(n)) for n in sizes]}
+    Dataset.from_dict(columns).save_to_disk(str(folder / "test"))
+    drawn = misalignment.sequences(folder, 40, 4, 64, L_TRAIN)
+    p = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1], [1, 1, 1, 7], [2, 5, 1, 2]], dtype=torch.float64) / 10
+    numbers = torch.cat(
+        [
+            misalignment.inside_range(p[:3].log()),
+            misalignment.against_long(p[:3].log(), p[3].log()),
+            misalignment.standard_error(p, ["a", "a", "b", "c"]),
+        ]
+    )
+    what = [
+        [[one.document, one.offset, one.tokens.tolist(), one.lengths] for one in drawn],
+        [f"{number:.10g}" for number in numbers.tolist()],
+        [misalignment.grid_lengths(length, longest) for length in (16, 100) for longest in (1, 6, 8)],
+    ]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+# The version that the protocol's name holds -> what it means.
+GOLDEN = {"lsm/suffix-v1": "105a6d0a8073e750"}
+
+
+def test_a_changed_protocol_has_a_new_version(tmp_path: Path) -> None:
+    version = misalignment.protocol(SETTINGS).split("?")[0]
+    digest = digest_of_what_defines_the_protocol(tmp_path)
+    assert GOLDEN.get(version) == digest, (
+        f"what {version} measures has changed (digest {digest}): numbers of before and after are not comparable. Give "
+        "it a new version in misalignment.protocol and add that with this digest to GOLDEN, or take the change back"
+    )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def make_study() -> dict[str, Any]:
         "arms": arms,
         "evaluations": {
             "perplexity": {"lengths": LENGTHS, "temperature_documents": 0},
-            "misalignment": {"beyond": [2, 4]},
+            "misalignment": {"beyond": [2, 4], "grid_sequences": 3},
             "longbench_e": {},
         },
         "tables": [
@@ -75,6 +75,10 @@ def make_metrics() -> pd.DataFrame:
             add(arm, seed, step, "accuracy", 1 / perplexity, length)
             add(arm, seed, step, "sce", 2 + perplexity * scale, length)
             add(arm, seed, step, "symkl", perplexity * scale / 100, length)
+            add(arm, seed, step, "symkl_se", perplexity * scale / 1000, length)
+        for short, long in combinations([4, *LENGTHS], 2):
+            add(arm, seed, step, "sce_grid", 2 + perplexity * long / short, long, task=str(short))
+            add(arm, seed, step, "symkl_grid", perplexity * long / short / 1000, long, task=str(short))
         add(arm, seed, step, "longbench_e", 2 * perplexity, task="overall")
         add(arm, seed, step, "longbench_e", 99.0, task="qasper")
 
@@ -219,7 +223,8 @@ def test_two_protocols_in_a_column_are_refused(metrics: pd.DataFrame, tmp_path: 
 
 
 def test_a_number_twice_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    pd.concat([metrics, metrics.tail(60).head(1), metrics[metrics["metric"].eq("sce")].head(1)]).to_parquet(
+    trained = metrics[metrics["metric"].str.startswith("train/")]
+    pd.concat([metrics, trained.head(1), metrics[metrics["metric"].eq("sce")].head(1)]).to_parquet(
         tmp_path / "metrics.parquet"
     )
     with pytest.raises(ValueError, match=r"sce of arm \(base\), seed -1, step 0, length 8 more than once"):
@@ -261,7 +266,7 @@ def test_plots_are_drawn_repeatable_and_embed_fonts(
     paths = plots.write_plots(metrics, study, tmp_path, STYLE)
     assert {path.name for path in paths} == {
         f"{name}.{suffix}"
-        for name in ("perplexity", "misalignment", "training", "schedules")
+        for name in ("perplexity", "misalignment", "misalignment-grid", "training", "schedules")
         for suffix in ("pdf", "png")
     }
     for path in paths:
@@ -292,6 +297,52 @@ def test_misalignment_inside_is_not_joined_to_beyond(metrics: pd.DataFrame, stud
         lines = [line.get_xdata() for line in axes.get_lines() if line.get_transform() == axes.transData]
         ends = [(min(x), max(x)) for x in map(np.asarray, lines) if len(x) > 1 and x.min() > 1]
         assert all(low > 1.5 * l_train or high < 1.5 * l_train for low, high in ends)
+
+
+def test_grid_and_standard_errors_are_no_headlines(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    assert not long_table.headlines(metrics)["metric"].str.endswith("_grid").any()
+    without = metrics[~metrics["metric"].str.contains("_grid|_se")]
+    assert len(without) < len(metrics)
+    for name in ("main", "schedules"):
+        assert tables.format_table(metrics, study, name) == tables.format_table(without, study, name)
+    figures = [plots.figure_bytes(plots.draw_misalignment(rows, study))["png"] for rows in (metrics, without)]
+    assert figures[0] == figures[1]
+
+
+def test_grid_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    grids = plots.grids_of(metrics, study)
+    assert list(grids) == [long_table.BASE, "baseline", "constant", "broken", "step_linear"]
+    mean, status = grids["baseline"]
+    assert (list(mean.index), list(mean.columns), status) == ([4, 8, 16], [8, 16, 32], "ok")
+    # Perplexities 10 and 12 at the last checkpoint: 11 on the mean, times 32 / 8 / 1000.
+    assert mean.loc[8, 32] == pytest.approx(0.044)
+    assert mean.isna().sum(axis=None) == 3 and np.isnan(mean.loc[16, 8])
+    assert grids["broken"][1] == "diverged (1 of 2)" and grids["broken"][0].loc[8, 32] == pytest.approx(0.004)
+    figure = plots.draw_misalignment_grid(metrics, study)
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
+    assert titles == ["base model", "baseline", "constant = twin", "broken", "step_linear", ""]
+    texts = [text.get_text() for text in figure.axes[1].texts]
+    assert texts == ["0.022", "0.044", "0.088", "0.022", "0.044", "0.022"]
+    gone = metrics[~(metrics["metric"].eq("symkl_grid") & metrics["arm"].eq("baseline"))]
+    assert [text.get_text() for text in plots.draw_misalignment_grid(gone, study).axes[1].texts] == ["missing"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, float("nan"), None])
+def test_a_grid_of_equal_distributions_or_of_nothing_is_drawn(
+    metrics: pd.DataFrame, study: dict[str, Any], value: float | None
+) -> None:
+    of_grid = metrics["metric"].eq("symkl_grid")
+    rows = metrics[~of_grid] if value is None else metrics.assign(value=metrics["value"].where(~of_grid, value))
+    figure = plots.draw_misalignment_grid(rows, study)
+    plots.figure_bytes(figure)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert texts == ({"missing"} if value is None or np.isnan(value) else {plots.short_number(value)})
+
+
+def test_numbers_of_the_grid_are_short() -> None:
+    values = [0, 1e-300, 0.00012, 0.0012, 0.096, 0.1, 1.04, 9.96, 12.3, 123.4]
+    written = ["0", "1e-300", "1e-4", "0.0012", "0.096", "0.10", "1.0", "10", "12", "123"]
+    assert [plots.short_number(value) for value in values] == written
 
 
 def test_curves_far_above_the_rest_get_their_own_axis() -> None:

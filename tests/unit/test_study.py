@@ -181,7 +181,9 @@ def test_a_deepspeed_file_leaves_the_batch_to_the_study(config: Path, content: s
 
 def test_plots_are_those_of_the_metrics(config: Path) -> None:
     files = load(config, evaluations__perplexity=None).plot_files()
-    assert {Path(file).stem for file in files} == {"misalignment", "training", "schedules"}
+    assert {Path(file).stem for file in files} == {"misalignment", "misalignment-grid", "training", "schedules"}
+    files = load(config, evaluations__misalignment__grid_sequences=0).plot_files()
+    assert {Path(file).stem for file in files} == {"perplexity", "misalignment", "training", "schedules"}
 
 
 def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path) -> None:

@@ -43,7 +43,7 @@ def test_tables_and_plots_are_there_and_equal_arms_are_said(finished: Path) -> N
     folder = finished / "results" / "tiny"
     for kind in ("parquet", "csv", "md", "tex"):
         assert (folder / "tables" / f"main.{kind}").stat().st_size > 0
-    for plot in ("perplexity", "misalignment", "training", "schedules"):
+    for plot in ("perplexity", "misalignment", "misalignment-grid", "training", "schedules"):
         assert (folder / "plots" / f"{plot}.png").stat().st_size > 5000
         assert (folder / "plots" / f"{plot}.pdf").read_bytes().startswith(b"%PDF")
     assert "ratio is the same run as constant" in (folder / "tables" / "main.md").read_text()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from longshort.models.load import logit_change
 
-# Small enough for a CPU cache at demo scale (faster there than 8192); long contexts go one by one anyway.
-TOKENS_PER_FORWARD = 2048
+# Small enough for a CPU cache at demo scale (faster there than 2048 and more); long contexts go one by one anyway.
+TOKENS_PER_FORWARD = 1024
 TOKENS_PER_HEAD = 512
 # 16 MiB: enough rows for a fast product, and below the 32 MiB from which glibc maps fresh pages for every array.
 LOGITS_AT_A_TIME = 4 * 2**20

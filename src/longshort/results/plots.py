@@ -1,8 +1,8 @@
 """Draws a study's plots.
 
 `python -m longshort.results.plots --metrics FILE --study FILE --out DIR --style FILE` makes perplexity,
-misalignment, training and schedules, each as pdf and png, 7 in wide. Every curve is named beside its end. The same
-metrics give the same bytes.
+misalignment, misalignment-grid, training and schedules, each as pdf and png, 7 in wide. Every curve is named beside
+its end. The same metrics give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
@@ -32,6 +34,7 @@ WIDTH = 7.0
 LABEL_SIZE = 6.5
 RIGHT_PANEL = "Right: paired by seed; points are shifted sideways for legibility."
 LONGER = "length of the longer context (tokens)"
+HEAT = matplotlib.colormaps["viridis"]  # perceptually uniform, the same order for colour-blind eyes and in grey
 LABEL_OFFSET = 0.39  # inches from the axes to the text, past the sample of the line
 # Okabe and Ito's palette less black (the reference) and yellow (too faint on white), then three dark ones after
 # Tol. 9 colours, 11 markers and 4 lines have no common divisor: arms that share one of them differ in the others.
@@ -338,6 +341,137 @@ def draw_misalignment(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     return figure
 
 
+def grids_of(metrics: pd.DataFrame, study: dict[str, Any]) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Arm -> symmetric KL by shorter (index) and longer context (columns), mean over seeds; and what is absent.
+
+    At the last checkpoint, and of the base model.
+    """
+    rows = metrics[metrics["metric"].eq("symkl_grid")]
+    rows = rows.assign(shorter=rows["task"].astype("int64"), longer=rows["length"].astype("int64"))
+    lengths = sorted({*rows["shorter"], *rows["longer"]})
+    diverged = long_table.first_diverged_steps(metrics)
+    grids = {}
+    for arm in [BASE, *looks_of(study)]:
+        step = 0 if arm == BASE else int(study["checkpoints"][-1])
+        seeds = [BASE_SEED] if arm == BASE else [int(seed) for seed in study["seeds"]]
+        chosen = rows[rows["arm"].eq(arm) & rows["step"].eq(step) & rows["seed"].isin(seeds)]
+        mean = chosen.pivot_table(index="shorter", columns="longer", values="value", aggfunc="mean")
+        mean = mean.reindex(index=lengths[:-1], columns=lengths[1:]).astype("float64")
+        status = long_table.absence(chosen.groupby("seed")["value"].mean().reindex(seeds), arm, step, diverged)
+        grids[arm] = mean, status
+    return grids
+
+
+def draw_misalignment_grid(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """A panel an arm: symmetric KL of the distributions after the same text, cut to a shorter and a longer context."""
+    l_train = int(study["l_train"])
+    seeds = len(study["seeds"])
+    footer = (
+        f"Step {study['checkpoints'][-1]}; {'one seed' if seeds == 1 else f'mean over {seeds} seeds'}. The colour is "
+        "on one logarithmic scale for all panels."
+    )
+    if study["evaluations"]["misalignment"]["beyond"]:
+        footer += (
+            f" Dashed: the training length,\n{l_train} tokens; the longer context is within it on the left of the "
+            "upright line, the shorter one above the level line."
+        )
+    grids = grids_of(metrics, study)
+    labels = {BASE: "base model", **{arm: look.label for arm, look in looks_of(study).items()}}
+    titles = [label.replace(" = ", " =\n") if len(label) > 30 else label for label in labels.values()]
+    columns = min(4, max(3, -(-len(grids) // 3)))
+    figure, places, beside = squares(titles, columns, footer)
+    low, high = grid_scale(np.concatenate([mean.to_numpy().ravel() for mean, _ in grids.values()]))
+    scale = LogNorm(low, high, clip=True)
+    for place, (panel, title, (mean, status)) in enumerate(zip(places, titles, grids.values(), strict=True)):
+        panel.set_title(title, fontsize=7, pad=3)
+        heat_map(panel, mean, scale, l_train)
+        if status != "ok":
+            panel.text(0.02, 0.03, status.replace(", ", "\n"), fontsize=6, color="0.35", transform=panel.transAxes)
+        if place % columns == 0:
+            panel.set_ylabel("shorter context (tokens)", fontsize=7)
+        else:
+            panel.tick_params(labelleft=False)
+        if place + columns >= len(grids):
+            panel.set_xlabel("longer context (tokens)", fontsize=7)
+        else:
+            panel.tick_params(labelbottom=False)
+    bar = Colorbar(beside, cmap=HEAT, norm=scale)
+    bar.outline.set_visible(False)
+    bar.minorticks_off()
+    ticks = [tick for tick in LogLocator(subs=[1, 2, 5]).tick_values(low, high) if low <= tick <= high]
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    bar.set_label("symmetric KL (nats)", fontsize=7)
+    beside.tick_params(labelsize=6)
+    return figure
+
+
+def grid_scale(values: np.ndarray) -> tuple[float, float]:
+    """The ends of a logarithmic scale for all values: four decades at most, one at least; what is below is clipped.
+
+    A millionth of a nat is the least upper end: distributions that are equal differ by what rounding leaves, or by 0.
+    """
+    positive = values[np.isfinite(values) & (values > 0)]
+    greatest = max(float(positive.max(initial=0)), 1e-6)
+    least = float(positive.min(initial=greatest))
+    return min(max(least, greatest * 1e-4), greatest / 10), greatest
+
+
+def heat_map(axes: Axes, values: pd.DataFrame, scale: LogNorm, l_train: int) -> None:
+    """Cells of the values by shorter (rows) and longer context (columns), each with its number."""
+    rows, columns = [int(length) for length in values.index], [int(length) for length in values.columns]
+    edges = np.arange(max(len(columns), 1) + 1) - 0.5
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(edges[-1], edges[0])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=2, labelsize=6)
+    axes.set_xticks(range(len(columns)), [str(length) for length in columns])
+    axes.set_yticks(range(len(rows)), [str(length) for length in rows])
+    numbers = values.to_numpy()
+    if not np.isfinite(numbers).any():
+        return
+    axes.pcolormesh(
+        edges, edges, np.ma.masked_invalid(numbers), cmap=HEAT, norm=scale, edgecolors="white", linewidth=0.4
+    )
+    for (row, column), value in np.ndenumerate(numbers):
+        if np.isfinite(value):
+            red, green, blue, _ = HEAT(float(scale(value)))
+            ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.42 else "black"
+            axes.text(column, row, short_number(value), fontsize=5.5, color=ink, ha="center", va="center")
+    if l_train in rows and l_train in columns:
+        right, below = columns.index(l_train) + 0.5, rows.index(l_train) + 0.5
+        axes.plot(
+            [right, right, edges[-1]], [edges[0], below, below], color="black", linewidth=0.9, linestyle=(0, (2, 1.5))
+        )
+
+
+def squares(titles: Sequence[str], columns: int, footer: str) -> tuple[Figure, list[Axes], Axes]:
+    """Square axes in rows of `columns` that share their outer labels, and a narrow one at the right for a scale."""
+    left, below, right, gap = 0.5, 0.38, 0.68, 0.08
+    above = 0.12 * (1 + max(title.count("\n") for title in titles)) + 0.12
+    side = (WIDTH - left - right - (columns - 1) * gap) / columns
+    rows = -(-len(titles) // columns)
+    height = rows * (side + above) + below + 0.12 * (1 + footer.count("\n")) + 0.06
+    figure = Figure(figsize=(WIDTH, height))
+    drawn = []
+    for place in range(len(titles)):
+        row, column = divmod(place, columns)
+        x, y = left + column * (side + gap), height - (row + 1) * (side + above)
+        drawn.append(figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height)))
+    beside = figure.add_axes(((WIDTH - right + 0.1) / WIDTH, 1 - (side + above) / height, 0.1 / WIDTH, side / height))
+    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
+    return figure, drawn, beside
+
+
+def short_number(value: float) -> str:
+    """About two digits in at most six characters: 12, 1.0, 0.12, 0.0012, 1e-4."""
+    if value == 0:
+        return "0"
+    if value < 0.001:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.0f}" if value >= 9.95 else f"{value:#.2g}"
+
+
 def training_curve(metrics: pd.DataFrame, arm: str, metric: str) -> pd.DataFrame:
     """Values of one logged quantity by step (index) and seed (columns); empty if it was not logged."""
     rows = metrics[metrics["metric"].eq(f"train/{metric}") & metrics["arm"].eq(arm)]
@@ -518,6 +652,8 @@ def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: 
         drawings["perplexity"] = draw_perplexity
     if "misalignment" in study["evaluations"]:
         drawings["misalignment"] = draw_misalignment
+        if study["evaluations"]["misalignment"].get("grid_sequences", 0):
+            drawings["misalignment-grid"] = draw_misalignment_grid
     paths = []
     with matplotlib.style.context(style, after_reset=True):
         for name, draw in drawings.items():
