@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshort.evaluation import longbench, prompts, scoring, standin
-from longshort.evaluation.scoring import score_prediction, summarise
+from longshort.evaluation.journal import Journal
+from longshort.evaluation.scoring import is_settled, score_prediction, summarise
 
 STAND_IN = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 192, "max_new_tokens": 8}
 
@@ -107,6 +108,9 @@ def test_rouge_overflow_is_zero_wherever_the_caller_stands() -> None:
 words = st.lists(st.sampled_from(["a", "the", "Red", "red.", "car", "x-y", "12", "3"]), max_size=8).map(" ".join)
 
 
+lines = st.text(alphabet="ab1#`/ \n", max_size=12)
+
+
 @given(words, words)
 def test_qa_f1_against_a_plain_count(prediction: str, answer: str) -> None:
     def plain(text: str) -> list[str]:
@@ -126,6 +130,17 @@ def test_bad_scoring_input_is_named() -> None:
         score_prediction("trec", "x", ["x"])
     with pytest.raises(ValueError, match="Paragraph <number>"):
         score_prediction("passage_retrieval_en", "3", ["3"])
+
+
+@given(st.sampled_from(["trec", "triviaqa", "samsum", "lcc", "repobench-p", "qasper", "passage_count"]), lines, lines)
+def test_no_text_changes_the_score_of_a_settled_answer(task: str, beginning: str, more: str) -> None:
+    if is_settled(task, beginning):
+        scores = [
+            score_prediction(task, text, ["ab", "b1"], ["a", "ab", "b1"]) for text in (beginning, beginning + more)
+        ]
+        assert scores[0] == scores[1]
+    else:  # it can change: by what is missing, or by anything at all
+        assert task not in ("trec", "triviaqa", "samsum") or "\n" not in beginning.lstrip("\n")
 
 
 def test_summary_by_hand() -> None:
@@ -413,6 +428,43 @@ def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
         model.lm_head.bias[10], model.lm_head.bias[ord("b")] = 2.0, 1.0
     assert longbench.predict(model, tokenizer, [question("samsum", b"text", 5)]) == ["b\n"]
     assert longbench.predict(model, tokenizer, [question("trec", b"text", 5)]) == ["\n" * 5]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_early_end_leaves_every_score(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """A model that often says a newline or a comment, on questions of one line and others, in one batch."""
+    import torch
+
+    model = tiny_llama()
+    torch.manual_seed(seed)
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(257))
+    with torch.no_grad():
+        model.lm_head.bias[torch.tensor([10, 35, *b"ab 1"])] += 4 + torch.rand(6)
+    tasks = ["lcc", "trec", "triviaqa", "repobench-p", "qasper", "samsum"]
+    asked = [question(task, bytes([seed, place, *b"what"]) * (1 + place), 24) for place, task in enumerate(2 * tasks)]
+    short = longbench.predict(model, tokenizer, asked)
+    monkeypatch.setattr(longbench, "is_settled", lambda task, text: False)
+    long = longbench.predict(model, tokenizer, asked)
+    assert any(len(one) < len(other) for one, other in zip(short, long, strict=True))
+    for one, early, whole in zip(asked, short, long, strict=True):
+        assert whole.startswith(early) and (early == whole or one.task in ("lcc", "repobench-p", "trec", "triviaqa"))
+        for answer in ("a", "ab 1", "b#", "1"):
+            classes = ["a", "ab", "1", answer]
+            assert score_prediction(one.task, early, [answer], classes) == score_prediction(
+                one.task, whole, [answer], classes
+            )
+
+
+def test_a_killed_evaluation_goes_on_after_the_last_batch(
+    model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "whole").of("step 1"))
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    (tmp_path / "cut").write_bytes(b"".join(lines[:1]) + lines[1][:70])
+    assert longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
+    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+    monkeypatch.setattr(model, "generate", None)  # with all batches there, nothing is generated
+    assert longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
 
 
 def test_evaluate_gives_all_rows_and_keeps_predictions(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -3,7 +3,8 @@
 As the official code does it (THUDM/LongBench, pred.py): official prompts without a chat template, the tokenizer's usual
 special tokens, truncation in the middle at the level of text (the two halves are decoded, joined and encoded again, so
 that a prompt may come out some tokens off), greedy decoding, official answer lengths, samsum ended at a newline and
-never empty.
+never empty. An answer also ends where no more text could change its score: of tasks of which one line counts, when that
+line is complete.
 
 One choice differs. The official max_length holds for the prompt alone and is set by hand some 600 tokens below the
 model's length; here max_length is prompt and answer together, and each task's prompt gets max_length less its answer.
@@ -16,14 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from longshort.evaluation.journal import Measured, Part
+from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
-from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise, task_name
+from longshort.evaluation.scoring import BUCKETS, is_settled, score_prediction, summarise, task_name
 from longshort.publish import write_json
 
 TOKENS_PER_BATCH = 16384
@@ -72,7 +74,7 @@ def evaluate(
     Raises:
         ValueError: a task or a field is missing in the data, or max_length leaves no room for a prompt.
     """
-    predicted = predictions(model, tokenizer, settings, data)
+    predicted = predictions(model, tokenizer, settings, data, journal)
     result = summarise(predicted)
     rows = []
     for task, means in result["tasks"].items():
@@ -83,14 +85,16 @@ def evaluate(
     return Measured(rows, predicted)
 
 
-def predictions(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path) -> list[dict[str, Any]]:
+def predictions(
+    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, journal: Part | None = None
+) -> list[dict[str, Any]]:
     """One row per item: task, id, prediction, references, all_classes, length (words), score (0..1), truncated, tokens.
 
     `truncated` says whether the prompt lost its middle; `tokens` counts the prompt as the model read it.
     """
     asked = questions(tokenizer, settings, data)
     rows = []
-    for question, prediction in zip(asked, predict(model, tokenizer, asked), strict=True):
+    for question, prediction in zip(asked, predict(model, tokenizer, asked, journal), strict=True):
         rows.append(
             {
                 "task": question.task,
@@ -182,18 +186,25 @@ def encode(tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]
     return tokenizer(head + tail, truncation=False).input_ids, True
 
 
-def predict(model: Any, tokenizer: Any, asked: Sequence[Question]) -> list[str]:
+def predict(model: Any, tokenizer: Any, asked: Sequence[Question], journal: Part | None = None) -> list[str]:
     """Greedy answers, in the order of the questions.
 
     Questions whose answers have one length share batches of at most TOKENS_PER_BATCH tokens, padded on the left. Where
-    the rotary frequencies depend on the length of the input, only questions of equal length do.
+    the rotary frequencies depend on the length of the input, only questions of equal length do. The journal keeps
+    whole batches, so that a resumed job forms the same ones.
     """
     from longshort.evaluation.forward import rope_depends_on_length
 
     by_length = rope_depends_on_length(model)
+    journal = journal or Journal().of("longbench_e")
+    batches = list(_batches(asked, by_length))
+    journal.expect(len(batches))
     answers: dict[int, str] = {}
-    for batch in _batches(asked, by_length):
-        texts = _generate(model, tokenizer, [asked[place] for place in batch], by_length)
+    for number, batch in enumerate(batches):
+        texts = journal.get(f"batch {number}")
+        if texts is None:
+            texts = _generate(model, tokenizer, [asked[place] for place in batch], by_length)
+            journal.add(f"batch {number}", texts)
         answers.update(zip(batch, texts, strict=True))
     return [answers[place] for place in range(len(asked))]
 
@@ -231,6 +242,11 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
         at_least = 1
 
     width = max(len(question.input_ids) for question in batch)
+
+    def settled(tokens: torch.Tensor, scores: Any) -> torch.Tensor:
+        rows = zip(batch, tokens[:, width:].tolist(), strict=True)
+        return tokens.new_tensor([_settled_after(tokenizer, question.task, row) > 0 for question, row in rows]).bool()
+
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0] if stops else 0
     padded = [[padding] * (width - len(question.input_ids)) + question.input_ids for question in batch]
     mask = [[0] * (width - len(question.input_ids)) + [1] * len(question.input_ids) for question in batch]
@@ -247,8 +263,25 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
             do_sample=False,
             eos_token_id=stops or None,
             pad_token_id=padding,
+            stopping_criteria=[settled],
         )
-    return [tokenizer.decode(_until_stop(row, stops), skip_special_tokens=True) for row in output[:, width:].tolist()]
+    texts = []
+    for question, row in zip(batch, output[:, width:].tolist(), strict=True):
+        row = _until_stop(row, stops)
+        # A row that is settled is padded, too, where another one goes on.
+        row = row[: _settled_after(tokenizer, question.task, row) or len(row)]
+        texts.append(tokenizer.decode(row, skip_special_tokens=True))
+    return texts
+
+
+def _settled_after(tokenizer: Any, task: str, tokens: list[int]) -> int:
+    """How many of an answer's tokens settle its score; 0: not even all of them."""
+
+    def settled(count: int) -> bool:
+        return is_settled(task, tokenizer.decode(tokens[:count], skip_special_tokens=True))
+
+    # What is settled stays so: the least number of tokens is found by halving.
+    return bisect_left(range(len(tokens) + 1), True, key=settled) if settled(len(tokens)) else 0
 
 
 def _until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:

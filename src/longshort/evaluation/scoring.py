@@ -45,6 +45,14 @@ def score_prediction(
     return max((metric(prediction, answer) for answer in answers), default=0.0)
 
 
+def is_settled(task: str, prediction: str) -> bool:
+    """Whether no text after this beginning of a prediction can change its score: the line that counts is complete."""
+    lines = prediction.lstrip("\n").split("\n")[:-1]
+    if task in FIRST_LINE_TASKS:
+        return bool(lines)
+    return METRICS.get(task) is code_similarity and any(_is_code(line) for line in lines)
+
+
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Means in per cent over rows of {"task", "length" (words), "score" (0..1)}.
 
@@ -169,8 +177,12 @@ def code_similarity(prediction: str, answer: str) -> float:
     fuzzywuzzy without python-Levenshtein gives the same number; with it, or rapidfuzz, half of the scores differ.
     """
     lines = prediction.lstrip("\n").split("\n")
-    line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
+    line = next(filter(_is_code, lines), "")
     return int(round(100 * SequenceMatcher(None, line, answer).ratio())) / 100
+
+
+def _is_code(line: str) -> bool:
+    return not any(mark in line for mark in ("`", "#", "//"))
 
 
 METRICS = {
