@@ -150,6 +150,10 @@ class ResolvedStudy:
             return []
         if settings.source.kind == "folder":
             return sorted(str(path) for path in Path(settings.source.path).glob("*_e.jsonl"))
+        if settings.source.kind == "zip":
+            return [settings.source.path]
+        if settings.source.kind == "hub":
+            return []  # its revision says what is in it
         return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
 
     def table_files(self) -> list[str]:

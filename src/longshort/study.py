@@ -394,10 +394,27 @@ class TaskFolder(Strict):
     path: str = Field(min_length=1, description="the folder")
 
 
+class TaskZip(Strict):
+    """A local copy of the official data.zip."""
+
+    kind: Literal["zip"]
+    path: str = Field(min_length=1, description="the file")
+
+
+class TaskHub(Strict):
+    """The official data.zip of a dataset repository of the hub."""
+
+    kind: Literal["hub"]
+    dataset: str = Field("THUDM/LongBench", min_length=1, description="dataset id")
+    revision: str = Field(min_length=1, description="commit of the dataset repository")
+
+
 class LongBench(Strict):
     """LongBench-E."""
 
-    source: Annotated[StandIn | TaskFolder, Field(discriminator="kind")] = Field(description="where the items are")
+    source: Annotated[StandIn | TaskFolder | TaskZip | TaskHub, Field(discriminator="kind")] = Field(
+        description="where the items are"
+    )
     max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
     max_new_tokens: int | None = Field(None, gt=0, description="cap on the answer, tokens; null: the official lengths")
 

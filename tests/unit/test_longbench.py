@@ -5,6 +5,7 @@ import string
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,55 @@ def test_missing_task_or_field_is_named(tokenizer: Any, folder: Path, tmp_path: 
     del item["answers"]
     (tmp_path / "trec_e.jsonl").write_text(json.dumps(item) + "\n")
     with pytest.raises(ValueError, match="trec_e.jsonl, line 1: no field 'answers'"):
-        longbench.read_items(tmp_path, "trec")
+        longbench.read_items(str(tmp_path / "{task}_e.jsonl"), "trec")
+
+
+REVISION = "0" * 40
+
+
+@pytest.fixture
+def official_zip(folder: Path, tmp_path: Path) -> Path:
+    """A data.zip as the dataset repository has it, inside the cache that the hub's client keeps."""
+    snapshot = tmp_path / "datasets--THUDM--LongBench" / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    with zipfile.ZipFile(snapshot / "data.zip", "w") as file:
+        for task in prompts.TASKS:
+            file.write(folder / "longbench-e-3" / f"{task}_e.jsonl", f"data/{task}_e.jsonl")
+            file.writestr(f"data/{task}.jsonl", "{}")  # LongBench itself, which is not read
+    return snapshot / "data.zip"
+
+
+def test_items_come_from_the_official_zip(
+    tokenizer: Any, folder: Path, official_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    expected = longbench.questions(tokenizer, STAND_IN, folder)
+    settings = {**STAND_IN, "source": {"kind": "zip", "path": str(official_zip)}}
+    assert longbench.questions(tokenizer, settings, folder) == expected
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(official_zip.parents[3]))
+    hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": REVISION}
+    assert longbench.questions(tokenizer, {**STAND_IN, "source": hub}, folder) == expected
+    full = {"source": hub, "max_length": 4096, "max_new_tokens": None}
+    assert longbench.protocol(full).startswith("longbench-e/official-v1?data=000000000000&max=4096&prompts=")
+    with pytest.raises(ValueError, match=r"data\.zip of dataset THUDM/LongBench at revision 1{40} cannot be had"):
+        longbench.questions(tokenizer, {**STAND_IN, "source": {**hub, "revision": "1" * 40}}, folder)
+
+
+def test_a_zip_that_lacks_a_task_or_its_end_is_refused(tokenizer: Any, official_zip: Path, tmp_path: Path) -> None:
+    settings = {**STAND_IN, "source": {"kind": "zip", "path": str(tmp_path / "data.zip")}}
+    with zipfile.ZipFile(official_zip) as whole, zipfile.ZipFile(tmp_path / "data.zip", "w") as some:
+        for name in whole.namelist():
+            if name != "data/lcc_e.jsonl":
+                some.writestr(name, whole.read(name))
+    with pytest.raises(ValueError, match="task lcc is missing"):
+        longbench.questions(tokenizer, settings, tmp_path)
+    (tmp_path / "data.zip").write_bytes(official_zip.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"take a whole copy of the official data\.zip"):
+        longbench.questions(tokenizer, settings, tmp_path)
+    (tmp_path / "data.zip").unlink()
+    with pytest.raises(ValueError, match=r"task qasper is missing: no file zip://data/qasper_e\.jsonl::.*data\.zip"):
+        longbench.questions(tokenizer, settings, tmp_path)
 
 
 def test_protocol_names_what_was_done() -> None:
@@ -342,7 +391,7 @@ def test_stand_in_is_deterministic(documents: list[tuple[str, str]], items: dict
     assert standin.build(documents, items_per_task=1, seed=1)["qasper"] != fewer["qasper"][:1]
     manifest = json.loads((folder / "longbench-e-3" / "manifest.json").read_text())
     assert set(manifest) == {f"{task}_e.jsonl" for task in prompts.TASKS}
-    assert longbench.read_items(folder / "longbench-e-3", "trec") == fewer["trec"]
+    assert longbench.read_items(str(folder / "longbench-e-3" / "{task}_e.jsonl"), "trec") == fewer["trec"]
 
 
 def test_too_few_documents_are_named() -> None:

@@ -18,10 +18,13 @@ import argparse
 import json
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
+from zipfile import BadZipFile
+
+import fsspec
 
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
@@ -56,6 +59,8 @@ def protocol(settings: dict[str, Any]) -> str:
         kind = "stand-in"
     else:
         kind = "official" if cap is None else "capped"
+        if source["kind"] == "hub":
+            given.insert(0, f"data={source['revision'][:12]}")
     return f"longbench-e/{kind}-v1?{'&'.join(given)}"
 
 
@@ -117,19 +122,42 @@ _QUESTIONS: WeakKeyDictionary[Any, dict[str, list[Question]]] = WeakKeyDictionar
 
 def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Question]:
     """The items of all tasks, truncated to their place; made once per tokenizer and settings."""
-    source = settings["source"]
-    if source["kind"] == "stand-in":
-        folder = Path(data) / f"longbench-e-{source['items_per_task']}"
-    else:
-        folder = Path(source["path"])
+    files = task_files(settings["source"], data)
     done = _QUESTIONS.setdefault(tokenizer, {})
-    key = json.dumps([str(folder.resolve()), settings["max_length"], settings.get("max_new_tokens")])
+    key = json.dumps([files, settings["max_length"], settings.get("max_new_tokens")])
     if key not in done:
-        done[key] = list(_read_questions(tokenizer, folder, settings["max_length"], settings.get("max_new_tokens")))
+        done[key] = list(_read_questions(tokenizer, files, settings["max_length"], settings.get("max_new_tokens")))
     return done[key]
 
 
-def _read_questions(tokenizer: Any, folder: Path, max_length: int, cap: int | None) -> Iterator[Question]:
+def task_files(source: dict[str, Any], data: Path) -> str:
+    """Where the items of a task are, as fsspec names it, with {task} for its name.
+
+    Raises:
+        ValueError: the dataset repository cannot be had.
+    """
+    if source["kind"] == "stand-in":
+        return str(Path(data).resolve() / f"longbench-e-{source['items_per_task']}" / "{task}_e.jsonl")
+    if source["kind"] == "folder":
+        return str(Path(source["path"]).resolve() / "{task}_e.jsonl")
+    if source["kind"] == "zip":
+        return "zip://data/{task}_e.jsonl::" + str(Path(source["path"]).resolve())
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    dataset, revision = source["dataset"], source["revision"]
+    try:
+        path = hf_hub_download(dataset, "data.zip", repo_type="dataset", revision=revision)
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"data.zip of dataset {dataset} at revision {revision} cannot be had ({type(error).__name__}): fetch it "
+            f"where there is a network (hf download {dataset} data.zip --repo-type dataset --revision {revision}), "
+            "or give longbench_e.source {kind: zip, path: ...}"
+        ) from None
+    return "zip://data/{task}_e.jsonl::" + path
+
+
+def _read_questions(tokenizer: Any, files: str, max_length: int, cap: int | None) -> Iterator[Question]:
     for task, prompt in official_prompts().items():
         answer_length = prompt.answer_length if cap is None else min(cap, prompt.answer_length)
         if max_length - answer_length < 2:
@@ -137,7 +165,7 @@ def _read_questions(tokenizer: Any, folder: Path, max_length: int, cap: int | No
                 f"longbench_e.max_length = {max_length} leaves no room for a prompt before the {answer_length} tokens "
                 f"of {task}'s answer: raise it, or lower max_new_tokens"
             )
-        for item in read_items(folder, task):
+        for item in read_items(files, task):
             text = prompt.format.format(context=item["context"], input=item["input"])
             input_ids, truncated = encode(tokenizer, text, max_length - answer_length)
             yield Question(
@@ -152,18 +180,26 @@ def _read_questions(tokenizer: Any, folder: Path, max_length: int, cap: int | No
             )
 
 
-def read_items(folder: Path, task: str) -> list[dict[str, Any]]:
-    """The items of <task>_e.jsonl; the field `question` of some mirrors counts as `input`.
+def read_items(files: str, task: str) -> list[dict[str, Any]]:
+    """The items of a task; the field `question` of some mirrors counts as `input`.
+
+    Args:
+        files: as task_files gives it.
 
     Raises:
         ValueError: no such file, or a field is missing.
     """
-    file = folder / f"{task}_e.jsonl"
-    if not file.is_file():
+    file = files.replace("{task}", task)
+    try:
+        with fsspec.open(file, "rt", encoding="utf-8") as lines:
+            read = list(_read_jsonl(lines, file))
+    except (FileNotFoundError, KeyError):
         needed = ", ".join(f"{name}_e.jsonl" for name in TASKS)
-        raise ValueError(f"LongBench-E task {task} is missing: no file {file}; the folder needs {needed}")
+        raise ValueError(f"LongBench-E task {task} is missing: no file {file}; needed are {needed}") from None
+    except BadZipFile as error:
+        raise ValueError(f"{file}: {error}; take a whole copy of the official data.zip") from None
     items = []
-    for place, item in enumerate(_read_jsonl(file), start=1):
+    for place, item in enumerate(read, start=1):
         if "input" not in item and "question" in item:
             item["input"] = item["question"]
         for field in ("input", *FIELDS):
@@ -309,7 +345,9 @@ def score_file(predictions: Path, per_prediction: bool = False) -> dict[str, Any
         ValueError: a row is no JSON, lacks a field, or cannot be scored; names the line.
     """
     rows = []
-    for place, line in enumerate(_read_jsonl(predictions), start=1):
+    with predictions.open(encoding="utf-8") as lines:
+        read = list(_read_jsonl(lines, predictions))
+    for place, line in enumerate(read, start=1):
         try:
             task = task_name(line["dataset"])
             score = score_prediction(task, line["pred"], line["answers"], line.get("all_classes"))
@@ -327,15 +365,14 @@ def score_file(predictions: Path, per_prediction: bool = False) -> dict[str, Any
     return result
 
 
-def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
-        for place, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {place} is no valid JSON ({error}): take a whole copy") from error
+def _read_jsonl(lines: Iterable[str], file: object) -> Iterator[dict[str, Any]]:
+    for place, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}, line {place} is no valid JSON ({error}): take a whole copy") from error
 
 
 def _score_main(arguments: list[str]) -> None:

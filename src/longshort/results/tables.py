@@ -162,6 +162,13 @@ def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]
         notes.append(f"{BASE} is the base model before fine-tuning: one run, no part of the comparison.")
     if "perplexity" in shown:
         notes.append("PPL L: perplexity at a context of L tokens. accuracy: next token, 0 to 1.")
+    if "perplexity_checkpoint_t" in shown:
+        notes.append(
+            "PPL L at T: with the logits divided by the temperature that fits validation documents best, one for each "
+            "checkpoint. A difference that is gone there was calibration alone."
+        )
+    if "ece" in shown:
+        notes.append("ECE L: expected calibration error of the next token, 15 bins, 0 to 1.")
     if "symkl" in shown:
         l_train = study["l_train"]
         notes.append(
