@@ -97,7 +97,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
 
 def _measures(evaluation: str, metric: str) -> bool:
     of = {"perplexity": ("perplexity", "accuracy", "nll"), "misalignment": ("sce", "symkl", "entropy_floor")}
-    return metric == evaluation or metric in of.get(evaluation, ())
+    return metric == evaluation or metric.startswith(f"{evaluation}:") or metric in of.get(evaluation, ())
 
 
 def _commit(commit: str) -> str:
