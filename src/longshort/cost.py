@@ -24,6 +24,7 @@ THROUGHPUT = 1.25e14
 BYTES_PER_WEIGHT = 16
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 LONGBENCH_ITEMS = 3668  # of the 13 tasks of the official LongBench-E
+HARNESS_ITEMS = 1000  # of a task of lm_eval without a limit: only the task's own data would tell
 
 
 class Work(NamedTuple):
@@ -218,6 +219,8 @@ def _evaluation_seconds(study: ResolvedStudy, one: Work, throughput: float) -> t
         # The grid's own contexts are l_train / 4, / 2 and l_train.
         in_grid = min(settings.grid_sequences, settings.sequences)
         tokens = (settings.sequences * contexts + 1.75 * in_grid) * evaluation.length
+    elif one.rule == "harness":
+        tokens = len(settings.tasks) * (settings.limit or HARNESS_ITEMS) * settings.max_length
     else:
         tokens = LONGBENCH_ITEMS * settings.max_length
         if settings.source.kind == "stand-in":

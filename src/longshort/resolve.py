@@ -52,6 +52,7 @@ EVALUATIONS = {
     "perplexity": "longshort.evaluation.perplexity",
     "misalignment": "longshort.evaluation.misalignment",
     "longbench_e": "longshort.evaluation.longbench",
+    "harness": "longshort.evaluation.harness",
 }
 
 
@@ -155,6 +156,11 @@ class ResolvedStudy:
         if settings.source.kind == "hub":
             return []  # its revision says what is in it
         return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
+
+    def harness_files(self) -> list[str]:
+        """One's own task files of the harness, with what lies beside them."""
+        settings = self.study.evaluations.harness
+        return [str(path) for path in _task_files(settings.include_path)] if settings and settings.include_path else []
 
     def table_files(self) -> list[str]:
         return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in TABLE_KINDS]
@@ -317,6 +323,15 @@ def _check_places(where: str, study: Study) -> None:
             f"{where}: evaluations.longbench_e.source.path = {longbench.source.path!r}: no folder there; "
             "give the folder of the official <task>_e.jsonl files"
         )
+    harness = study.evaluations.harness
+    if harness is not None and harness.include_path is not None:
+        said = f"{where}: evaluations.harness.include_path = {harness.include_path!r}"
+        files = _task_files(harness.include_path)
+        if not any(path.suffix == ".yaml" for path in files):
+            raise StudyError(f"{said}: no .yaml file there; give the folder of your own task files, or null")
+        names = [path.name for path in files]  # a job tells its inputs apart by name
+        for twice in (name for name in names if names.count(name) > 1):
+            raise StudyError(f"{said}: two files there are called {twice}; rename one of them")
     for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
         if not isinstance(chosen, PretrainedModel | PretrainedTokenizer) or Path(chosen.name).is_dir():
             continue
@@ -327,6 +342,10 @@ def _check_places(where: str, study: Study) -> None:
                 f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
                 "give the commit, so that the study stays the same"
             )
+
+
+def _task_files(folder: str) -> list[Path]:
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _tables(study: Study, arms: Arms) -> dict[str, Table]:
@@ -385,6 +404,8 @@ def _check(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> Non
         asked["evaluations.misalignment.beyond"] = max(ev.misalignment.beyond) * study.lengths.train
     if ev.longbench_e:
         asked["evaluations.longbench_e.max_length"] = ev.longbench_e.max_length
+    if ev.harness and ev.harness.max_length:
+        asked["evaluations.harness.max_length"] = ev.harness.max_length
     for key, length in asked.items():
         if length > reach:
             raise StudyError(
@@ -454,9 +475,11 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
             arm_runs[arm_name][seed] = identity
 
     evaluations = {}
-    for metric in ("perplexity", "misalignment", "longbench_e"):
+    for metric in EVALUATIONS:
         settings = getattr(study.evaluations, metric)
         if settings is not None:
+            if metric == "harness" and settings.max_length is None:
+                settings = settings.model_copy(update={"max_length": study.model.max_length})
             evaluation = Evaluation(metric=metric, length=length, data=study.data, settings=settings)
             identity, text = _named(evaluation)
             evaluations[metric] = (identity, evaluation)

@@ -6,11 +6,21 @@ Imports no torch and no workflow engine.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    field_validator,
+    model_validator,
+)
 
 from longshort.alignment.kinds import chosen
 from longshort.identity import canonical
@@ -429,17 +439,59 @@ class LongBench(Strict):
         return self
 
 
+def _harness_task(value: str) -> str:
+    # lm_eval also takes the path of a task file, whose content no identity would hold.
+    if not re.fullmatch(r"[^\s/,@]+(@\d+[kM]?)?", value):
+        raise ValueError(
+            "no name of a task; write task, or task@4096 where it takes a length; own task files go into include_path"
+        )
+    return value
+
+
+class Harness(Strict):
+    """Tasks of lm_eval (the LM Evaluation Harness)."""
+
+    tasks: list[Annotated[str, AfterValidator(_harness_task)]] = Field(
+        min_length=1, description="lm_eval's names, a column each; name@length for tasks that take a length (RULER)"
+    )
+    max_length: int | None = Field(
+        None, gt=0, description="longest prompt and answer together, tokens; null: the model's max_length"
+    )
+    limit: int | None = Field(None, gt=0, description="first items of each task, at most; null: all")
+    num_fewshot: int | None = Field(None, ge=0, description="examples in a prompt; null: as each task says")
+    include_path: str | None = Field(
+        None, min_length=1, description="folder of one's own task files (YAML); null: none"
+    )
+    lower_is_better: list[str] = Field([], description="those of the tasks whose main metric is better when lower")
+
+    _tasks_once = field_validator("tasks", "lower_is_better")(_distinct)
+
+    @model_validator(mode="after")
+    def _directions_are_of_tasks(self) -> Harness:
+        for task in self.lower_is_better:
+            if task not in self.tasks:
+                raise ValueError(f"lower_is_better has {task!r}, which tasks has not; add it there or take it out")
+        return self
+
+
+def _as_tasks(values: Any) -> Any:
+    return {"tasks": values} if isinstance(values, list) else values
+
+
 class Evaluations(Strict):
     """What every run is measured by, at each checkpoint; null leaves a metric out."""
 
     perplexity: Perplexity | None = Field(None, description="perplexity on long sequences")
     misalignment: Misalignment | None = Field(None, description="Long-Short Misalignment")
     longbench_e: LongBench | None = Field(None, description="LongBench-E")
+    harness: Annotated[Harness, BeforeValidator(_as_tasks, json_schema_input_type=Harness | list[str])] | None = Field(
+        None, description="tasks of lm_eval; a list of names is short for {tasks: [...]}"
+    )
 
     @model_validator(mode="after")
     def _something_is_measured(self) -> Evaluations:
-        if self.perplexity is None and self.misalignment is None and self.longbench_e is None:
-            raise ValueError("nothing is measured; give perplexity, misalignment or longbench_e")
+        if not (self.perplexity or self.misalignment or self.longbench_e or self.harness):
+            raise ValueError("nothing is measured; give perplexity, misalignment, longbench_e or harness")
         return self
 
 
@@ -566,10 +618,10 @@ class RunSpec(Strict):
 
 
 class Evaluation(Strict):
-    metric: Literal["perplexity", "misalignment", "longbench_e"]
+    metric: Literal["perplexity", "misalignment", "longbench_e", "harness"]
     length: int = Field(description="l_train, tokens")
     data: Data
-    settings: Perplexity | Misalignment | LongBench
+    settings: Perplexity | Misalignment | LongBench | Harness
 
 
 # ---- the schema for editors -----------------------------------------------------------------------------------------

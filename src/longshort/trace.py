@@ -100,7 +100,7 @@ def _measures(evaluation: str, metric: str) -> bool:
         "perplexity": ("perplexity", "perplexity_checkpoint_t", "accuracy", "ece"),
         "misalignment": ("sce", "symkl", "entropy_floor"),
     }
-    return metric == evaluation or metric in of.get(evaluation, ())
+    return metric == evaluation or metric.startswith(f"{evaluation}:") or metric in of.get(evaluation, ())
 
 
 def _commit(commit: str) -> str:

@@ -214,6 +214,25 @@ def test_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     )
 
 
+def test_tasks_of_the_harness_are_columns(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    settings = {"tasks": ["hellaswag", "wikitext"], "lower_is_better": ["wikitext"]}
+    study = {**study, "evaluations": {**study["evaluations"], "harness": settings}}
+    of = metrics[metrics["metric"].eq("accuracy") & metrics["length"].eq(32)].assign(length=pd.NA)
+    rows = [of.assign(metric=f"harness:{task}", value=1 - of["value"]) for task in settings["tasks"]]
+    details = ["hellaswag:acc", "hellaswag:acc_stderr", "hellaswag:acc_norm", "wikitext:word_perplexity,x"]
+    rows += [of.assign(metric="harness", task=task) for task in details]
+    together = pd.concat([metrics, *rows]).astype({"length": "Int64"})
+    tidy = tidy_of(together, study)
+    assert cell(tidy, "baseline", "harness:hellaswag")["mean"] == pytest.approx(1 - (1 / 10 + 1 / 12) / 2)
+    best = tidy[tidy["best"] & tidy["step"].eq(4)].groupby("column")["arm"].apply(set)
+    assert best["harness:hellaswag"] == {"baseline"} and best["harness:wikitext"] == {"step_linear"}
+    notes = tables.notes_of(together, study, tables.table_of(study, "main"), tidy)
+    assert "Main metrics of lm_eval's tasks: hellaswag: acc; wikitext: word_perplexity,x." in notes
+    # Nothing else in the tables is another.
+    before = tidy_of(metrics, make_study())
+    pd.testing.assert_frame_equal(tidy[~tidy["column"].str.startswith("harness")].reset_index(drop=True), before)
+
+
 def test_two_protocols_in_a_column_are_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
     mixed = metrics.copy()
     mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq("symkl") & mixed["length"].eq(16), "protocol"] = "symkl/v2"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from longshort import resolve, study
+from longshort import cost, resolve, study
 from longshort.cli import app
 from tests.conftest import ROOT, TINY, run_snakemake, write_study
 
@@ -99,6 +99,21 @@ COMMIT = "give the commit, so that the study stays the same"
             },
             ["evaluations.longbench_e.source.path = 'gone'", "no folder there"],
         ),
+        ({"evaluations__harness": []}, ["evaluations.harness.tasks", "must have at least 1 entry"]),
+        ({"evaluations__harness": ["my/task.yaml"]}, ["evaluations.harness.tasks", "'my/task.yaml'", "include_path"]),
+        ({"evaluations__harness": ["ruler@4096", "ruler@4096"]}, ["'ruler@4096' stands there twice"]),
+        (
+            {"evaluations__harness": {"tasks": ["wikitext"], "lower_is_better": ["wikitxt"]}},
+            ["evaluations.harness", "lower_is_better has 'wikitxt', which tasks has not"],
+        ),
+        (
+            {"evaluations__harness": {"tasks": ["wikitext"], "max_length": 256}},
+            ["evaluations.harness.max_length = 256", "model.max_length 128"],
+        ),
+        (
+            {"evaluations__harness": {"tasks": ["own"], "include_path": "gone"}},
+            ["evaluations.harness.include_path = 'gone'", "no .yaml file there"],
+        ),
         ({"data__corpus__path": "gone"}, ["data.corpus.path = 'gone'", "no file there"]),
         ({"model": {**PRETRAINED, "name": "./gone"}}, ["model.name = './gone'", "no folder there"]),
         ({"model": PRETRAINED}, ["model.revision", "'some/model'", COMMIT]),
@@ -184,6 +199,29 @@ def test_plots_are_those_of_the_metrics(config: Path) -> None:
     assert {Path(file).stem for file in files} == {"misalignment", "misalignment-grid", "training", "schedules"}
     files = load(config, evaluations__misalignment__grid_sequences=0).plot_files()
     assert {Path(file).stem for file in files} == {"perplexity", "misalignment", "training", "schedules"}
+
+
+def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
+    short = load(config, evaluations__harness=["hellaswag", "ruler@64"])
+    identity, evaluation = short.evaluations["harness"]
+    assert evaluation.settings.max_length == 128  # the model's
+    assert cost.estimate(short, [cost.Work("harness", short.base, "4")], jobs_at_once=1).device_hours > 0
+    written = {"tasks": ["hellaswag", "ruler@64"], "max_length": 128}
+    assert load(config, evaluations__harness=written).evaluations["harness"][0] == identity
+    assert load(config, evaluations__harness={**written, "limit": 5}).evaluations["harness"][0] != identity
+    assert load(config).evaluations.keys() == {"perplexity", "misalignment"}
+
+
+def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> None:
+    for name in ("own.yaml", "items.jsonl", "__pycache__/utils.pyc"):
+        (config.parent / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (config.parent / "tasks" / name).write_text("task: own")
+    harness = {"tasks": ["own"], "include_path": "tasks"}
+    assert load(config, evaluations__harness=harness).harness_files() == ["tasks/items.jsonl", "tasks/own.yaml"]
+    (config.parent / "tasks" / "more").mkdir()
+    (config.parent / "tasks" / "more" / "items.jsonl").write_text("")
+    with pytest.raises(study.StudyError, match=r"include_path = 'tasks': two files there are called items.jsonl"):
+        load(config, evaluations__harness=harness)
 
 
 def test_a_mistake_stops_the_workflow_before_anything_is_written(project: Path) -> None:

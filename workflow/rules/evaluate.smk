@@ -64,3 +64,27 @@ rule longbench_e:
     shell:
         "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"
+
+
+rule harness:
+    input:
+        spec="results/evaluations/{evaluation}/spec.json",
+        run="results/runs/{run}/training/{steps}.json",
+        data=f"results/data/{STUDY.data}/manifest.json",
+        tasks=STUDY.harness_files(),
+    output:
+        numbers="results/runs/{run}/harness/{evaluation}/{steps}.parquet",
+        record="results/runs/{run}/harness/{evaluation}/{steps}.json",
+        answers="results/runs/{run}/harness/{evaluation}/{steps}.items.parquet",
+    log:
+        "results/runs/{run}/harness/{evaluation}/{steps}.log",
+    conda:
+        "../../envs/longshort.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=STUDY.evaluation_codes("harness"),
+    shell:
+        "python -m longshort.evaluation.harness --spec {input.spec} --data {input.data} --run {input.run}"
+        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"

@@ -55,6 +55,10 @@ def columns_of(study: dict[str, Any]) -> list[Column]:
                 columns.append(Column(f"{key}@{length}", key, length, f"PPL {length} at T", False, 2, "calibration"))
         for length in (lengths[0], longest)[: len(lengths)]:
             columns.append(Column(f"ece@{length}", "ece", length, f"ECE {length}", False, 3, "calibration"))
+    if "harness" in evaluations:
+        for task in evaluations["harness"]["tasks"]:
+            higher = task not in evaluations["harness"]["lower_is_better"]
+            columns.append(Column(f"harness:{task}", f"harness:{task}", None, task, higher, 3, "quality"))
     if "misalignment" in evaluations:
         columns.append(Column(f"sce@{l_train}", "sce", l_train, f"SCE {l_train}", False, 3, "alignment"))
         for length in [l_train] + sorted(l_train * int(factor) for factor in evaluations["misalignment"]["beyond"]):
@@ -177,6 +181,8 @@ def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]
         )
     if "longbench_e" in shown:
         notes += _floor_notes(metrics)
+    if "harness" in study["evaluations"]:
+        notes += _harness_notes(metrics, study)
     notes += _same_run_notes(study, table)
     notes += _absence_notes(metrics, tidy)
     notes += _provenance_notes(metrics, study, tidy)
@@ -191,6 +197,16 @@ def _floor_notes(metrics: pd.DataFrame) -> list[str]:
     if not floored:
         return []
     return [f"LongBench-E: {floored} of {len(best)} tasks score 0 in every run; the mean rests on the others."]
+
+
+def _harness_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
+    """Which metric each column of the harness shows: a task's rows begin with its main one."""
+    rows = metrics.loc[metrics["metric"].eq("harness"), "task"].dropna().drop_duplicates()
+    shown = []
+    for task in study["evaluations"]["harness"]["tasks"]:
+        first = next((row.removeprefix(f"{task}:") for row in rows if row.startswith(f"{task}:")), None)
+        shown.append(f"{task}: {first or 'mean over its tasks'}")
+    return [f"Main metrics of lm_eval's tasks: {'; '.join(shown)}."] if len(rows) else []
 
 
 def _comparison_note(study: dict[str, Any], table: dict[str, Any]) -> str:
