@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -27,10 +28,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import set_verbosity_error
 
-from longshort.evaluation import misalignment, perplexity
+from longshort.data import tokenizers
+from longshort.evaluation import longbench, misalignment, perplexity, standin
 
 Figures = tuple[dict[str, float], dict[str, str]]
 BOS = 0
+BYTES_EOS = 256
 
 
 def demo_model(vocabulary: int, device: str = "cpu", spread: float = 0.02) -> LlamaForCausalLM:
@@ -182,12 +185,82 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
     return {name: ratio(seconds, "closed_form", "pair_by_pair")}, {name: what}
 
 
+# ---- LongBench-E -----------------------------------------------------------------------------------------------------
+
+
+def official_loop(model: Any, tokenizer: Any, asked: list[longbench.Question]) -> list[str]:
+    """As the official pred.py: one question at a time, to the end of the answer's length; samsum ends at a newline."""
+    newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
+    answers = []
+    for question in asked:
+        input_ids = torch.tensor([question.input_ids], device=model.device)
+        more = {"eos_token_id": [BYTES_EOS, newline], "min_new_tokens": 1} if question.task == "samsum" else {}
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                max_new_tokens=question.answer_length,
+                num_beams=1,
+                do_sample=False,
+                pad_token_id=BYTES_EOS,
+                **more,
+            )[0]
+        answers.append(tokenizer.decode(output[len(question.input_ids) :], skip_special_tokens=True))
+    return answers
+
+
+def train_on(model: Any, tokenizer: Any, text: str, steps: int) -> None:
+    """Enough that it says words and lines."""
+    tokens = torch.tensor(tokenizer.encode(text, add_special_tokens=False), device=model.device)
+    draw = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        starts = torch.randint(len(tokens) - 128, (16,), generator=draw).tolist()
+        windows = torch.stack([tokens[start : start + 128] for start in starts])
+        model(input_ids=windows, labels=windows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def longbench_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
+    """Raises AssertionError: a score differs."""
+    tokenizer = tokenizers.load({"kind": "bytes"})
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:: 4 if not toy else 2]
+    documents = [(file.name, file.read_text(encoding="utf-8")) for file in files]
+    items = 1 if toy else 3
+    standin.write(standin.build(documents, items), folder / f"longbench-e-{items}")
+    settings = {"source": {"kind": "stand-in", "items_per_task": items}, "max_length": 128 if toy else 1024}
+    asked = longbench.questions(tokenizer, {**settings, "max_new_tokens": 4 if toy else None}, folder)
+    model = demo_model(257, device)
+    model.generation_config.eos_token_id = BYTES_EOS
+    train_on(model.train(), tokenizer, "".join(text for _, text in documents[:50]), 2 if toy else 150)
+    model.eval()
+    functions = {
+        "ours": lambda: longbench.predict(model, tokenizer, asked),
+        "official": lambda: official_loop(model, tokenizer, asked),
+    }
+    scores = {
+        name: [
+            longbench.score_prediction(question.task, answer, question.answers, question.all_classes)
+            for question, answer in zip(asked, function(), strict=True)
+        ]
+        for name, function in functions.items()
+    }
+    assert scores["ours"] == scores["official"], scores
+    seconds = alternate(functions, rounds, device)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    name = "longbench_time_over_official"
+    what = f"{len(asked)} items of the stand-in, prompt and answer to {settings['max_length']} tokens: "
+    what += f"{median['ours']:.3g} / {median['official']:.3g} s"
+    return {name: ratio(seconds, "ours", "official")}, {name: what}
+
+
 def main() -> None:
     given = arguments(__doc__)
     set_verbosity_error()
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
-    for measure in (perplexity_figures, misalignment_figures):
+    for measure in (perplexity_figures, misalignment_figures, longbench_figures):
         with tempfile.TemporaryDirectory(prefix="longshort-evaluation-") as folder:
             more, said = measure(Path(folder), given.rounds, given.toy, given.device)
         figures.update(more)

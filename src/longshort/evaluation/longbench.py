@@ -28,7 +28,7 @@ import fsspec
 
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
-from longshort.evaluation.scoring import BUCKETS, is_settled, score_prediction, summarise, task_name
+from longshort.evaluation.scoring import BUCKETS, ONE_LINE_TASKS, is_settled, score_prediction, summarise, task_name
 from longshort.publish import write_json
 
 TOKENS_PER_BATCH = 16384
@@ -280,8 +280,14 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
     width = max(len(question.input_ids) for question in batch)
 
     def settled(tokens: torch.Tensor, scores: Any) -> torch.Tensor:
-        rows = zip(batch, tokens[:, width:].tolist(), strict=True)
-        return tokens.new_tensor([_settled_after(tokenizer, question.task, row) > 0 for question, row in rows]).bool()
+        """Rows whose newest token ends a line, and with it the answer."""
+        ends = [
+            question.task in ONE_LINE_TASKS
+            and "\n" in tokenizer.decode(row[-1:])
+            and _settled_after(tokenizer, question.task, row) > 0
+            for question, row in zip(batch, tokens[:, width:].tolist(), strict=True)
+        ]
+        return tokens.new_tensor(ends).bool()
 
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0] if stops else 0
     padded = [[padding] * (width - len(question.input_ids)) + question.input_ids for question in batch]
@@ -305,7 +311,8 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
     for question, row in zip(batch, output[:, width:].tolist(), strict=True):
         row = _until_stop(row, stops)
         # A row that is settled is padded, too, where another one goes on.
-        row = row[: _settled_after(tokenizer, question.task, row) or len(row)]
+        if question.task in ONE_LINE_TASKS:
+            row = row[: _settled_after(tokenizer, question.task, row) or len(row)]
         texts.append(tokenizer.decode(row, skip_special_tokens=True))
     return texts
 

@@ -20,6 +20,9 @@ from rouge import Rouge
 
 BUCKETS = ("0-4k", "4-8k", "8k+")
 FIRST_LINE_TASKS = {"trec", "triviaqa", "samsum", "lsht"}
+CODE_TASKS = {"lcc", "repobench-p"}
+# One line of the answer counts.
+ONE_LINE_TASKS = FIRST_LINE_TASKS | CODE_TASKS
 
 
 def score_prediction(
@@ -50,7 +53,7 @@ def is_settled(task: str, prediction: str) -> bool:
     lines = prediction.lstrip("\n").split("\n")[:-1]
     if task in FIRST_LINE_TASKS:
         return bool(lines)
-    return METRICS.get(task) is code_similarity and any(_is_code(line) for line in lines)
+    return task in CODE_TASKS and any(_is_code(line) for line in lines)
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
