@@ -35,10 +35,22 @@ def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_planning_beside_the_bare_engine_at_toy_size(tmp_path: Path) -> None:
-    """The benchmark itself checks that both plan the same jobs, and that nothing is left to do when all is done."""
-    out = tmp_path / "dag.json"
-    command = [sys.executable, "benchmarks/dag.py", "--toy", "--rounds", "1", "--json", str(out)]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dag", {"dag_over_bare_done_10", "dag_over_bare_todo_10", "plan_over_bare_20", "parse_seconds"}),
+        (
+            "evaluation",
+            {
+                *("ppl_time_over_papers", "ppl_memory_over_papers"),
+                *("misalignment_time_over_naive", "longbench_time_over_official"),
+            },
+        ),
+    ],
+)
+def test_a_benchmark_at_toy_size(name: str, expected: set[str], tmp_path: Path) -> None:
+    """The benchmarks themselves check that both sides plan the same jobs, or give the same numbers."""
+    out = tmp_path / "figures.json"
+    command = [sys.executable, f"benchmarks/{name}.py", "--toy", "--rounds", "1", "--json", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    figures = json.loads(out.read_text())["figures"]
-    assert {"dag_over_bare_done_10", "dag_over_bare_todo_10", "plan_over_bare_20", "parse_seconds"} <= figures.keys()
+    assert expected <= json.loads(out.read_text())["figures"].keys()

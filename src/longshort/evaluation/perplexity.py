@@ -106,8 +106,8 @@ def evaluate(
     if settings["temperature_documents"]:
         temperatures = journal.get("temperatures") or _temperatures(model, settings, data, bos, journal)
     measured = [
-        journal.get(name) or _document(model, settings, temperatures, name, token_ids, index, bos, journal)
-        for index, (name, token_ids) in enumerate(documents)
+        journal.get(f"document {index}") or _document(model, settings, temperatures, token_ids, index, bos, journal)
+        for index, (_, token_ids) in enumerate(documents)
     ]
     rows = [_row("temperature", None, temperatures["checkpoint"], 1)] if temperatures else []
     for length in lengths:
@@ -209,7 +209,6 @@ def _document(
     model: Any,
     settings: dict[str, Any],
     temperatures: dict[str, float],
-    name: str,
     token_ids: Tokens,
     index: int,
     bos: int,
@@ -231,7 +230,7 @@ def _document(
             if len(served) > 1:
                 part = Scores(part.nll[..., :length], part.correct[..., :length], part.confidence[..., :length])
             _add(sums.setdefault(str(length), {}), _sums(part, first))
-    journal.add(name, sums)
+    journal.add(f"document {index}", sums)
     return sums
 
 
