@@ -4,6 +4,7 @@ from pathlib import Path
 
 from longshort import resolve
 from longshort.identity import PLANNED, code_hash, source_as_planned
+from longshort.resources import growing
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
 here = str(Path(sys.executable).parent)
@@ -25,6 +26,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/handlers.smk"
 
 
 rule all:
@@ -32,8 +34,3 @@ rule all:
     input:
         STUDY.table_files(),
         STUDY.plot_files(),
-
-
-# A study that ends in error still shows what it has, with the rest marked.
-onerror:
-    shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")

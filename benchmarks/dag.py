@@ -2,9 +2,9 @@
 
     python benchmarks/dag.py [--json FILE] [--rounds N] [--toy]
 
-Studies of 10, 100 and 1,000 runs: ten arms with 1, 10 and 100 seeds, in a temporary copy of the project. A run is five
-jobs: its specification, one training and three evaluations, for there are three metrics, and one job measures all
-checkpoints. Base, data and tables are a few jobs more.
+Studies of 10, 100, 500 and 1,000 runs: ten arms with 1, 10, 50 and 100 seeds, in a temporary copy of the project. A run
+is five jobs: its specification, one training and three evaluations, for there are three metrics, and one job measures
+all checkpoints. Base, data and tables are a few jobs more.
 
 The bare Snakefile has the same rules with the same files, wildcards and one string of parameters a job, as literals and
 patterns: no import, no function, no resources, no log. That both plan the same jobs with the same files is checked.
@@ -15,8 +15,8 @@ touches existing files only, so all that a dry run names are made before, empty;
 done, which files without a record are not, hence --forceall. That nothing is to be done and that no record is missing
 is checked.
 
-growth is the time per job at the largest size over that at the next smaller, with everything to do, less the fixed
-start: the time to plan one job of the smallest study.
+growth is what a job costs in the second half of the largest study over what it costs in the first half: the difference
+of 500 and 1,000 runs over the difference of 10 and 500, each by the jobs that it adds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STUDY = "benchmark"
 # Ten different trainings; the specifications of four hold a weight for every step.
 ARMS = ["baseline", "constant", "sce", "step-linear", "step-cosine", "step-exponential"]
 ARMS += ["ratio-curriculum", "ratio-curriculum-control", "hidden", "hidden+output"]
-SIZES = (10, 100, 1000)
+SIZES = (10, 100, 500, 1000)
 # Runs a command and writes its peak memory. A direct child would begin with the peak of this process, torch and all.
 PEAK = """
 import resource, subprocess, sys
@@ -213,9 +213,6 @@ class Planned:
     def plan(self) -> str:
         return self.snakemake("-n", "all")
 
-    def plan_one(self) -> str:
-        return self.snakemake("-n", f"results/{STUDY}/study.json")
-
     def plan_in_words(self) -> None:
         """`longshort plan`: the engine's dry run, explained."""
         command = [sys.executable, "-m", "longshort.cli", "plan", "--study", STUDY]
@@ -304,7 +301,6 @@ def size_figures(folder: Path, runs: int, rounds: int, last: bool) -> tuple[dict
         "bare_todo": bare.plan,
         "done": study_done.plan,
         "bare_done": bare_done.plan,
-        "one": study.plan_one,
     }
     if last:
         functions["words"] = study.plan_in_words
@@ -325,14 +321,18 @@ def size_figures(folder: Path, runs: int, rounds: int, last: bool) -> tuple[dict
     return figures, notes, {**seconds, "jobs": [len(planned)]}
 
 
-def growth_figures(smallest: Seconds, smaller: Seconds, largest: Seconds) -> tuple[dict[str, float], dict[str, str]]:
+def growth_figures(smallest: Seconds, half: Seconds, largest: Seconds) -> tuple[dict[str, float], dict[str, str]]:
     figures, notes = {}, {}
-    start = statistics.median(smallest["one"])
     for name, state in {"growth": "todo", "growth_done": "done", "growth_bare": "bare_todo"}.items():
-        before, after = ((statistics.median(of[state]) - start) / of["jobs"][0] for of in (smaller, largest))
-        figures[name] = after / before
-        notes[name] = f"{1000 * after:.3g} / {1000 * before:.3g} ms a job, after a start of {start:.3g} s"
+        first, second = _seconds_a_job(smallest, half, state), _seconds_a_job(half, largest, state)
+        figures[name] = second / first
+        notes[name] = f"{1000 * second:.3g} / {1000 * first:.3g} ms a job"
     return figures, notes
+
+
+def _seconds_a_job(smaller: Seconds, larger: Seconds, state: str) -> float:
+    added: float = larger["jobs"][0] - smaller["jobs"][0]
+    return (statistics.median(larger[state]) - statistics.median(smaller[state])) / added
 
 
 def parse_figures(rounds: int) -> tuple[dict[str, float], dict[str, str]]:
@@ -356,14 +356,14 @@ def main() -> None:
     measured = []
     with tempfile.TemporaryDirectory(prefix="longshort-dag-") as folder:
         for runs in sizes:
-            # A round of the largest takes a minute and more.
-            rounds = 1 if given.toy else (given.rounds + 2) // 3 if runs == SIZES[-1] else given.rounds
+            # A round of the larger ones takes up to a minute.
+            rounds = 1 if given.toy else (given.rounds + 1) // 2 if runs >= 500 else given.rounds
             more, said, seconds = size_figures(Path(folder) / str(runs), runs, rounds, runs == sizes[-1])
             figures.update(more)
             notes.update(said)
             measured.append(seconds)
     if not given.toy:  # a toy's few jobs are less than the noise of the start
-        more, said = growth_figures(*measured)
+        more, said = growth_figures(measured[0], *measured[-2:])
         figures.update(more)
         notes.update(said)
     report("Planning", figures, notes, given)

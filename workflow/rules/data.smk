@@ -25,7 +25,7 @@ rule data:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        mem_mb=growing(4000),
         runtime=240,
     params:
         code=code_hash("longshort.data.__main__"),
@@ -45,7 +45,7 @@ rule longbench_stand_in:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        mem_mb=growing(2000),
         runtime=60,
     params:
         code=code_hash("longshort.evaluation.standin"),

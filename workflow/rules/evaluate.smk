@@ -11,8 +11,8 @@ rule perplexity:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=STUDY.evaluation_codes("perplexity"),
     shell:
@@ -33,8 +33,8 @@ rule misalignment:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=STUDY.evaluation_codes("misalignment"),
     shell:
@@ -57,8 +57,8 @@ rule longbench_e:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=STUDY.evaluation_codes("longbench_e"),
     shell:
@@ -81,8 +81,8 @@ rule harness:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=STUDY.evaluation_codes("harness"),
     shell:

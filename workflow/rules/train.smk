@@ -12,8 +12,8 @@ rule train:
         "../../envs/longshort.yaml"
     threads: lambda wildcards: STUDY.cpus(wildcards.run)
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=growing(4000),
+        runtime=growing(240),
         # Execution, not science: resources trigger no rerun. One string, since the engine's work grows with each function.
         options=lambda wildcards: STUDY.options(wildcards.run),
     params:

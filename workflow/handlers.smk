@@ -1,0 +1,3 @@
+# A study that ends in error still shows what it has, with the rest marked.
+onerror:
+    shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")
