@@ -2,9 +2,8 @@ import os
 import sys
 from pathlib import Path
 
-from longshort import resolve
+from longshort import driver, resolve
 from longshort.identity import PLANNED, code_hash, source_as_planned
-from longshort.resources import growing
 
 # `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated.
 here = str(Path(sys.executable).parent)

@@ -1,3 +1,8 @@
+onstart:
+    driver.start(STUDY)
+
+
 # A study that ends in error still shows what it has, with the rest marked.
 onerror:
+    driver.explain(Path(log))
     shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")

@@ -128,6 +128,40 @@ def prune(
 
 
 @app.command()
+def status(
+    study: StudyOption = "demo",
+    watch: Annotated[bool, typer.Option("--watch", help="look again every few seconds, until interrupted")] = False,
+    seconds: Annotated[float, typer.Option(min=0.5, help="between two looks")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+) -> None:
+    """Say how far each training and evaluation is, and how the failed ones ended."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from longshort import status as progress
+
+    resolved = _load(study)
+    found = progress.stages(resolved)
+    if as_json:
+        typer.echo(progress.as_json(found))
+        return
+    # A pipe or a log has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if not watch:
+        console.print(progress.shown(resolved, found))
+        return
+    try:
+        with Live(progress.shown(resolved, found), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(seconds)
+                live.update(progress.shown(resolved, progress.stages(resolved)), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
     resolved = _load(study)

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,88 +99,6 @@ def altered(folder: Path, digests: dict[str, str]) -> str | None:
         if file_digest(folder / name) != digest:
             return f"{name} is not the file that was written"
     return None
-
-
-@contextmanager
-def sole_owner(folder: Path) -> Iterator[Path]:
-    """Waits until no other job writes below folder, then owns it. An owner that died on this host is replaced.
-
-    Yields:
-        The owner file. A process group of its own that the owner starts is noted there (`note_group`): the owner
-        counts as alive as long as one of its processes is.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "owner.json"
-    mine = folder / f".owner.{socket.gethostname()}.{os.getpid()}"
-    state = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "group": None}
-    write_json(mine, state)
-    waited = 0
-    try:
-        while not _claimed(mine, owner):
-            if not _replaced_if_dead(owner):
-                if waited % 60 == 0:
-                    print(
-                        f"waiting: {folder} is owned by {_content(owner)} (if it is gone, delete {owner})", flush=True
-                    )
-                waited += 1
-                time.sleep(1.0)
-        yield owner
-        owner.unlink(missing_ok=True)
-    except BaseException:
-        if _content(owner).get("pid") == os.getpid():
-            owner.unlink(missing_ok=True)
-        raise
-    finally:
-        mine.unlink(missing_ok=True)
-
-
-def note_group(owner: Path, group: int) -> None:
-    write_json(owner, {**_content(owner), "group": group})
-
-
-def _claimed(mine: Path, owner: Path) -> bool:
-    """A link appears with its whole content, and only if nothing is there."""
-    try:
-        os.link(mine, owner)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _replaced_if_dead(owner: Path) -> bool:
-    """Takes a dead owner's file away. Of several that try, the one whose rename moved it was first."""
-    state = _content(owner)
-    if not state or state["host"] != socket.gethostname() or _alive(state["pid"], state["group"]):
-        return not owner.exists()
-    aside = owner.with_name(f".{owner.name}.{os.getpid()}.dead")
-    try:
-        owner.rename(aside)
-    except FileNotFoundError:
-        return True
-    if _content(aside) != state:  # another one was faster, and this is its file
-        os.link(aside, owner)
-    aside.unlink()
-    return True
-
-
-def _alive(pid: int, group: int | None) -> bool:
-    """Whether the process, or one of its group, runs; one that has ended and only waits to be collected does not."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-        if state != "Z" and (int(stat.parent.name) == pid or int(its_group) == group):
-            return True
-    return False
-
-
-def _content(owner: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(owner.read_text())
-    except FileNotFoundError:
-        return {}
-    return content
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from longshort import resources
 from longshort.alignment import schedules
 from longshort.data import corpora
 from longshort.identity import accepted_changes, canonical, code_hash, digest, dumps
@@ -45,7 +46,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 TABLE_KINDS = ("parquet", "csv", "md", "tex")
 PLOTS_OF_METRICS = ("perplexity", "misalignment")
 PLOTS = ("training", "schedules")
-OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "threads")
+OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
 # The entry modules of the stages.
 TRAINING = "longshort.training.trainer"
 EVALUATIONS = {
@@ -73,6 +74,7 @@ class ResolvedStudy:
     texts: dict[str, str] = field(repr=False)
     settings: dict[str, Any] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    site: resources.Site = field(default_factory=resources.Site)
 
     @property
     def steps_key(self) -> str:
@@ -122,6 +124,24 @@ class ResolvedStudy:
     def cpus(self, run: str) -> int:
         training = self.runs[run].training
         return training.processes * training.threads if training else 1
+
+    def training_resources(self) -> resources.Resources:
+        """What rule train asks for."""
+        needs, site = self.study.needs, self.site
+        each = {}
+        for run, spec in self.runs.items():
+            gpus = spec.training.processes if spec.training and needs.device == "gpu" else 0
+            each[run] = resources.training(site, gpus, spec.training.nodes if spec.training else 1)
+        grown = resources.job(resources.Site(), 0, needs.training_memory_mb, needs.training_minutes)
+        return {**grown, **resources.by_run(each)}
+
+    def evaluation_resources(self) -> resources.Resources:
+        needs = self.study.needs
+        gpus = int(needs.device == "gpu")
+        return resources.job(self.site, gpus, needs.evaluation_memory_mb, needs.evaluation_minutes)
+
+    def data_resources(self) -> resources.Resources:
+        return resources.job(self.site, 0, 4000, 240)
 
     def options(self, run: str) -> str:
         """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
@@ -502,7 +522,15 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         texts,
         {"study": _study_settings(study), **arm_settings},
         accepted_changes(),
+        _site(),
     )
+
+
+def _site() -> resources.Site:
+    try:
+        return resources.site()
+    except ValueError as error:
+        raise StudyError(str(error)) from None
 
 
 def _study_settings(study: Study) -> dict[str, Any]:

@@ -185,6 +185,12 @@ class Training(Strict):
         False, description="recompute activations in the backward pass", json_schema_extra=NOT_IDENTITY
     )
     threads: int = Field(1, gt=0, description="CPU threads of each process", json_schema_extra=NOT_IDENTITY)
+    checkpoint_minutes: int = Field(
+        30,
+        ge=0,
+        description="minutes between checkpoints that serve only to resume after a kill; 0: after every step",
+        json_schema_extra=NOT_IDENTITY,
+    )
     logging_steps: int = Field(
         10, gt=0, description="optimiser steps between progress lines", json_schema_extra=NOT_IDENTITY
     )
@@ -195,8 +201,6 @@ class Training(Strict):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Training:
-        if self.nodes > 1:
-            raise ValueError(f"nodes = {self.nodes}: one training on several nodes is not supported yet; use nodes: 1")
         micro = self.micro_batch or max(1, self.batch // self.world_size)
         if self.batch % (micro * self.world_size):
             raise ValueError(
@@ -522,6 +526,18 @@ class Override(Strict):
     training: dict[str, Any] = Field({}, description="patch of the training")
 
 
+class Needs(Strict):
+    """What the jobs of a study ask a scheduler for at their first attempt; the next one gets as much again."""
+
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="gpu: one for each process of a training, one for an evaluation"
+    )
+    training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
+    training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
+    evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation, MB")
+    evaluation_minutes: int = Field(240, gt=0, description="time limit of an evaluation, minutes")
+
+
 class Study(Strict):
     """config/studies/<name>.yaml"""
 
@@ -544,6 +560,7 @@ class Study(Strict):
     tables: dict[str, Table] = Field(
         {}, description="tables of this study alone, or in place of a shared one of config/arms.yaml"
     )
+    needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
 
     _all_once = field_validator("seeds", "arms", "checkpoints")(_distinct)
 

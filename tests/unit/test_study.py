@@ -132,7 +132,6 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"alignment__schedule": {"start": 1}}, ["alignment.schedule", "kind"]),
         ({"model__kind": "made"}, ["model.kind", "'made'", "'trained'"]),
         ({"training__batch": 3, "training__micro_batch": 2}, ["training", "batch 3", "micro_batch 2"]),
-        ({"training__nodes": 2}, ["training", "nodes = 2", "not supported yet"]),
         ({"arms": ["baseline", "step-linear"]}, ["arm step-linear", "control", "'constant'"]),
     ],
 )

@@ -1,3 +1,7 @@
+localrules:
+    specification,
+
+
 rule specification:
     input:
         "workflow/templates/spec.json",
@@ -25,12 +29,11 @@ rule data:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=240,
+        **STUDY.data_resources(),
     params:
         code=code_hash("longshort.data.__main__"),
     shell:
-        "python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code} > {log} 2>&1"
 
 
 rule longbench_stand_in:
@@ -45,10 +48,9 @@ rule longbench_stand_in:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(2000),
-        runtime=60,
+        **STUDY.data_resources(),
     params:
         code=code_hash("longshort.evaluation.standin"),
     shell:
-        "python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
+        "exec python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
         " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} --code {params.code} > {log} 2>&1"

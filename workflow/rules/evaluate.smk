@@ -11,12 +11,11 @@ rule perplexity:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **STUDY.evaluation_resources(),
     params:
         code=STUDY.evaluation_codes("perplexity"),
     shell:
-        "python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
+        "exec python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
@@ -33,12 +32,11 @@ rule misalignment:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **STUDY.evaluation_resources(),
     params:
         code=STUDY.evaluation_codes("misalignment"),
     shell:
-        "python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
+        "exec python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
@@ -57,12 +55,11 @@ rule longbench_e:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **STUDY.evaluation_resources(),
     params:
         code=STUDY.evaluation_codes("longbench_e"),
     shell:
-        "python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
+        "exec python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"
 
 
@@ -81,10 +78,9 @@ rule harness:
     conda:
         "../../envs/longshort.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **STUDY.evaluation_resources(),
     params:
         code=STUDY.evaluation_codes("harness"),
     shell:
-        "python -m longshort.evaluation.harness --spec {input.spec} --data {input.data} --run {input.run}"
+        "exec python -m longshort.evaluation.harness --spec {input.spec} --data {input.data} --run {input.run}"
         " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"

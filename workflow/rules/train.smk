@@ -12,12 +12,11 @@ rule train:
         "../../envs/longshort.yaml"
     threads: lambda wildcards: STUDY.cpus(wildcards.run)
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(240),
+        **STUDY.training_resources(),
         # Execution, not science: resources trigger no rerun. One string, since the engine's work grows with each function.
         options=lambda wildcards: STUDY.options(wildcards.run),
     params:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
     shell:
-        "python -m longshort.training --spec {input.spec} --data {input.data} --base {input.base} --steps {wildcards.steps}"
+        "exec python -m longshort.training --spec {input.spec} --data {input.data} --base {input.base} --steps {wildcards.steps}"
         " --out {output.record} --code {params.code} {resources.options} > {log} 2>&1"

@@ -31,6 +31,7 @@ class Journal:
         """path: the file; None keeps everything in memory (for a caller without a job)."""
         self._path = path
         self._values: dict[str, Any] = {}
+        self._now: Part | None = None
         if path is not None and path.exists():
             whole = [line for line in path.read_bytes().splitlines(keepends=True) if _is_whole(line)]
             for line in whole:
@@ -41,7 +42,12 @@ class Journal:
 
     def of(self, prefix: str) -> Part:
         """The part of one checkpoint, say."""
-        return Part(self, prefix)
+        self._now = Part(self, prefix)
+        return self._now
+
+    def progress(self) -> dict[str, Any]:
+        """How far the part that was asked for last is, for the heartbeat."""
+        return {} if self._now is None else self._now.progress()
 
     def get(self, key: str) -> Any:
         """The value of a key, or None."""
@@ -69,6 +75,9 @@ class Part:
         """How many items there will be, those that are there included."""
         self._total, self._count = total, 0
         self._bar = tqdm(total=total, desc=self._prefix, file=sys.stdout, disable=not sys.stdout.isatty())
+
+    def progress(self) -> dict[str, Any]:
+        return {"done": self._count, "total": self._total, "unit": f"items of {self._prefix}"}
 
     def get(self, key: str) -> Any:
         value = self._journal.get(f"{self._prefix}/{key}")

@@ -306,6 +306,9 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
             eos_token_id=stops or None,
             pad_token_id=padding,
             stopping_criteria=[settled],
+            # The default cache copies all keys and values at each token.
+            cache_implementation="static",
+            disable_compile=True,
         )
     texts = []
     for question, row in zip(batch, output[:, width:].tolist(), strict=True):

@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas
 
-from longshort import provenance
+from longshort import heartbeat, interruption, provenance
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id
-from longshort.publish import altered, file_digest, read_json, read_record, sole_owner, write_atomic, write_record
+from longshort.ownership import sole_owner
+from longshort.publish import altered, file_digest, read_json, read_record, write_atomic, write_record
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
@@ -42,7 +43,19 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
     parser.add_argument("--items", type=Path, nargs="*", default=[], help="files that the items of the tasks come from")
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
     arguments = parser.parse_args()
+    interruption.end_at_once()
+    with heartbeat.beating(arguments.out, metric) as beat:
+        make(arguments, metric, evaluate, protocol, keeps_items, beat)
 
+
+def make(
+    arguments: argparse.Namespace,
+    metric: str,
+    evaluate: Evaluate,
+    protocol: Callable[[dict[str, Any]], str],
+    keeps_items: bool,
+    beat: heartbeat.Heartbeat,
+) -> None:
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     spec, run = read_json(arguments.spec), read_record(arguments.run)
@@ -55,7 +68,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
         "items": {path.name: file_digest(path) for path in arguments.items},
     }
     place = arguments.work / "evaluations" / run_id(spec, code, inputs)
-    with sole_owner(place):
+    with sole_owner(place) as owner:
         finished = place / "finished.parquet"
         if _sound(finished):
             print(f"found finished: {finished}")
@@ -63,6 +76,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
             began = time.monotonic()
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]
+            beat.watch(journal.progress)
             measured = _checkpoints(metric, evaluate, run, steps, spec, arguments.data.parent, journal)
             made = {
                 "run_id": run["run_id"],
@@ -78,6 +92,7 @@ def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], s
                 "seconds": time.monotonic() - began,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
+            owner.refuse_if_lost()
             items = _parquet(pandas.DataFrame(measured.items)) if keeps_items else None
             _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
             (place / "journal").unlink(missing_ok=True)

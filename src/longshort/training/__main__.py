@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longshort import provenance
+from longshort import heartbeat, interruption, provenance
 from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
-from longshort.publish import altered, file_digest, folder_digests, read_json, sole_owner, write_atomic, write_record
+from longshort.ownership import sole_owner
+from longshort.publish import altered, file_digest, folder_digests, read_json, write_atomic, write_record
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
@@ -35,8 +37,16 @@ def main() -> None:
     parser.add_argument("--gradient-checkpointing", type=int, default=0, help="1 to recompute activations")
     parser.add_argument("--logging-steps", type=int, default=10, help="steps between progress lines")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=30.0, help="a checkpoint to resume from at least so often"
+    )
     arguments = parser.parse_args()
+    interruption.end_at_once()
+    with heartbeat.beating(arguments.out, "training") as beat:
+        make(arguments, beat)
 
+
+def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     spec = read_json(arguments.spec)
     chosen_modules = chosen(spec.get("alignment"))
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
@@ -79,9 +89,11 @@ def main() -> None:
         "chunk_size": arguments.chunk_size,
         "gradient_checkpointing": bool(arguments.gradient_checkpointing),
         "logging_steps": arguments.logging_steps,
+        "checkpoint_minutes": arguments.checkpoint_minutes,
         "threads": arguments.threads,
     }
     with sole_owner(work) as owner:
+        beat.watch(partial(progress, work / checkpoints.LOG, max(wanted)))
         there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
         ended = launch.diverged_at(work)
         diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
@@ -93,6 +105,7 @@ def main() -> None:
             for step in there
         }
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
+        owner.refuse_if_lost()
         publish(arguments.out, record, read_log(work / checkpoints.LOG, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
 
@@ -113,8 +126,20 @@ def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
     return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
 
 
+def progress(log: Path, last: int) -> dict[str, Any]:
+    """How far a training is, from the last line of its log."""
+    found: dict[str, Any] = {"done": 0, "total": last, "unit": "steps"}
+    if log.exists():
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = [line for line in file.read().splitlines(keepends=True)[-2:] if line.endswith(b"}\n")]
+        row = json.loads(lines[-1]) if lines else {"step": 0}
+        found.update(done=min(row["step"], last), loss=row.get("loss"), tokens_per_second=row.get("tokens_per_second"))
+    return found
+
+
 def read_log(path: Path, last: int) -> list[dict[str, float]]:
-    """One row a step; a resumed training has written some steps again, and the later row counts."""
+    """One row a step."""
     rows = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from longshort.publish import altered, folder_digests, read_json, write_json
@@ -11,6 +13,10 @@ MANIFEST = "longshort-manifest.json"
 # What else a training leaves in its folder.
 LOG = "log.jsonl"
 DIVERGED = "diverged.json"
+# A request to save and end.
+STOP = "stop"
+# The steps that some study wants; any other checkpoint serves only to resume.
+KEEP = "keep.json"
 # What an evaluation needs of a checkpoint; the rest serves only to resume.
 WEIGHTS = ("config.json", "generation_config.json", "model.safetensors.index.json", "model*.safetensors")
 
@@ -52,6 +58,30 @@ def sound_steps(work: Path) -> list[int]:
         else:
             print(f"checkpoint of step {step} is not used: {trouble}", flush=True)
     return sound
+
+
+def newest(work: Path, first: int, last: int) -> int:
+    """The last step of first..last that was sealed; `first` if there is none."""
+    sealed = [step for step in steps_there(work) if (folder(work, step) / MANIFEST).exists()]
+    return max((step for step in sealed if first < step <= last), default=first)
+
+
+def keep(work: Path, wanted: list[int]) -> list[int]:
+    """Adds to the steps that are kept for good, and gives them all."""
+    before = read_json(work / KEEP) if (work / KEEP).exists() else []
+    steps = sorted({*before, *wanted})
+    if steps != before:
+        write_json(work / KEEP, steps)
+    return steps
+
+
+def thin(work: Path, kept: Collection[int], spare: int) -> None:
+    """Deletes checkpoints that serve only to resume, but for the newest `spare`."""
+    passing = [step for step in steps_there(work) if step not in kept]
+    for step in passing[: len(passing) - spare]:
+        # Without its manifest a half-deleted checkpoint counts as never finished.
+        (folder(work, step) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder(work, step))
 
 
 def weights(checkpoint: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ Imports no torch, so that a job that finds its run finished republishes in secon
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -15,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longshort.publish import note_group, read_json, write_json
+from longshort import interruption, slurm
+from longshort.ownership import Owner
+from longshort.publish import read_json, write_atomic, write_json
 from longshort.training import checkpoints
 
 
@@ -32,7 +35,7 @@ def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]
 
 
 def complete(
-    job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any], owner: Path
+    job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any], owner: Owner
 ) -> tuple[list[int], int, float]:
     """Trains until every wanted step has a sound checkpoint, or the run diverges.
 
@@ -40,9 +43,10 @@ def complete(
         The wanted steps that exist now, the number of steps trained here, and the seconds spent.
 
     Raises:
-        SystemExit: the training failed; its exit code is handed on.
+        SystemExit: the training failed, or was asked to stop; the exit code is not 0.
     """
     began, trained = time.monotonic(), 0
+    keep = checkpoints.keep(work, wanted)
     sound = checkpoints.sound_steps(work)
     for resume, targets in segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < diverged_at(work)]
@@ -50,16 +54,36 @@ def complete(
             print(f"training from step {resume} to {max(targets)}", flush=True)
             for step in targets:  # what a killed or damaged save left there
                 shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
+            forget_steps(work / checkpoints.LOG, resume, max(targets))
             job_file = work / "job.json"
-            write_json(job_file, {**job, "resume": resume, "targets": targets})
+            write_json(job_file, {**job, "resume": resume, "targets": targets, "keep": keep, "owner": owner.token})
+            stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
             trained += max(targets) - resume
-            _torchrun(job_file, spec["training"]["processes"], job["threads"], owner)
+            newest = checkpoints.newest(work, resume, max(targets))
+            if stopped and newest < max(targets) < diverged_at(work):
+                print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
+                raise SystemExit(interruption.EXIT_CODE)
     sound = checkpoints.sound_steps(work)
     there = [step for step in wanted if step in sound]
     lost = [step for step in wanted if step not in sound and step < diverged_at(work)]
     if lost:
         raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
+    checkpoints.thin(work, keep, spare=0)
     return there, trained, time.monotonic() - began
+
+
+def forget_steps(log: Path, first: int, last: int) -> None:
+    """Takes steps first + 1..last, which are trained again, out of the log, and lines that a kill cut short."""
+    if log.exists():
+        kept = [line for line in log.read_text().splitlines() if not first < _step(line) <= last]
+        write_atomic(log, "".join(line + "\n" for line in kept if _step(line)))
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return 0
 
 
 def build_extensions() -> None:
@@ -96,22 +120,71 @@ def diverged_at(work: Path) -> float:
     return read_json(path)["step"] if path.exists() else math.inf
 
 
-def _torchrun(job_file: Path, processes: int, threads: int, owner: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["--module", "longshort.training.trainer", "--job", str(job_file)]
+def _torchrun(job_file: Path, training: dict[str, Any], threads: int, owner: Owner) -> bool:
+    """Runs the training processes to their end; whether they were asked to stop.
+
+    SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
+    that reaches this process alone is handed on by a file, which also a process sees that is just starting.
+    """
+    nodes = _nodes(training)
+    command = [*_on_every_node(nodes, training, threads), "env", "--ignore-signal=TERM", sys.executable]
+    command += ["-m", "torch.distributed.run", "--signals-to-handle=SIGINT", *_rendezvous(nodes, training)]
+    command += ["--module", "longshort.training.worker", "--job", str(job_file)]
+    process: subprocess.Popen[bytes] | None = None
+    request = job_file.with_name(checkpoints.STOP)
+    request.unlink(missing_ok=True)
+
+    def ask_to_stop(number: int, frame: Any) -> None:
+        if request.exists() and number == signal.SIGINT and process is not None:
+            os.killpg(process.pid, signal.SIGKILL)  # a person who asks twice does not want to wait
+        request.touch()
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     # A group of its own, noted as owner of the folder: if this process is killed, no other one writes beside it.
-    with subprocess.Popen(command, env=environment(threads), start_new_session=True) as process:
-        note_group(owner, process.pid)
-
-        def hand_on(number: int, frame: Any) -> None:
-            process.terminate()
-
-        before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    process = subprocess.Popen(command, env=environment(threads), start_new_session=True)
+    try:
+        owner.note_group(process.pid)
         code = process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if code:
+    asked = request.exists()
+    if code and not asked:
         raise SystemExit(code if code > 0 else 128 - code)
+    return asked
+
+
+def _nodes(training: dict[str, Any]) -> list[str]:
+    """The names of a job's nodes; none where the training has one node, or there is no SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or training["nodes"] == 1:
+        return []
+    nodes = slurm.hostnames(job)
+    if len(nodes) != training["nodes"]:
+        raise SystemExit(f"this training is for {training['nodes']} nodes, and job {job} has {len(nodes)}: {nodes}")
+    return nodes
+
+
+def _on_every_node(nodes: list[str], training: dict[str, Any], threads: int) -> list[str]:
+    """One launcher a node. The engine runs the rule once, on the first node, without SLURM's variables."""
+    if not nodes:
+        return []
+    command = ["srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1"]
+    return [*command, f"--cpus-per-task={training['processes'] * threads}", "--kill-on-bad-exit=1", "--export=ALL"]
+
+
+def _rendezvous(nodes: list[str], training: dict[str, Any]) -> list[str]:
+    """How the processes find each other: on one machine at any free port, on several nodes at the first one."""
+    if not nodes:
+        return ["--standalone", f"--nproc-per-node={training['processes'] * training['nodes']}"]
+    job = os.environ["SLURM_JOB_ID"]
+    # Jobs that share a node have different numbers.
+    endpoint = f"{slurm.address(nodes[0])}:{20000 + int(job) % 12000}"
+    found = [f"--nnodes={len(nodes)}", f"--nproc-per-node={training['processes']}", f"--rdzv-id={job}"]
+    return [*found, "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The one trainer: transformers' Trainer under DeepSpeed, with the alignment objective inside the head's forward.
 
-Started by torchrun (see launch.py): `python -m torch.distributed.run -m longshort.training.trainer --job FILE`. The job
-file names the specification, the folders, the step to resume from and the steps at which weights are wanted.
+Started by torchrun (see launch.py and worker.py) with the launcher's job file: it names the specification, the folders,
+the step to resume from and the steps at which weights are wanted.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from longshort import interruption
 from longshort.alignment.objective import PARTS, AlignmentHead, Batch, Terms, install, parts
 from longshort.alignment.views import collate
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
+from longshort.ownership import Owner
 from longshort.publish import read_json, write_json
 from longshort.training import checkpoints
 
@@ -40,7 +44,11 @@ class Diverged(Exception):
 
 
 class AlignmentTrainer(Trainer):
-    """Adds the two views, alpha(step), the log of every part, and the end of a run that diverged."""
+    """Adds the two views, alpha(step), the log of every part, the end of a run that diverged, and an early end.
+
+    Where one process was asked to stop, or a checkpoint is due, all save after the same step: the request travels with
+    the sum of the losses.
+    """
 
     def __init__(
         self,
@@ -48,18 +56,19 @@ class AlignmentTrainer(Trainer):
         head: AlignmentHead,
         alpha_output: list[float],
         alpha_hidden: list[float],
-        log: Path,
+        work: Path,
         progress_every: int,
+        checkpoint_seconds: float,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         # The objective is a mean over the micro-batch; the Trainer divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.head, self.alpha_output, self.alpha_hidden = head, alpha_output, alpha_hidden
-        self.log_file, self.progress_every = log, progress_every
+        self.work, self.progress_every, self.checkpoint_seconds = work, progress_every, checkpoint_seconds
         self._parts: list[Tensor] = []
         self._tokens = 0
-        self._since = time.perf_counter()
+        self._since = self._saved = time.perf_counter()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -77,11 +86,19 @@ class AlignmentTrainer(Trainer):
         if "loss" not in logs:  # the summary at the end of the training, wrong after a resume
             return
         values = torch.stack(self._parts).mean(0, dtype=torch.float64)
+        now = time.perf_counter()
+        due = now - self._saved > self.checkpoint_seconds
+        values = torch.cat([values, values.new_tensor([float(asked_to_stop(self.work)), float(due)])])
         if dist.is_initialized():
             dist.all_reduce(values)
-            values /= dist.get_world_size()
+        *sums, asked, due_anywhere = values.tolist()
+        values = torch.tensor(sums, dtype=torch.float64) / self.args.world_size
+        if asked or due_anywhere:
+            self.control.should_save = True
+            self.control.should_training_stop |= bool(asked)
+        if self.control.should_save:
+            self._saved = now
         step = self.state.global_step
-        now = time.perf_counter()
         row: dict[str, float] = {"step": step}
         row.update({part: value for part, value in zip(PARTS, values.tolist(), strict=True) if part in self.head.parts})
         row["alpha_output"], row["alpha_hidden"] = self.alpha_output[step - 1], self.alpha_hidden[step - 1]
@@ -93,7 +110,7 @@ class AlignmentTrainer(Trainer):
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))
         if self.is_world_process_zero():
-            with self.log_file.open("a") as file:
+            with (self.work / checkpoints.LOG).open("a") as file:
                 file.write(json.dumps(row) + "\n")
             if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
                 shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
@@ -110,8 +127,8 @@ class Bar(ProgressCallback):
 class CheckpointAt(TrainerCallback):
     """Saves at the wanted steps, seals what was saved, and stops after the last of them."""
 
-    def __init__(self, steps: list[int], work: Path) -> None:
-        self.steps, self.work = steps, work
+    def __init__(self, steps: list[int], kept: list[int], work: Path, owner: Owner) -> None:
+        self.steps, self.kept, self.work, self.owner = steps, kept, work, owner
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save = state.global_step in self.steps
@@ -121,7 +138,18 @@ class CheckpointAt(TrainerCallback):
         if dist.is_initialized():
             dist.barrier()  # every process writes its share of the optimiser state
         if state.is_world_process_zero:
+            self.owner.refuse_if_lost()
+            _sync(self.work / checkpoints.LOG)  # a node that goes down must not take steps before a checkpoint along
             checkpoints.seal(checkpoints.folder(self.work, state.global_step))
+            # The newest may be found damaged: then the one before it is resumed from.
+            checkpoints.thin(self.work, self.kept, spare=2)
+            if state.global_step not in self.steps:
+                print(f"checkpoint at step {state.global_step}, to resume from", flush=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("a") as file:
+        os.fsync(file.fileno())
 
 
 def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
@@ -192,7 +220,14 @@ def train(job: dict[str, Any]) -> None:
     """
     spec = read_json(Path(job["spec"]))
     work, data = Path(job["work"]), Path(job["data"])
+    owner = Owner(work / "owner.json", job["owner"])
     arguments = arguments_of(job, spec)
+    processes = spec["training"]["processes"] * spec["training"]["nodes"]
+    if arguments.world_size != processes:
+        raise ValueError(
+            f"this run is one of {processes} processes, as its specification says, and {arguments.world_size} were "
+            "started: another number of them is another run; change training.processes or training.nodes in the study"
+        )
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = tokenizers.load(spec["data"]["tokenizer"])
@@ -222,24 +257,36 @@ def train(job: dict[str, Any]) -> None:
         args=arguments,
         train_dataset=windows,
         data_collator=partial(collate, length=spec["length"]),
-        callbacks=[CheckpointAt(job["targets"], work)],
+        callbacks=[CheckpointAt(job["targets"], job["keep"], work, owner)],
         head=head,
         alpha_output=weights_at(output.get("alpha"), training["steps"]),
         alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
-        log=work / checkpoints.LOG,
+        work=work,
         progress_every=job["logging_steps"],
+        checkpoint_seconds=60 * job["checkpoint_minutes"],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:
         trainer.add_callback(Bar)
     resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
+    asked = torch.tensor(float(asked_to_stop(work)), device=arguments.device)
+    dist.all_reduce(asked)  # one that was asked a moment later must not begin alone
+    if asked:
+        print("asked to stop before the first step", flush=True)
+        return
     try:
-        trainer.train(resume_from_checkpoint=resume)
+        with owner.beating() if trainer.is_world_process_zero() else nullcontext():
+            trainer.train(resume_from_checkpoint=resume)
     except Diverged as error:
         print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
+
+
+def asked_to_stop(work: Path) -> bool:
+    """Whether this process, or the launcher, was."""
+    return interruption.requested() or (work / checkpoints.STOP).exists()
 
 
 def main() -> None:
@@ -252,7 +299,3 @@ def main() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

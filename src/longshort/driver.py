@@ -1,0 +1,83 @@
+"""Before the first job of a run and after a failed one: the Snakemake that submits jobs may have died before.
+
+Snakemake's own lock outlives a killed Snakemake, so the slurm profile turns it off, and this one, which knows whether
+its owner lives, takes its place. A run that starts finds the jobs that a dead one left in the queue. Those that wait
+are cancelled; those that run are asked to save and end, since their work goes on in the jobs of this run, and none of
+them should hold a device while another waits for the same folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from longshort import ownership, slurm
+from longshort.resolve import ResolvedStudy
+from longshort.resources import SITE_FILE, VARIABLES
+
+# How long a job may take to save; after it, it is cancelled.
+PATIENCE = 600.0
+BETWEEN_LOOKS = 5.0
+REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
+
+
+def start(study: ResolvedStudy) -> None:
+    """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
+
+    Raises:
+        SystemExit: another one drives it.
+    """
+    held = ExitStack()
+    try:
+        held.enter_context(ownership.sole_owner(Path("work/drivers") / study.name, wait=False))
+    except ownership.Owned as error:
+        raise SystemExit(
+            f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
+        ) from None
+    atexit.register(held.close)
+    clear_orphans(study)
+
+
+def clear_orphans(study: ResolvedStudy) -> None:
+    left = orphans(study)
+    waiting = [job.id for job in left if job.state == "PENDING"]
+    running = [job.id for job in left if job.state != "PENDING"]
+    if waiting:
+        print(f"cancelling {len(waiting)} waiting jobs of an earlier snakemake: {', '.join(waiting)}", flush=True)
+        slurm.ask("scancel", *waiting)
+    if running:
+        print(f"asking {len(running)} running jobs of an earlier snakemake to save and end: {', '.join(running)}")
+        slurm.ask("scancel", "--signal=TERM", *running)
+    until = time.monotonic() + PATIENCE
+    while left := orphans(study):
+        if time.monotonic() > until:
+            print(f"cancelling jobs that did not end: {', '.join(job.id for job in left)}", flush=True)
+            slurm.ask("scancel", *(job.id for job in left))
+            return  # should one of them still write, its lock is waited for
+        time.sleep(BETWEEN_LOOKS)
+
+
+def orphans(study: ResolvedStudy) -> list[slurm.Job]:
+    """Jobs in the queue that make results of this study in this folder; called before this run has submitted any."""
+    ids = {*study.runs, study.data}
+    jobs = slurm.jobs_of(str(Path.cwd())) or []
+    return [
+        job for job in jobs if job.comment.startswith("rule_") and ids & set(re.findall("[0-9a-f]{16}", job.comment))
+    ]
+
+
+def explain(log: Path) -> None:
+    """Says what to do where SLURM took no job."""
+    refusals = sorted(set(REFUSED.findall(log.read_text()))) if log.exists() else []
+    if refusals:
+        variables = ", ".join(f"{key} (${name})" for key, name in VARIABLES.items())
+        said = "\n".join(f"  {refusal}" for refusal in refusals)
+        print(
+            f"SLURM refused jobs:\n{said}\nIf it wants to be told an account, a partition or another thing of this "
+            f"cluster, write it into {SITE_FILE}, one `key: value` a line, or export the variable: {variables}.",
+            file=sys.stderr,
+        )

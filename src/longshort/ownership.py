@@ -1,0 +1,206 @@
+"""One writer a folder: a lock that waits, with the host, the processes, the SLURM job and the heartbeat of its owner.
+
+The owner file appears whole, by a link. Its owner touches it every BEAT seconds. Another job takes it over only from an
+owner that is gone: on its own host, because none of the owner's processes runs; on another, because the file has not
+been touched for SILENCE seconds and SLURM does not say that the owner's job runs. Time is measured by the clock of the
+one that waits, since the clocks of nodes differ. An owner that was only thought gone, its file system having hung,
+finds another one's token in the file and ends before it writes again. (Many parallel file systems have no flock.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longshort import slurm
+from longshort.publish import write_json
+
+BEAT = 10.0
+SILENCE = 300.0
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Lost(RuntimeError):
+    """Another job took the folder over."""
+
+
+class Owned(RuntimeError):
+    """Another process owns the folder."""
+
+
+class Owner(NamedTuple):
+    """The owner of a folder, as its file names it."""
+
+    file: Path
+    token: str
+
+    def note_group(self, group: int) -> None:
+        """Names a process group that the owner started: it counts as alive as long as one of its processes is."""
+        self.refuse_if_lost()
+        write_json(self.file, {**content(self.file), "group": group})
+
+    def refuse_if_lost(self) -> None:
+        """To be called before something is written that others take for whole.
+
+        Raises:
+            Lost: another job has taken the folder over.
+        """
+        if content(self.file).get("token") != self.token:
+            now = described(content(self.file))
+            raise Lost(f"{self.file.parent} was taken over by {now}; this job writes nothing more")
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Touches the file while the block runs; ends this process where the folder is another's."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(BEAT):
+                try:
+                    self.refuse_if_lost()
+                    os.utime(self.file)
+                except Lost as error:
+                    print(error, flush=True)
+                    os._exit(1)
+                except OSError as error:  # a hanging file system: that is what SILENCE is for
+                    print(f"no heartbeat in {self.file}: {error}", flush=True)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@contextmanager
+def sole_owner(folder: Path, wait: bool = True) -> Iterator[Owner]:
+    """Waits until no other job writes below folder, then owns it.
+
+    Raises:
+        Owned: wait is False, and the folder has an owner that lives.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    me = about_me()
+    owner = Owner(folder / "owner.json", me["token"])
+    mine = folder / f".owner.{me['token']}"
+    write_json(mine, me)
+    try:
+        _wait_for(owner.file, mine, wait)
+        with owner.beating():
+            yield owner
+    finally:
+        if content(owner.file).get("token") == me["token"]:
+            owner.file.unlink(missing_ok=True)
+        mine.unlink(missing_ok=True)
+
+
+def about_me() -> dict[str, Any]:
+    """Who this process is; its birth tells it from a later one with the same number."""
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "group": None,
+    }
+
+
+def content(owner: Path) -> dict[str, Any]:
+    """What an owner file says; nothing if there is none."""
+    try:
+        read: dict[str, Any] = json.loads(owner.read_text())
+    except FileNotFoundError:
+        return {}
+    return read
+
+
+def is_gone(state: dict[str, Any], silent: float, patience: float) -> bool:
+    """Whether an owner is gone, given the seconds that its file has not been touched, as seen from here."""
+    if state["host"] == socket.gethostname():
+        return not _alive(state["pid"], state["born"], state["group"])
+    return silent > patience and (state["job"] is None or slurm.is_over(state["job"]) is not False)
+
+
+def described(state: dict[str, Any]) -> str:
+    if not state:
+        return "nobody"
+    job = f", SLURM job {state['job']}" if state["job"] else ""
+    return f"process {state['pid']} on {state['host']}{job}"
+
+
+def _wait_for(owner: Path, mine: Path, wait: bool) -> None:
+    # One that does not wait begins nothing that it could lose: it looks for a few beats.
+    patience = SILENCE if wait else 3 * BEAT
+    seen: tuple[str, float] | None = None  # the owner and its last heartbeat
+    since, said = 0.0, -math.inf
+    while not _claimed(mine, owner):
+        try:
+            state, beat = content(owner), owner.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        now = time.monotonic()
+        here = state["host"] == socket.gethostname()
+        if (state["token"], beat) != seen:
+            beats = here or seen is not None
+            seen, since = (state["token"], beat), now
+            if not wait and beats and not is_gone(state, 0.0, patience):
+                raise Owned(described(state))
+        if is_gone(state, now - since, patience):
+            _take_away(owner, state)
+            continue
+        if now - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            print(f"waiting: {owner.parent} is owned by {described(state)} (if it is gone, delete {owner})", flush=True)
+        time.sleep(1.0)
+
+
+def _claimed(mine: Path, owner: Path) -> bool:
+    """A link appears with its whole content, and only if nothing is there."""
+    try:
+        os.link(mine, owner)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _take_away(owner: Path, state: dict[str, Any]) -> None:
+    """Removes a gone owner's file. Of several that try, the one whose rename moved it was first."""
+    aside = owner.with_name(f".{owner.name}.{uuid.uuid4().hex}.gone")
+    try:
+        owner.rename(aside)
+    except FileNotFoundError:
+        return
+    if content(aside)["token"] != state["token"]:  # another one was faster, and this is its file
+        os.link(aside, owner)
+    aside.unlink()
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Process, its group, and when it was born (ticks since boot), of all that have not ended."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if fields and fields[0] != "Z":  # ended, and only waits to be collected
+            yield int(stat.parent.name), int(fields[2]), int(fields[19])
+
+
+def _alive(pid: int, born: int, group: int | None) -> bool:
+    return any((process, birth) == (pid, born) or its_group == group for process, its_group, birth in _processes())
+
+
+def _born(pid: int) -> int:
+    return next(birth for process, _, birth in _processes() if process == pid)

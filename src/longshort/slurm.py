@@ -1,0 +1,73 @@
+"""What the cluster says, where there is one. Every question is answered by None where SLURM is not there or silent."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import NamedTuple
+
+# A controller that is busy or restarting may take long; nobody should wait for it for ever.
+PATIENCE = 30.0
+GONE = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
+
+
+class Job(NamedTuple):
+    """A line of squeue."""
+
+    id: str
+    state: str
+    folder: str
+    comment: str
+
+
+def ask(*command: str) -> str | None:
+    """What a SLURM program prints; None if it is not installed, fails, or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def is_over(job: str) -> bool | None:
+    """Whether a job has ended; None if SLURM does not say, which it does not of jobs long gone."""
+    said = ask("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)
+    return None if not said or not said.strip() else said.split()[0] in GONE
+
+
+def jobs_of(folder: str) -> list[Job] | None:
+    """This user's pending and running jobs that were submitted from a folder."""
+    said = ask("squeue", "--noheader", "--me", "--format=%i|%T|%Z|%k")
+    if said is None:
+        return None
+    jobs = [Job(*line.strip().split("|", 3)) for line in said.splitlines() if line.count("|") >= 3]
+    return [job for job in jobs if job.folder == folder]
+
+
+def hostnames(job: str) -> list[str]:
+    """The nodes of a job, by name.
+
+    Raises:
+        RuntimeError: SLURM does not say.
+    """
+    said = ask("scontrol", "--oneliner", "show", "job", job) or ""
+    nodes = next((word.removeprefix("NodeList=") for word in said.split() if word.startswith("NodeList=")), "")
+    names = (ask("scontrol", "show", "hostnames", nodes) or "").split() if nodes else []
+    if not names:
+        raise RuntimeError(f"scontrol does not say which nodes job {job} has: {said.strip() or 'no answer'}")
+    return names
+
+
+def address(node: str) -> str:
+    """Where the other nodes of a job reach this one: its NodeAddr, or its name."""
+    said = ask("scontrol", "--oneliner", "show", "node", node) or ""
+    return next((word.removeprefix("NodeAddr=") for word in said.split() if word.startswith("NodeAddr=")), node)

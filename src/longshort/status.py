@@ -1,0 +1,147 @@
+"""How far a study is: `longshort status`. It reads records and heartbeats alone, so no driver need live."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from longshort import heartbeat
+from longshort.resolve import ResolvedStudy
+
+# Heartbeats come every heartbeat.BEAT seconds; a file system may show one late.
+SILENT = 120.0
+LAST_LINES = 8
+PENDING, DONE, DIVERGED, LOST = "pending", "done", "diverged", "lost"
+# What a person should look at first stands first.
+ORDER = (heartbeat.FAILED, LOST, heartbeat.RUNNING, heartbeat.WAITING, heartbeat.INTERRUPTED, PENDING, DIVERGED, DONE)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job of a study: a training, or an evaluation of a run."""
+
+    run: str
+    arms: str
+    stage: str
+    state: str
+    log: Path
+    beat: dict[str, Any]
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last heartbeat, by the clocks of two machines."""
+        return time.time() - self.beat["beat"]
+
+
+def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]:
+    """Every training and evaluation of a study, in the order in which a person wants to see them."""
+    names = _names(study)
+    found = []
+    for run in study.runs:
+        places = {"training": "training", **{m: f"{m}/{identity}" for m, (identity, _) in study.evaluations.items()}}
+        for stage, place in places.items():
+            out = results / "runs" / run / place / f"{study.steps_of(run)}.json"
+            beat = _read(heartbeat.path_of(out))
+            found.append(Stage(run, names[run], stage, _state(_read(out), beat), out.with_suffix(".log"), beat))
+    return sorted(found, key=lambda stage: ORDER.index(stage.state))
+
+
+def as_json(found: list[Stage]) -> str:
+    rows = [{"run": one.run, "arms": one.arms, "stage": one.stage, **one.beat, "state": one.state} for one in found]
+    return json.dumps(rows, indent=2)
+
+
+def shown(study: ResolvedStudy, found: list[Stage]) -> RenderableType:
+    """A table of what is not done, the counts of all, and how the failed ones ended."""
+    count = {state: sum(one.state == state for one in found) for state in ORDER}
+    summary = ", ".join(f"{number} {state}" for state, number in count.items() if number)
+    table = Table(title=f"study {study.name}: {len(found)} jobs: {summary}", title_justify="left", box=None)
+    for column in (
+        "arm, seed",
+        "stage",
+        "state",
+        "done",
+        "loss",
+        "tokens/s",
+        "left",
+        "node",
+        "job",
+        "attempt",
+        "heartbeat",
+    ):
+        table.add_column(
+            column, justify="right" if column in ("done", "loss", "tokens/s", "left", "attempt") else "left"
+        )
+    for one in found:
+        if one.state not in (DONE, PENDING):
+            table.add_row(*(Text(cell) for cell in _cells(one)))
+    ended = [Text(line) for one in found if one.state in (heartbeat.FAILED, LOST) for line in _last_words(one)]
+    return Group(table, *ended)
+
+
+def _cells(one: Stage) -> Iterator[str]:
+    beat = one.beat
+    yield from (one.arms, one.stage, one.state)
+    yield f"{beat['done']} of {beat['total']} {beat.get('unit', '')}" if "done" in beat else ""
+    yield _number(beat.get("loss"), ".4f")
+    yield _number(beat.get("tokens_per_second"), ".0f")
+    left = beat.get("seconds_left") if one.state == heartbeat.RUNNING else None
+    yield "" if left is None else str(timedelta(seconds=round(left)))
+    yield beat.get("node") or beat.get("host") or ""
+    yield beat.get("job") or ""
+    yield str(beat.get("attempt", ""))
+    yield f"{timedelta(seconds=round(max(0.0, one.silent)))} ago" if beat else ""
+
+
+def _last_words(one: Stage) -> Iterator[str]:
+    said = f": {one.beat['message']}" if one.beat.get("message") else ""
+    yield f"\n{one.arms}, {one.stage} {one.state}{said} ({one.log})"
+    if one.log.exists():
+        yield from (f"    {line}" for line in one.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _names(study: ResolvedStudy) -> dict[str, str]:
+    """Run -> the arms and seeds that it belongs to."""
+    names: dict[str, list[str]] = {study.base: ["base"]}
+    for arm, runs in study.arm_runs.items():
+        for seed, run in runs.items():
+            names.setdefault(run, []).append(f"{arm}, {seed}")
+    return {run: "; ".join(given) for run, given in names.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _state(record: dict[str, Any], beat: dict[str, Any]) -> str:
+    if beat and beat["state"] in (heartbeat.RUNNING, heartbeat.WAITING):
+        return LOST if _gone(beat) else str(beat["state"])
+    if record:
+        return DIVERGED if record.get("status") == "diverged" else DONE
+    return str(beat["state"]) if beat and beat["state"] != heartbeat.FINISHED else PENDING
+
+
+def _gone(beat: dict[str, Any]) -> bool:
+    """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
+    if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists() and os.name == "posix":
+        return True
+    return time.time() - float(beat["beat"]) > SILENT

@@ -1,0 +1,101 @@
+"""One writer a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from longshort import ownership, slurm
+
+
+def test_a_second_owner_waits_for_the_first(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from longshort.ownership import sole_owner\n"
+        "with sole_owner(Path(sys.argv[1])): print('mine', flush=True); time.sleep(0.7)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None and first.stdout.readline() == "mine\n"
+        began = time.monotonic()
+        with ownership.sole_owner(tmp_path):
+            assert time.monotonic() - began > 0.3
+    assert not (tmp_path / "owner.json").exists()
+
+
+def test_a_dead_owner_is_replaced(tmp_path: Path) -> None:
+    write_owner(tmp_path, pid=ended_process())
+    with ownership.sole_owner(tmp_path) as owner:
+        assert json.loads(owner.file.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_process_with_the_number_of_the_owner_is_not_the_owner(tmp_path: Path) -> None:
+    write_owner(tmp_path, pid=os.getpid(), born=-1)
+    with ownership.sole_owner(tmp_path):
+        pass
+
+
+def test_an_owner_whose_children_live_is_not_dead(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.7)"], start_new_session=True) as child:
+        write_owner(tmp_path, pid=ended_process(), group=child.pid)
+        with ownership.sole_owner(tmp_path):
+            assert child.poll() is not None  # its state: ended, not collected
+
+
+def test_an_owner_on_another_host_is_waited_for_as_long_as_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "SILENCE", 2.5)
+    owner = write_owner(tmp_path, host="elsewhere")
+    # The clock of the file system may be wrong by years: only whether the time changes counts.
+    beats = "import os, sys, time\nfor k in range(8): os.utime(sys.argv[1], (k, k)); time.sleep(0.5)"
+    with subprocess.Popen([sys.executable, "-c", beats, str(owner)]):
+        began = time.monotonic()
+        with ownership.sole_owner(tmp_path):
+            assert time.monotonic() - began > 5.0
+
+
+@pytest.mark.parametrize(("over", "gone"), [(None, True), (True, True), (False, False)])
+def test_a_silent_owner_is_gone_unless_its_job_runs(
+    monkeypatch: pytest.MonkeyPatch, over: bool | None, gone: bool
+) -> None:
+    """None: SLURM is not there, or has forgotten the job."""
+    monkeypatch.setattr(slurm, "is_over", lambda job: over)
+    state = {"host": "elsewhere", "pid": 1, "born": 1, "group": None, "job": "7"}
+    assert ownership.is_gone(state, 301.0, 300.0) is gone
+    assert not ownership.is_gone(state, 299.0, 300.0)
+
+
+def test_an_owner_that_was_replaced_ends_before_it_writes(tmp_path: Path) -> None:
+    with pytest.raises(ownership.Lost, match="taken over by process 1 on elsewhere, SLURM job 7"):
+        with ownership.sole_owner(tmp_path) as owner:
+            write_owner(tmp_path, host="elsewhere", pid=1, job="7")
+            owner.refuse_if_lost()
+    assert ownership.content(tmp_path / "owner.json")["host"] == "elsewhere"
+    code = (
+        "import sys, time; from pathlib import Path; from longshort import ownership\n"
+        "ownership.BEAT = 0.1\n"
+        "with ownership.sole_owner(Path(sys.argv[1])) as owner:\n"
+        "    owner.file.write_text(owner.file.read_text().replace(owner.token, 'another'))\n"
+        "    time.sleep(60)"
+    )
+    (tmp_path / "owner.json").unlink()
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "writes nothing more" in done.stdout
+
+
+def write_owner(folder: Path, **given: object) -> Path:
+    state = {"token": "its", "host": socket.gethostname(), "pid": 1, "born": 1, "job": None, "group": None}
+    (folder / "owner.json").write_text(json.dumps({**state, **given}))
+    return folder / "owner.json"
+
+
+def ended_process() -> int:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    return int(done.stdout)

@@ -1,0 +1,164 @@
+"""What happens to a training's processes, and what the next attempt makes of it: the numbers of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.conftest import ROOT
+from tests.workflow.test_training import Stage
+
+STEPS = 40
+# A checkpoint after every step.
+OFTEN = ("--checkpoint-minutes", "0")
+
+
+def long_stage(finished: Path, folder: Path, processes: int = 2, zero: str = "zero2") -> Stage:
+    stage = Stage(finished, folder)
+    stage.spec["deepspeed"] = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
+    stage.spec["training"].update(steps=STEPS, processes=processes)
+    return stage
+
+
+def ranks(group: int) -> list[int]:
+    """The training processes, which torchrun, the leader of its group, has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(group)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def wait_for_step(work: Path, step: int) -> int:
+    """Waits until a training below work has logged a step; its process group."""
+    deadline = time.monotonic() + 120
+    while not any(json.loads(line)["step"] >= step for log in work.glob("*/log.jsonl") for line in whole_lines(log)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(json.loads(next(work.glob("*/owner.json")).read_text())["group"])
+
+
+def whole_lines(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.endswith("}")]
+
+
+def kill_everything(stage: subprocess.Popen[str], group: int) -> None:
+    training = ranks(group)
+    stage.kill()
+    os.killpg(group, signal.SIGKILL)
+    while any(Path(f"/proc/{rank}").exists() for rank in training):  # they end with their torchrun
+        time.sleep(0.02)
+
+
+def kill_one_rank(stage: subprocess.Popen[str], group: int) -> None:
+    os.kill(ranks(group)[-1], signal.SIGKILL)
+
+
+def ask_the_stage(stage: subprocess.Popen[str], group: int) -> None:
+    stage.terminate()
+
+
+def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
+    """On several nodes SLURM's signal reaches the training processes, and the launcher of the job does not get it."""
+    os.kill(ranks(group)[0], signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("fault", "processes", "zero", "options"),
+    [
+        pytest.param(kill_everything, 1, "zero0", OFTEN, marks=pytest.mark.long),
+        (kill_everything, 2, "zero2", (*OFTEN, "--micro-batch", "1")),
+        pytest.param(kill_everything, 2, "zero3", OFTEN, marks=pytest.mark.long),
+        (kill_one_rank, 2, "zero2", OFTEN),
+        pytest.param(ask_the_stage, 2, "zero3", ("--micro-batch", "1"), marks=pytest.mark.long),
+        (ask_one_rank, 2, "zero2", ()),
+    ],
+)
+def test_the_next_attempt_ends_as_if_nothing_had_happened(
+    finished: Path,
+    tmp_path: Path,
+    fault: Callable[[subprocess.Popen[str], int], None],
+    processes: int,
+    zero: str,
+    options: tuple[str, ...],
+) -> None:
+    """Weights and log, bit for bit; with accumulation (micro-batch 1 of 4 windows), and over the ends of epochs."""
+    stage = long_stage(finished, tmp_path, processes, zero)
+    micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
+    whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
+    random.seed(f"{fault.__name__} {zero}")
+    at = random.randrange(3, STEPS - 10)
+    process = stage.start(f"{STEPS}", "work", *options)
+    fault(process, wait_for_step(tmp_path / "work", at))
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode != 0, said
+    if fault in (ask_the_stage, ask_one_rank):
+        reached = max(int(path.name.split("-")[1]) for path in (tmp_path / "work").glob("*/checkpoint-*"))
+        assert at <= reached < STEPS and f"checkpoint at step {reached}, to resume from" in said
+    assert not list((tmp_path / "work").glob("*/owner.json")) or fault is kill_everything
+
+    record, rows, said = stage.run(f"{STEPS}", "work", *options)
+    assert "training from step 0" not in said
+    assert record["checkpoints"][f"{STEPS}"]["files"] == whole["checkpoints"][f"{STEPS}"]["files"]
+    pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+    raw = [json.loads(line)["step"] for line in whole_lines(next((tmp_path / "work").glob("*/log.jsonl")))]
+    assert raw == list(range(1, STEPS + 1))
+    # Checkpoints that served to resume are gone.
+    assert [path.name for path in (tmp_path / "work").glob("*/checkpoint-*")] == [f"checkpoint-{STEPS}"]
+
+
+def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(finished: Path, tmp_path: Path) -> None:
+    stage = long_stage(finished, tmp_path)
+    process = stage.start(f"{STEPS}")
+    deadline = time.monotonic() + 60
+    while (
+        not (owners := list((tmp_path / "work").glob("*/owner.json"))) or not json.loads(owners[0].read_text())["group"]
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "the next attempt goes on after step 0" in said
+    heartbeat = json.loads((tmp_path / f"work-{STEPS}.heartbeat.json").read_text())
+    assert heartbeat["state"] == "interrupted" and heartbeat["attempt"] == 1
+
+
+def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(finished: Path, tmp_path: Path) -> None:
+    """A missing optimiser file in the newest, a cut file in the one before."""
+    stage = long_stage(finished, tmp_path)
+    whole, log, _ = stage.run("10-20-30")
+    for name in (f"work-10-20-30{suffix}" for suffix in (".json", ".parquet")):
+        (tmp_path / name).unlink()
+    work = next((tmp_path / "work").iterdir())
+    next((work / "checkpoint-30").rglob("*optim_states.pt")).unlink()
+    cut = next((work / "checkpoint-20").glob("model.safetensors"))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    mended, rows, said = stage.run("10-20-30")
+    assert "checkpoint of step 30 is not used" in said and "is missing" in said
+    assert "checkpoint of step 20 is not used: model.safetensors is not the file that was written" in said
+    assert "training from step 10 to 30" in said
+    assert mended["checkpoints"] == whole["checkpoints"]
+    pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+
+
+def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:
+    stage = long_stage(finished, tmp_path)
+    stage.run("2")
+    job = next((tmp_path / "work").glob("*/job.json"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    done = subprocess.run(
+        [*command, "--module", "longshort.training.worker", "--job", str(job)],
+        cwd=finished,
+        env={**os.environ, "PYTHONPATH": str(finished / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "this run is one of 2 processes, as its specification says, and 1 were started" in done.stderr
