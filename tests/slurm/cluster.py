@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -147,7 +148,8 @@ class Cluster:
             fields = dict(part.partition("=")[::2] for part in self.run("scontrol", "show", "node", node).split())
             return fields.get("SlurmdStartTime", "") >= since and fields["State"] in ("IDLE", "MIXED", "ALLOCATED")
 
-        self._start(node, "slurmd", "-D", "-N", node, ready=registered)
+        keeper = [sys.executable, str(Path(__file__).with_name("node.py"))]
+        self._start(node, *keeper, "slurmd", "-D", "-N", node, ready=registered)
 
     def stop_node(self, node: str) -> None:
         """As when its power fails: what runs there is gone, and nobody is told."""
@@ -221,7 +223,7 @@ class Cluster:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=keep_together,
+                preexec_fn=end_with_parent,
             )
 
         said = ""
@@ -238,29 +240,30 @@ class Cluster:
         assert process.poll() is None, f"{name} ended: {log.read_text()[-2000:]}"
 
     def _stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """With SIGKILL the process goes with all below it; it is halted first, so that nothing new appears there."""
+        """With SIGKILL all below it goes, too; it is halted first, so that what loses its parent stays below it."""
         process = self._running.pop(name)
         if number == signal.SIGKILL and process.poll() is None:
             process.send_signal(signal.SIGSTOP)
-            while below := descendants(process.pid):
-                for child in below:
-                    child.kill()
+            while any([kill(child) for child in psutil.Process(process.pid).children(recursive=True)]):
                 time.sleep(0.01)
         process.send_signal(number)
         process.wait(timeout=60)
 
 
-def keep_together() -> None:
-    """A daemon ends when we end, however we do, and what it sets free (slurmd its steps) stays its descendant."""
-    set_death_signal, set_child_subreaper = 1, 36
-    control = ctypes.CDLL(None).prctl
-    control(set_death_signal, signal.SIGKILL)
-    control(set_child_subreaper, 1)
+def kill(process: psutil.Process) -> bool:
+    """Whether there was something to kill."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    below = psutil.Process(pid).children(recursive=True)
-    return [child for child in below if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+def end_with_parent() -> None:
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def free_ports(count: int) -> list[int]:
