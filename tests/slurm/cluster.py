@@ -24,6 +24,7 @@ PACKAGES = "slurm-wlm slurmdbd munge mariadb-server"
 PROGRAMS = ["munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct"]
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 NODES = ["n1", "n2"]
+UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
 # Waits are short, so that tests are. GraceTime is what a preempted job has between SIGTERM and SIGKILL.
 # Without cgroups it is OverMemoryKill that makes of a job's memory a limit. The machine has fewer processors than its
@@ -181,9 +182,14 @@ class Cluster:
         lines = self.run("sacct", "-nP", f"--jobs={job}", "--format=JobID,State,ExitCode").splitlines()
         return {step: (state, code) for step, state, code in (line.split("|") for line in lines)}
 
-    def wait_for(self, job: str, *states: str, seconds: float = 60) -> str:
-        wait_until(lambda: self.squeue()[job] in states, lambda: f"job {job} is {self.squeue()[job]}", seconds)
+    def wait_for(self, job: str, seconds: float = 60) -> str:
+        """The state that it ended in."""
+        wait_until(lambda: self.squeue()[job] not in UNFINISHED, lambda: f"job {job} is {self.squeue()[job]}", seconds)
         return self.squeue()[job]
+
+    def wait_for_accounting(self, job: str, expected: tuple[str, str]) -> None:
+        """What slurmctld knows reaches the database a moment later."""
+        wait_until(lambda: self.sacct(job).get(job) == expected, lambda: f"sacct says {self.sacct(job)}")
 
     @property
     def _database_socket(self) -> Path:
