@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -250,8 +252,11 @@ class Cluster:
         process = self._running.pop(name)
         if number == signal.SIGKILL and process.poll() is None:
             process.send_signal(signal.SIGSTOP)
-            while any([kill(child) for child in psutil.Process(process.pid).children(recursive=True)]):
-                time.sleep(0.01)
+            children = psutil.Process(process.pid).children
+            wait_until(
+                lambda: not any([kill(child) for child in children(recursive=True)]),
+                lambda: f"below {name} there still is {children(recursive=True)}",
+            )
         process.send_signal(number)
         process.wait(timeout=60)
 
@@ -287,15 +292,14 @@ def wait_until(condition: Callable[[], bool], complaint: Callable[[], str], seco
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds:.0f} s {complaint()}"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place, Cluster(Path(place)) as up:
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as place, Cluster(Path(place)) as up:
         for variable, value in up.environment.items():
-            print(f"export {variable}='{value}'")
+            print(f"export {variable}={shlex.quote(value)}")
         print("# Copy these into another terminal. Ctrl-C here ends the cluster.", flush=True)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            pass
+        signal.pause()

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
-SET_CHILD_SUBREAPER = 36
+SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
-    daemon = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+    control = ctypes.CDLL(None).prctl
+    control(SET_CHILD_SUBREAPER, 1)
+    daemon = os.fork()
+    if daemon == 0:
+        control(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        os.execvp(sys.argv[1], sys.argv[1:])
     while (ended := os.wait())[0] != daemon:
         pass
     sys.exit(os.waitstatus_to_exitcode(ended[1]))
