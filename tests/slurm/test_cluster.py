@@ -1,0 +1,112 @@
+"""What SLURM 22.05 does with jobs, where the workflow relies on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.slurm.cluster import NODES, Cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+HEEDS = "trap 'echo told after $SECONDS s; exit 7' TERM; echo started; while :; do sleep 0.1; done"
+IGNORES = "trap 'echo told after $SECONDS s' TERM; echo started; while :; do sleep 0.1; done"
+
+
+def step(script: str) -> str:
+    """A batch script with one step, whose exit code is the job's; as Snakemake's jobs are."""
+    return f'srun bash -c "{script}"'.replace("$", r"\$")
+
+
+def submit_running(cluster: Cluster, script: str, *options: str) -> str:
+    job = cluster.submit(script, *options)
+    wait_until(lambda: "started" in cluster.output(job), lambda: f"job {job} is {cluster.squeue()[job]}")
+    return job
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_job_runs_on_each_node(cluster: Cluster, node: str) -> None:
+    job = cluster.submit("echo $SLURMD_NODENAME", f"--nodelist={node}")
+    assert cluster.wait_for(job) == "COMPLETED" and cluster.output(job).split() == [node]
+
+
+def test_a_job_of_two_nodes_runs_on_both_with_their_gpus(cluster: Cluster) -> None:
+    job = cluster.submit("srun printenv SLURMD_NODENAME", "--nodes=2", "--ntasks-per-node=1", "--gres=gpu:a100:2")
+    assert cluster.wait_for(job) == "COMPLETED" and sorted(cluster.output(job).split()) == NODES
+    assert "gres/gpu=4" in cluster.run("sacct", "-nXP", f"--jobs={job}", "--format=AllocTRES")
+    # Untyped, all of one node: the next one waits.
+    first = submit_running(cluster, HEEDS, "--nodelist=n1", "--gres=gpu:8")
+    second = cluster.submit("true", "--nodelist=n1", "--gres=gpu:1")
+    wait_until(lambda: "(Resources)" in cluster.run("squeue", f"--job={second}"), lambda: str(cluster.squeue()))
+    cluster.run("scancel", first)
+    assert cluster.wait_for(second) == "COMPLETED"
+
+
+def test_constraints_choose_the_node_and_the_impossible_is_refused(cluster: Cluster) -> None:
+    job = cluster.submit("echo $SLURMD_NODENAME", "--constraint=slow")
+    assert cluster.wait_for(job) == "COMPLETED" and cluster.output(job).split() == ["n2"]
+    with pytest.raises(AssertionError, match="Requested node configuration is not available"):
+        cluster.submit("true", "--gres=gpu:9")
+    with pytest.raises(AssertionError, match="Invalid account"):
+        cluster.submit("true", "--account=nobody")
+
+
+def test_the_exit_code_of_a_job_is_accounted(cluster: Cluster) -> None:
+    job = cluster.submit("exit 3")
+    assert cluster.wait_for(job) == "FAILED"
+    cluster.wait_for_accounting(job, ("FAILED", "3:0"))
+
+
+def test_a_cancelled_job_is_told_and_accounted(cluster: Cluster) -> None:
+    job = submit_running(cluster, step(HEEDS))
+    cluster.run("scancel", job)
+    assert cluster.wait_for(job) == "CANCELLED"
+    cluster.wait_for_accounting(job, ("CANCELLED by 0", "0:0"))
+    assert "told after" in cluster.output(job)
+
+
+def test_a_preempted_job_is_told_at_once_and_ended_after_the_grace_time(cluster: Cluster) -> None:
+    """Only steps are told. One that ends by itself has simply ended: nothing says preempted, nothing is requeued."""
+    on_n1 = "--nodelist=n1"
+    heeds = submit_running(cluster, step(HEEDS), on_n1, "--requeue")
+    ignores = submit_running(cluster, step(IGNORES), on_n1, "--no-requeue")
+    requeued = submit_running(cluster, step(IGNORES), on_n1, "--requeue")
+    no_step = submit_running(cluster, IGNORES, on_n1, "--no-requeue")
+    urgent = cluster.submit("true", "--partition=urgent", "--exclusive", on_n1)
+    assert cluster.wait_for(heeds, seconds=10) == "FAILED"
+    cluster.wait_for_accounting(heeds, ("FAILED", "7:0"))
+    assert "told after" in cluster.output(ignores) and "told after" in cluster.output(requeued)
+    assert "told after" not in cluster.output(no_step)
+    assert [cluster.squeue()[job] for job in (ignores, requeued, no_step)] == ["RUNNING"] * 3
+    assert cluster.wait_for(urgent, seconds=90) == "COMPLETED"
+    cluster.wait_for_accounting(ignores, ("PREEMPTED", "0:0"))
+    cluster.wait_for_accounting(no_step, ("PREEMPTED", "0:0"))
+    assert "Restarts=1" in cluster.run("scontrol", "show", "job", requeued)
+    assert cluster.squeue()[requeued] in ("PENDING", "RUNNING")
+    cluster.run("scancel", requeued)
+
+
+def test_a_signal_ahead_of_the_time_limit_reaches_the_step(cluster: Cluster) -> None:
+    """SLURM looks every 30 seconds: it comes up to so much earlier than asked for, and never later."""
+    job = submit_running(cluster, step(HEEDS), "--time=1", "--signal=TERM@10")
+    assert cluster.wait_for(job) == "FAILED"
+    seconds = int(cluster.output(job).partition("told after")[2].split()[0])
+    assert 15 <= seconds <= 50, cluster.output(job)
+
+
+def test_a_node_that_fails_loses_its_job_and_comes_back(cluster: Cluster) -> None:
+    job = submit_running(cluster, step(IGNORES), "--nodelist=n2", "--no-requeue")
+    cluster.stop_node("n2")
+    assert cluster.wait_for(job) == "NODE_FAIL"
+    cluster.start_node("n2")
+    again = cluster.submit("true", "--nodelist=n2")
+    assert cluster.wait_for(again) == "COMPLETED"
+
+
+def test_a_job_outlives_the_controller_and_the_database(cluster: Cluster) -> None:
+    job = submit_running(cluster, "echo started; sleep 4")
+    cluster.stop_database()
+    cluster.stop_controller()
+    cluster.start_controller()
+    assert cluster.wait_for(job) == "COMPLETED"
+    cluster.start_database()
+    cluster.wait_for_accounting(job, ("COMPLETED", "0:0"))
