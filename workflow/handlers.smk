@@ -4,5 +4,5 @@ onstart:
 
 # A study that ends in error still shows what it has, with the rest marked.
 onerror:
-    driver.explain(Path(log))
+    driver.explain(log)
     shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")

@@ -153,6 +153,10 @@ def status(
         console.print(progress.shown(resolved, found))
         return
     try:
+        if not console.is_terminal:  # a log: one table after the other
+            while True:
+                console.print(progress.shown(resolved, progress.stages(resolved)))
+                time.sleep(seconds)
         with Live(progress.shown(resolved, found), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(seconds)

@@ -70,9 +70,9 @@ def orphans(study: ResolvedStudy) -> list[slurm.Job]:
     ]
 
 
-def explain(log: Path) -> None:
-    """Says what to do where SLURM took no job."""
-    refusals = sorted(set(REFUSED.findall(log.read_text()))) if log.exists() else []
+def explain(logs: list[str]) -> None:
+    """Says what to do where SLURM took no job. logs: what the engine has written."""
+    refusals = sorted({said for log in logs for said in REFUSED.findall(Path(log).read_text())})
     if refusals:
         variables = ", ".join(f"{key} (${name})" for key, name in VARIABLES.items())
         said = "\n".join(f"  {refusal}" for refusal in refusals)

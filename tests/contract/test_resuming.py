@@ -183,7 +183,7 @@ def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
     engine.wait()
     first = min(logs, key=lambda path: path.stat().st_mtime)
     finished = {path: path.stat().st_mtime_ns for path in first.parent.glob("2-6.*")}
-    assert len(finished) == 3  # log, record and numbers
+    assert len(finished) == 4  # log, record, numbers and heartbeat
 
     run_snakemake(finished_copy, "--unlock")
     run_snakemake(finished_copy, "all", "--rerun-incomplete")

@@ -144,6 +144,6 @@ def test_a_refusal_of_slurm_is_explained(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "log").write_text(
         f"SLURM sbatch failed. The error message was '{message}'.\n    sbatch call:\n        sbatch --parsable\n"
     )
-    driver.explain(tmp_path / "log")
+    driver.explain([str(tmp_path / "log")])
     said = capsys.readouterr().err
     assert message in said and "slurm/site.yaml" in said and "account ($SBATCH_ACCOUNT)" in said

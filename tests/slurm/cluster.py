@@ -24,6 +24,7 @@ import psutil
 
 PACKAGES = "slurm-wlm slurmdbd munge mariadb-server"
 PROGRAMS = ["munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct"]
+CLIENTS = ["sbatch", "srun", "scontrol", "squeue", "scancel", "sacct", "sacctmgr", "sinfo"]
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 NODES = ["n1", "n2"]
 UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
@@ -100,7 +101,7 @@ class Cluster:
         if missing:
             raise RuntimeError(f"no {', '.join(missing)} on this machine: as root, apt-get install {PACKAGES}")
         self.folder = folder
-        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SEARCH}
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder / 'bin'}{os.pathsep}{SEARCH}"}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Cluster:
@@ -204,6 +205,12 @@ class Cluster:
         (self.folder / "gres.conf").write_text(GRES.format(**values))
         for number in range(8):
             (self.folder / f"gpu{number}").touch()
+        # Snakemake's plugin takes all SLURM_* away in its jobs: they would look for /etc/slurm/slurm.conf.
+        (self.folder / "bin").mkdir()
+        for client in CLIENTS:
+            script, program = self.folder / "bin" / client, shutil.which(client, path=SEARCH)
+            script.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {program} "$@"\n')
+            script.chmod(0o755)
         (self.folder / "slurmdbd.conf").write_text(SLURMDBD.format(**values))
         (self.folder / "slurmdbd.conf").chmod(0o600)
         (self.folder / "munge.key").write_bytes(os.urandom(128))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, edit_study, run_snakemake
 from tests.workflow.test_training import Stage
 
 STEPS = 40
@@ -146,6 +146,41 @@ def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(fin
     assert "training from step 10 to 30" in said
     assert mended["checkpoints"] == whole["checkpoints"]
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+
+
+def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finished_copy: Path) -> None:
+    """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
+    edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})
+    code = "from longshort import resolve; s = resolve.load('tiny'); print(s.record(s.arm_runs['baseline'][0]))"
+    environment = {**os.environ, "PYTHONPATH": str(finished_copy / "src")}
+    asked = subprocess.run(
+        [sys.executable, "-c", code], cwd=finished_copy, env=environment, capture_output=True, text=True, check=True
+    )
+    record = finished_copy / asked.stdout.strip()
+    known = set((finished_copy / "work").iterdir())
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", str(record.relative_to(finished_copy)), "--cores", "1"]
+        + ["--config", "study=tiny"],
+        cwd=finished_copy,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (started := [log for log in (finished_copy / "work").glob("*/owner.json") if log.parent not in known]):
+        assert time.monotonic() < deadline and engine.poll() is None
+        time.sleep(0.05)
+    engine.kill()
+    engine.wait()
+
+    run_snakemake(finished_copy, "--unlock")
+    run_snakemake(finished_copy, str(record.relative_to(finished_copy)), "--rerun-incomplete")
+    assert (
+        f"waiting: {started[0].parent.relative_to(finished_copy)} is owned by" in record.with_suffix(".log").read_text()
+    )
+    assert json.loads(record.read_text())["trained"] == 0
+    steps = [json.loads(line)["step"] for line in whole_lines(started[0].with_name("log.jsonl"))]
+    assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
 
 
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:

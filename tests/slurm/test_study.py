@@ -1,0 +1,284 @@
+"""A study on a real cluster whatever happens to its jobs: its numbers are those of a quiet run on one machine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas
+import pytest
+
+from tests.conftest import ROOT, TINY, make_project, run_snakemake
+from tests.slurm.cluster import Cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+STEPS = 60
+ARMS = ["baseline", "constant", "hidden", "hidden+output"]
+
+
+def study(**changes: object) -> dict[str, Any]:
+    """Checkpoints after every step; the base on two nodes, an arm by two processes, an arm that diverges."""
+    made = copy.deepcopy(TINY)
+    made["model"]["training"]["nodes"] = 2
+    made["arms"] = ARMS
+    made["training"].update(steps=STEPS, checkpoint_minutes=0)
+    made["overrides"] = {
+        "hidden": {"training": {"processes": 2}},
+        "hidden+output": {"training": {"learning_rate": 1e30}},
+    }
+    made["checkpoints"] = [STEPS]
+    made["needs"] = {"device": "gpu"}
+    return {**made, **changes}
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study on this machine, without SLURM."""
+    project = make_project(tmp_path_factory.mktemp("reference") / "project", study())
+    run_snakemake(project, "all")
+    return project
+
+
+@pytest.fixture
+def without_constant(reference: Path, tmp_path: Path) -> Path:
+    """The finished study, but for the arm `constant`: a training, two evaluations and the tables are to be made."""
+    project = Path(shutil.copytree(reference, tmp_path / "project", symlinks=True))
+    shutil.copytree(ROOT / "slurm", project / "slurm")
+    run = run_of(project, "constant")
+    (work,) = {
+        json.loads(path.read_text())["run_id"] for path in (project / f"results/runs/{run}/training").glob("120.json")
+    }
+    shutil.rmtree(project / "work" / work)
+    shutil.rmtree(project / "work/evaluations")
+    shutil.rmtree(project / "results/runs" / run)
+    return project
+
+
+class Driver:
+    """`snakemake --profile slurm all` in a project, with the cluster's environment."""
+
+    def __init__(self, cluster: Cluster, project: Path) -> None:
+        self.cluster, self.project = cluster, project
+        self.log = project / "driver.log"
+
+    def start(
+        self, *options: str, target: str = "all", environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        given = {"PYTHONPATH": str(self.project / "src"), **(environment or {})}
+        environment = {**os.environ, **self.cluster.environment, **given}
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+        command = [sys.executable, "-m", "snakemake", "--profile", "slurm", target]
+        # A test does not wait as long as a person: for the status of a job, for a file.
+        command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+        command += ["--latency-wait", "10", *options, "--config", "study=tiny"]
+        with self.log.open("ab") as out:
+            return subprocess.Popen(command, cwd=self.project, env=environment, stdout=out, stderr=out)
+
+    def run(self, *options: str, target: str = "all") -> str:
+        process = self.start(*options, target=target)
+        assert process.wait(timeout=600) == 0, self.said()
+        return self.said()
+
+    def said(self) -> str:
+        logs = [*self.project.glob("results/runs/*/*/*.log"), *self.project.glob(".snakemake/slurm_logs/**/*.log")]
+        return "\n".join(f"== {log}\n{log.read_text()[-3000:]}" for log in [self.log, *logs])
+
+    def training(self, arm: str, steps: int = 1) -> Training:
+        """An arm's training, as soon as it has trained so many steps."""
+        found: list[Training] = []
+
+        def trains() -> bool:
+            found[:] = [one for one in [self._training(arm)] if one is not None and one.steps >= steps]
+            return bool(found)
+
+        wait_until(trains, lambda: f"{arm} does not train\n{self.said()}", 300)
+        return found[0]
+
+    def _training(self, arm: str) -> Training | None:
+        beat = heartbeat_of(self.project, arm)
+        for path in self.project.glob("work/*/owner.json"):
+            try:
+                owner = json.loads(path.read_text())
+                steps = len((path.parent / "log.jsonl").read_text().splitlines())
+            except FileNotFoundError:
+                continue
+            if beat and owner["job"] == beat["job"] and owner["group"]:
+                return Training(path.parent, owner["job"], owner["group"], steps)
+        return None
+
+
+class Training(NamedTuple):
+    work: Path
+    job: str
+    group: int
+    steps: int
+
+    @property
+    def ranks(self) -> list[int]:
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.group)], capture_output=True, text=True)
+        return [int(pid) for pid in listed.stdout.split()]
+
+
+def run_of(project: Path, arm: str) -> str:
+    code = f"s = resolve.load('tiny'); print(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    command = [sys.executable, "-c", f"from longshort import resolve; {code}"]
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def heartbeat_of(project: Path, arm: str) -> dict[str, Any] | None:
+    found = list((project / "results/runs" / run_of(project, arm) / "training").glob("*.heartbeat.json"))
+    return json.loads(found[0].read_text()) if found else None
+
+
+def numbers(project: Path) -> pandas.DataFrame:
+    table = pandas.read_parquet(project / "results/tiny/metrics.parquet").drop(columns="commit")
+    keys = ["arm", "seed", "step", "metric", "length", "task"]
+    return table.sort_values(keys).reset_index(drop=True)
+
+
+def assert_equal_numbers(project: Path, reference: Path) -> None:
+    pandas.testing.assert_frame_equal(numbers(project), numbers(reference), check_exact=True)
+    for log in project.glob("results/runs/*/training/*.parquet"):
+        steps = list(pandas.read_parquet(log)["step"])
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def jobs_of(cluster: Cluster, rule: str, run: str) -> list[str]:
+    """States of all jobs that a rule had for a run, as accounting has them."""
+    lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", "--format=State,Comment").splitlines()
+    return [line.split("|")[0].split()[0] for line in lines if f"rule_{rule}_wildcards_{run}" in line]
+
+
+def allocated(cluster: Cluster, run: str) -> list[str]:
+    """What each training of a run had."""
+    lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", "--format=AllocTRES,Comment").splitlines()
+    return [line.split("|")[0] for line in lines if f"rule_train_wildcards_{run}" in line]
+
+
+def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    """Everything as typed: the base on two nodes; then SIGKILL, scancel, the death of one rank of two, a divergence."""
+    project = make_project(tmp_path / "project", study())
+    shutil.copytree(ROOT / "slurm", project / "slurm")
+    driver = Driver(cluster, project)
+    process = driver.start()
+
+    killed = driver.training("baseline", 5)
+    second = driver.start()
+    assert second.wait(timeout=120) != 0
+    assert f"study tiny is driven by another snakemake, process {process.pid} on" in driver.log.read_text()
+    os.killpg(killed.group, signal.SIGKILL)
+    cancelled = driver.training("constant", 5)
+    cluster.run("scancel", cancelled.job)
+    one_dies = driver.training("hidden", 5)
+    os.kill(one_dies.ranks[-1], signal.SIGKILL)
+    assert process.wait(timeout=900) == 0, driver.said()
+
+    assert_equal_numbers(project, reference)
+    for arm in ("baseline", "constant", "hidden"):
+        beat = heartbeat_of(project, arm)
+        assert beat is not None and (beat["state"], beat["attempt"]) == ("finished", 2), (arm, beat)
+        assert len(jobs_of(cluster, "train", run_of(project, arm))) == 2
+    for rule in ("perplexity", "misalignment"):
+        assert jobs_of(cluster, rule, run_of(project, "constant")) == ["COMPLETED"]
+    assert "diverged" in (project / "results/tiny/tables/main.md").read_text()
+    assert jobs_of(cluster, "train", run_of(project, "hidden+output")) == ["COMPLETED"]
+    assert jobs_of(cluster, "train", run_of(project, "hidden"))[0] == "FAILED"
+    # The base had a GPU on each of two nodes, and the arm of two processes both of its own on one.
+    assert allocated(cluster, run_of(project, "base")) == ["billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"]
+    assert "gres/gpu=2" in (one_node := allocated(cluster, run_of(project, "hidden"))[-1]) and "node=1" in one_node
+
+
+def test_what_slurm_refuses_is_explained_and_nothing_is_lost(cluster: Cluster, without_constant: Path) -> None:
+    driver = Driver(cluster, without_constant)
+    before = sorted(without_constant.glob("results/**/*.parquet"))
+    process = driver.start("--retries", "0", environment={"SBATCH_PARTITION": "nowhere"})
+    assert process.wait(timeout=120) != 0
+    said = driver.log.read_text()
+    assert "invalid partition specified" in said and "write it into slurm/site.yaml" in said
+    assert set(before) <= set(without_constant.glob("results/**/*.parquet"))
+
+
+def test_of_a_preempted_training_exactly_one_begins_again(
+    cluster: Cluster, reference: Path, without_constant: Path
+) -> None:
+    driver = Driver(cluster, without_constant)
+    process = driver.start()
+    driver.training("constant", 5)
+    cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
+    assert process.wait(timeout=600) == 0, driver.said()
+    assert_equal_numbers(without_constant, reference)
+    states = jobs_of(cluster, "train", run_of(without_constant, "constant"))
+    assert len(states) == 2 and states[1] == "COMPLETED" and states[0] in ("PREEMPTED", "FAILED"), states
+
+
+def test_a_training_that_outlasts_its_time_saves_ahead_of_the_limit_and_goes_on(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A minute at first, and SLURM, which looks every 30 seconds, is asked for a signal 20 seconds ahead of its end."""
+    steps = 4000
+    slow = study(arms=["constant"], overrides={}, checkpoints=[steps], needs={"training_minutes": 1})
+    slow["training"].update(steps=steps, checkpoint_minutes=30, logging_steps=100)
+    del slow["model"]["training"]["nodes"]
+    here, there = (make_project(tmp_path / name, slow) for name in ("here", "there"))
+    record = f"results/runs/{run_of(here, 'constant')}/training/{steps}.json"
+    run_snakemake(here, record)
+    shutil.copytree(ROOT / "slurm", there / "slurm")
+    driver = Driver(cluster, there)
+    driver.run("--default-resources", "slurm_extra='--signal=TERM@20'", "--retries", "5", target=record)
+
+    said = (there / record).with_suffix(".log").read_text()
+    assert "training from step" in said
+    states = jobs_of(cluster, "train", run_of(there, "constant"))
+    assert len(states) > 1 and states[-1] == "COMPLETED" and set(states[:-1]) <= {"FAILED", "TIMEOUT"}, states
+    ours, theirs = (json.loads((project / record).read_text()) for project in (there, here))
+    assert ours["checkpoints"][f"{steps}"]["files"] == theirs["checkpoints"][f"{steps}"]["files"]
+    logs = [pandas.read_parquet((project / record).with_suffix(".parquet")) for project in (there, here)]
+    pandas.testing.assert_frame_equal(*(log.drop(columns="tokens_per_second") for log in logs), check_exact=True)
+
+
+def test_a_driver_that_is_started_again_goes_on_where_its_jobs_are(
+    cluster: Cluster, reference: Path, without_constant: Path
+) -> None:
+    """Killed while a training runs; the newest checkpoint is damaged meanwhile."""
+    driver = Driver(cluster, without_constant)
+    process = driver.start()
+    training = driver.training("constant", 20)
+    process.kill()
+    process.wait()
+    cluster.run("scancel", "--signal=KILL", training.job)
+    cluster.wait_for(training.job)
+    newest = max(training.work.glob("checkpoint-*/longshort-manifest.json"), key=lambda path: step_of(path)).parent
+    flip_a_bit(newest / "model.safetensors")
+
+    process = driver.start()
+    going_on = driver.training("constant", 40)
+    process.kill()
+    process.wait()
+    assert cluster.squeue()[going_on.job] == "RUNNING"
+    said = driver.run()
+    assert f"asking 1 running jobs of an earlier snakemake to save and end: {going_on.job}" in said
+    assert f"checkpoint of step {newest.name.split('-')[1]} is not used: model.safetensors is not the file" in said
+    assert_equal_numbers(without_constant, reference)
+
+
+def step_of(manifest: Path) -> int:
+    return int(manifest.parent.name.split("-")[1])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))

@@ -1,0 +1,130 @@
+"""How far a study is, from records and heartbeats alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from longshort import heartbeat, resolve, status
+from longshort.cli import app
+
+
+@pytest.fixture
+def study(project: Path, monkeypatch: pytest.MonkeyPatch) -> resolve.ResolvedStudy:
+    monkeypatch.chdir(project)
+    return resolve.load("tiny")
+
+
+def out_of(study: resolve.ResolvedStudy, arm: str) -> Path:
+    return Path(study.record(study.arm_runs[arm][0]))
+
+
+def write_beat(out: Path, **given: Any) -> None:
+    facts = {"stage": "training", "state": "running", "attempt": 1, "host": "n7", "node": None, "pid": 1, "job": "42"}
+    path = heartbeat.path_of(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**facts, "began": time.time() - 60, "beat": time.time(), **given}))
+
+
+def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
+    run = study.arm_runs[arm][0]
+    return next(one.state for one in status.stages(study) if one.run == run and one.stage == "training")
+
+
+@pytest.mark.parametrize(
+    ("beat", "record", "state"),
+    [
+        (None, None, "pending"),
+        ({}, None, "running"),
+        ({"state": "waiting"}, None, "waiting"),
+        ({"beat": time.time() - 1000}, None, "lost"),
+        ({"host": socket.gethostname(), "pid": 2**22 + 1}, None, "lost"),
+        ({"state": "failed"}, None, "failed"),
+        ({"state": "interrupted"}, None, "interrupted"),
+        ({"state": "finished"}, {"status": "ok"}, "done"),
+        ({"state": "finished"}, {"status": "diverged"}, "diverged"),
+        ({"state": "finished"}, None, "pending"),  # its result was taken away
+        ({}, {"status": "ok"}, "running"),  # it is made again
+        (None, {"status": "ok"}, "done"),  # the results of somebody else
+    ],
+)
+def test_the_state_of_a_stage(
+    study: resolve.ResolvedStudy, beat: dict[str, Any] | None, record: dict[str, Any] | None, state: str
+) -> None:
+    out = out_of(study, "constant")
+    out.parent.mkdir(parents=True)
+    if beat is not None:
+        write_beat(out, **beat)
+    if record is not None:
+        out.write_text(json.dumps(record))
+    assert state_of(study, "constant") == state
+
+
+def test_what_is_shown(study: resolve.ResolvedStudy) -> None:
+    running, failed = out_of(study, "constant"), out_of(study, "baseline")
+    write_beat(
+        running, done=3, total=6, unit="steps", loss=1.25, tokens_per_second=1234.4, seconds_left=75.2, node="n1"
+    )
+    write_beat(failed, state="failed", attempt=3, message="the disk is full")
+    failed.with_suffix(".log").write_text("".join(f"line {number}\n" for number in range(20)))
+    shown = CliRunner().invoke(app, ["status", "--study", "tiny"])
+    assert shown.exit_code == 0
+    assert "9 jobs: 1 failed, 1 running, 7 pending" in shown.output
+    row = next(line for line in shown.output.splitlines() if "constant, 0" in line)
+    assert row.split()[2:] == "training running 3 of 6 steps 1.2500 1234 0:01:15 n1 42 1 0:00:00 ago".split()
+    assert "baseline, 0, training failed: the disk is full" in shown.output
+    assert "line 19" in shown.output and "line 12" in shown.output and "line 11" not in shown.output
+    rows = json.loads(CliRunner().invoke(app, ["status", "--study", "tiny", "--json"]).output)
+    assert {row["state"] for row in rows} == {"failed", "running", "pending"} and rows[0]["attempt"] == 3
+
+
+def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "longshort.cli", "status", "--study", "tiny", "--watch", "--seconds", "0.5"]
+    said = tmp_path / "said"
+    with said.open("wb") as out, subprocess.Popen(command, stdout=out) as watching:
+        wait_for(lambda: "9 pending" in said.read_text())
+        write_beat(out_of(study, "constant"), done=1, total=6, unit="steps")
+        wait_for(lambda: "1 running" in said.read_text())
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(timeout=30) == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Path) -> None:
+    out = tmp_path / "6.json"
+
+    def read() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(heartbeat.path_of(out).read_text())
+        return found
+
+    with pytest.raises(OSError), heartbeat.beating(out, "training") as beat:
+        assert read()["state"] == "waiting"
+        beat.watch(lambda: {"done": 1, "total": 4})
+        assert read()["state"] == "running" and read()["done"] == 1
+        raise OSError("no space left")
+    assert read()["state"] == "failed" and read()["message"] == "OSError: no space left"
+    with pytest.raises(SystemExit), heartbeat.beating(out, "training"):
+        raise SystemExit(143)
+    assert (read()["state"], read()["attempt"]) == ("interrupted", 2)
+    with heartbeat.beating(out, "training"):
+        pass
+    assert (read()["state"], read()["attempt"]) == ("finished", 3)
+    with heartbeat.beating(out, "training"):
+        pass
+    assert read()["attempt"] == 1
