@@ -52,6 +52,7 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageEnforce=associations
+AccountingStoreFlags=job_comment
 AccountingStorageTRES=gres/gpu
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +128,7 @@ class Training(NamedTuple):
         return [int(pid) for pid in listed.stdout.split()]
 
 
+@cache
 def run_of(project: Path, arm: str) -> str:
     code = f"s = resolve.load('tiny'); print(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
