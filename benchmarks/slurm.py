@@ -44,10 +44,12 @@ rule all:
 
 rule nothing:
     output:
-        touch("{k}.done"),
+        "{k}.done",
     resources:
         mem_mb=200,
         runtime=5,
+    shell:
+        "touch {output}"
 """
 
 
