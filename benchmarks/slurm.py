@@ -93,7 +93,7 @@ def job_parts(folder: Path, cluster: Cluster) -> dict[str, float]:
     lines = cluster.run("sacct", "-nPX", "--starttime=now-1day", "--format=JobID,Submit,Start").splitlines()
     times = {job: (_seconds(submit), _seconds(start)) for job, submit, start in (line.split("|") for line in lines)}
     queue, engines = [], []
-    for path in (folder / "results/runs").glob("**/*.heartbeat.json"):
+    for path in (folder / "results/runs").glob("**/*.heartbeat"):
         beat = json.loads(path.read_text())
         submit, start = times[beat["job"]]
         queue.append(start - submit)

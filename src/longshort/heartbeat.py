@@ -1,8 +1,8 @@
 """What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
 
-<steps>.heartbeat.json below results/runs/<run>/ holds stage, state, attempt, host, node, pid, job, began and beat
-(seconds since 1970) and, as far as the stage knows them, done, total, unit, loss, tokens_per_second, seconds_left and
-message.
+<steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, host, node, pid, job, began and beat
+(seconds since 1970) and, as far as the stage knows them, run_id, done, total, unit, loss, tokens_per_second,
+seconds_left and message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Progress = Callable[[], dict[str, Any]]
 
 def path_of(out: Path) -> Path:
     """The heartbeat of the stage that makes a result."""
-    return out.with_suffix(".heartbeat.json")
+    return out.with_suffix(".heartbeat")
 
 
 class Heartbeat:
@@ -51,7 +51,10 @@ class Heartbeat:
         }
 
     def state(self, state: str, message: str | None = None) -> None:
-        self._facts.update(state=state, message=message)
+        self.note(state=state, message=message)
+
+    def note(self, **facts: Any) -> None:
+        self._facts.update(facts)
         self._write()
 
     def watch(self, progress: Progress) -> None:

@@ -150,6 +150,8 @@ def _wait_for(owner: Path, mine: Path, wait: bool) -> None:
             state, beat = content(owner), owner.stat().st_mtime
         except FileNotFoundError:
             continue
+        if not state:
+            continue
         now = time.monotonic()
         here = state["host"] == socket.gethostname()
         if (state["token"], beat) != seen:

@@ -41,9 +41,12 @@ def unneeded(config: Path = resolve.CONFIG) -> list[Unneeded]:
             said = read_json(record)
             kept.add(said["run_id"])
             kept |= {Path(checkpoint["path"]).parent.name for checkpoint in said["checkpoints"].values()}
+    for beat in RESULTS.glob("runs/*/training/*.heartbeat"):  # a training that has not ended will go on
+        if beat.parents[1].name in needed:
+            kept.add(read_json(beat).get("run_id"))
     for folder in sorted(WORK.glob("*")):
         running = (folder / "owner.json").exists()
-        if folder.is_dir() and folder.name not in kept | {"evaluations"} and not running:
+        if folder.is_dir() and folder.name not in kept | {"evaluations", "drivers"} and not running:
             found.append(Unneeded(folder, _size(folder), "checkpoints"))
     return found
 

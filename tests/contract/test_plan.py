@@ -177,6 +177,11 @@ def test_prune_finds_what_no_study_needs(finished_copy: Path) -> None:
     assert "0 folders" in longshort(finished_copy, "prune", "--dry-run").stdout
     run = (finished_copy / "results/tiny/arms/hidden+output/seed-0").resolve()
     work = finished_copy / "work" / json.loads((run / "training/2-6.json").read_text())["run_id"]
+    # A training that was killed has no record yet, and goes on from what it has.
+    record = (finished_copy / "results/tiny/arms/constant/seed-0").resolve() / "training/2-6.json"
+    record.rename(finished_copy / "aside")
+    assert "0 folders" in longshort(finished_copy, "prune", "--dry-run").stdout
+    (finished_copy / "aside").rename(record)
     edit_study(finished_copy, arms=[arm for arm in ARMS if arm != "hidden+output"])
     said = longshort(finished_copy, "prune", "--dry-run").stdout
     assert run.name in said and work.name in said and "2 folders" in said and run.exists()

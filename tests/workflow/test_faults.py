@@ -126,7 +126,7 @@ def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(finished: Path,
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143 and "the next attempt goes on after step 0" in said
-    heartbeat = json.loads((tmp_path / f"work-{STEPS}.heartbeat.json").read_text())
+    heartbeat = json.loads((tmp_path / f"work-{STEPS}.heartbeat").read_text())
     assert heartbeat["state"] == "interrupted" and heartbeat["attempt"] == 1
 
 

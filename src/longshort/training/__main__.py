@@ -92,6 +92,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "checkpoint_minutes": arguments.checkpoint_minutes,
         "threads": arguments.threads,
     }
+    beat.note(run_id=identity)
     with sole_owner(work) as owner:
         beat.watch(partial(progress, work / checkpoints.LOG, max(wanted)))
         there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
