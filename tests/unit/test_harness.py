@@ -367,7 +367,12 @@ def test_rotary_frequencies_that_follow_the_length_are_reset(tokenizer: Any, own
 
 def test_the_protocol_says_what_was_done(own: Path) -> None:
     assert (
-        harness.protocol(asked(own, "ruler@4096", "hellaswag", limit=10))
+        harness.protocol({**asked(own, "ruler@4096", "hellaswag", limit=10), "include_path": None}, 128)
         == "harness/lm_eval-0.4.13-v1?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
     )
-    assert "limit=none&fewshot=0" in harness.protocol(asked(own, "hellaswag", num_fewshot=0))
+    before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128)
+    assert "limit=none&fewshot=0" in before
+    # Own tasks are what their files say.
+    task = next(own.rglob("*.yaml"))
+    task.write_text(task.read_text() + "# \n")
+    assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128) != before

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import json
+import re
 import string
 import subprocess
 import sys
@@ -287,7 +289,7 @@ def test_items_come_from_the_official_zip(
     hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": REVISION}
     assert longbench.questions(tokenizer, {**STAND_IN, "source": hub}, folder) == expected
     full = {"source": hub, "max_length": 4096, "max_new_tokens": None}
-    assert longbench.protocol(full).startswith("longbench-e/official-v1?data=000000000000&max=4096&prompts=")
+    assert longbench.protocol(full, 128).startswith("longbench-e/official-v1?data=000000000000&max=4096&prompts=")
     with pytest.raises(ValueError, match=r"data\.zip of dataset THUDM/LongBench at revision 1{40} cannot be had"):
         longbench.questions(tokenizer, {**STAND_IN, "source": {**hub, "revision": "1" * 40}}, folder)
 
@@ -308,15 +310,46 @@ def test_a_zip_that_lacks_a_task_or_its_end_is_refused(tokenizer: Any, official_
         longbench.questions(tokenizer, settings, tmp_path)
 
 
-def test_protocol_names_what_was_done() -> None:
-    folder = {"kind": "folder", "path": "/somewhere"}
-    full = {"source": folder, "max_length": 4096, "max_new_tokens": None}
+def test_protocol_names_what_was_done(folder: Path, official_zip: Path) -> None:
+    local = {"kind": "folder", "path": str(folder / "longbench-e-3")}
+    full = {"source": local, "max_length": 4096, "max_new_tokens": None}
     digest = prompts.prompts_digest()
-    assert longbench.protocol(full) == f"longbench-e/official-v1?max=4096&prompts={digest}"
-    assert (
-        longbench.protocol({**full, "max_new_tokens": 64}) == f"longbench-e/capped-v1?max=4096&new=64&prompts={digest}"
+    found = re.fullmatch(
+        rf"longbench-e/official-v1\?data=([0-9a-f]{{12}})&max=4096&prompts={digest}", longbench.protocol(full, 128)
     )
-    assert longbench.protocol(STAND_IN) == f"longbench-e/stand-in-v1?items=3&max=192&new=8&prompts={digest}"
+    assert found
+    # The same items in a zip are the same data; another item is not.
+    zipped = {**full, "source": {"kind": "zip", "path": str(official_zip)}, "max_new_tokens": 64}
+    said = longbench.protocol(zipped, 128)
+    assert said == f"longbench-e/capped-v1?data={found[1]}&max=4096&new=64&prompts={digest}"
+    file = folder / "longbench-e-3/lcc_e.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b" ", b"  ", 1))
+    assert longbench.protocol(full, 128) != found[0]
+    file.write_bytes(whole)
+    assert longbench.protocol(STAND_IN, 128) == f"longbench-e/stand-in-v1?items=3&max=192&new=8&prompts={digest}"
+
+
+def test_a_newline_of_bytes_ends_an_answer_only_when_it_is_text() -> None:
+    """Llama-2's newline is a byte token. A run of bytes becomes text as a whole, and where a character in it is cut, no
+    newline: read to its end, the second answer is one line."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "<0x0A>", "<0xE2>", "<0x82>", "<0xAC>", "▁Paris", "▁more"]
+    made = Tokenizer(models.BPE(vocab={word: place for place, word in enumerate(words)}, merges=[], byte_fallback=True))
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    paris, newline, first, second, third, more = 5, 1, 2, 3, 4, 6
+    after = functools.partial(longbench._settled_after, tokenizer, "triviaqa")
+    assert tokenizer.decode([paris, newline]) == "Paris\n" and "\n" not in tokenizer.decode([paris, newline, first])
+    assert after([paris, newline]) == 0
+    assert after([paris, newline, first, second]) == 0
+    assert after([paris, newline, more, more]) == 3
+    assert after([paris, newline, first, second, third, more]) == 6
+    assert after([paris, newline, first, more, more]) == 0
 
 
 # Stand-in.

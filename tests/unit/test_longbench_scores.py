@@ -153,8 +153,9 @@ def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path)
         for text in ("The red\ncar 5", "\n#5\nred 12 City", "City of x Paragraph 5", ""):
             answer = {"trec": "City", "passage_count": "5", "passage_retrieval_en": "Paragraph 5"}.get(task, "a red 5")
             said.append(f"{longbench.score_prediction(task, text, [answer], CLASSES):.10g}")
-    name = longbench.protocol({"source": {"kind": "folder"}, "max_length": 4096, "max_new_tokens": None})
+    hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": "0" * 40}
+    name = longbench.protocol({"source": hub, "max_length": 4096, "max_new_tokens": None}, 128)
     assert (name, hashlib.sha256(repr(said).encode()).hexdigest()[:12]) == (
-        "longbench-e/official-v1?max=4096&prompts=2d83260f914a",
+        "longbench-e/official-v1?data=000000000000&max=4096&prompts=2d83260f914a",
         "66a219c18448",
     ), "this protocol now gives other numbers: give it a new version (in longbench.protocol) and its digest here"

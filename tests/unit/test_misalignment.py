@@ -257,13 +257,13 @@ def test_the_grid_is_the_powers_of_two_and_may_be_left_out(data: Path) -> None:
     all_of_them = {**SETTINGS, "grid_sequences": 99}
     rows = misalignment.evaluate(llama(), TOKENIZER, all_of_them, data, L_TRAIN).rows
     assert {row["n"] for row in rows if row["metric"] == "symkl_grid"} == {5}
-    assert misalignment.protocol(all_of_them).endswith("&grid=5")
+    assert misalignment.protocol(all_of_them, 16).endswith("&grid=5")
 
 
 def test_protocol_says_what_was_done() -> None:
-    assert misalignment.protocol(SETTINGS) == "lsm/suffix-v1?seqs=5&k=4&beyond=2,4&grid=3"
+    assert misalignment.protocol(SETTINGS, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=2,4&grid=3"
     inside = {"sequences": 5, "lengths_per_sequence": 4, "beyond": []}
-    assert misalignment.protocol(inside) == "lsm/suffix-v1?seqs=5&k=4&beyond=none"
+    assert misalignment.protocol(inside, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=none"
 
 
 def digest_of_what_defines_the_protocol(folder: Path) -> str:
@@ -293,7 +293,7 @@ GOLDEN = {"lsm/suffix-v1": "105a6d0a8073e750"}
 
 
 def test_a_changed_protocol_has_a_new_version(tmp_path: Path) -> None:
-    version = misalignment.protocol(SETTINGS).split("?")[0]
+    version = misalignment.protocol(SETTINGS, 16).split("?")[0]
     digest = digest_of_what_defines_the_protocol(tmp_path)
     assert GOLDEN.get(version) == digest, (
         f"what {version} measures has changed (digest {digest}): numbers of before and after are not comparable. Give "

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig, LlamaForCausalLM
 
-from longshort.evaluation import forward, perplexity
+from longshort.evaluation import forward, perplexity, stage
 from longshort.evaluation.journal import Journal
 
 VOCABULARY, BOS = 61, 60
@@ -185,6 +185,88 @@ def test_the_temperature_is_the_best_one(tmp_path: Path) -> None:
     assert values["temperature", None, None] == pytest.approx(best([24, 64]), rel=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "documents"),
+    [
+        ({"kind": "prefix"}, 40),
+        ({"kind": "block", "tokens": 520}, 8),
+        ({"kind": "sliding", "stride": 16, "tokens": 520}, 8),
+        ({"kind": "same-targets", "targets": 60}, 8),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else None,
+)
+def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
+    chosen: dict, documents: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each token knows its place: over documents, the mean place of those taken is that of those scored."""
+    monkeypatch.setattr(perplexity, "FITTED_TOKENS", 400)
+    data_folder(data_folder(tmp_path, [520]), [520] * documents, split="validation")
+    taken: list[torch.Tensor] = []
+
+    def fit(head: Any, states: list[tuple[torch.Tensor, torch.Tensor]], *_: Any) -> float:
+        taken.append(torch.cat([some[:, 0] for some, _ in states]).double())
+        return 1.0
+
+    monkeypatch.setattr(perplexity, "fit_temperature", fit)
+    settings = {"lengths": [64], "documents": 1, "protocol": chosen, "temperature_documents": documents}
+    model = FromStates(lambda position, token: torch.zeros(*position.shape, VOCABULARY))
+    perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16)
+    ids = np.zeros(520 if chosen["kind"] != "prefix" else 64, dtype=np.int64)
+    scored = torch.cat(
+        [
+            torch.arange(some.targets.shape[1] - some.last, some.targets.shape[1]).repeat(len(some.targets))
+            for some in perplexity.windows(chosen, ids, 64, 64, 0, BOS)
+        ]
+    ).double()
+    count = documents * max(32, 400 // documents)
+    assert len(taken[0]) == count
+    error = float(scored.std()) / math.sqrt(count)
+    assert float(taken[0].mean()) == pytest.approx(float(scored.mean()), abs=4 * error)
+
+
+@pytest.mark.parametrize(("true", "found"), [(0.02, 0.05), (1.0, 1.0), (15.0, 15.0), (30.0, 20.0)])
+def test_the_temperature_keeps_to_its_range(true: float, found: float) -> None:
+    """Logits of 0 and 1 for a token that comes with the probability that they have at the true temperature."""
+    p = 1 / (1 + math.exp(-1 / true))
+    comes = round(1000 * p) if true > 0.1 else 1000
+    states = torch.zeros(1000, 1)
+    came = torch.tensor([1] * comes + [0] * (1000 - comes))
+    head = lambda some: torch.tensor([[0.0, 1.0]]).expand(len(some), 2).double()  # noqa: E731
+    assert perplexity.fit_temperature(head, [(states, came)], 100) == pytest.approx(found, rel=0.05)
+    assert perplexity.fit_temperature(lambda some: 0 * head(some), [(states, came)], 100) == 1.0
+
+
+@pytest.mark.parametrize("rope", [None, DYNAMIC, "longrope"], ids=["default", "dynamic", "longrope"])
+@pytest.mark.parametrize("length", [17, 32])
+def test_blocks_are_what_a_model_says_of_its_own_loss(rope: Any, length: int, tmp_path: Path) -> None:
+    """As run_clm and CLEX's scripts compute it."""
+    if rope == "longrope":
+        factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
+        rope = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0, **factors}
+    data = data_folder(tmp_path, [3 * length + 5])
+    settings = {"lengths": [length], "documents": 1, "protocol": {"kind": "block", "tokens": 3 * length}}
+    rows = perplexity.evaluate(llama(rope), TOKENIZER, {**settings, "temperature_documents": 0}, data, 16).rows
+    ids = torch.tensor(Dataset.load_from_disk(str(data / "test"))[0]["input_ids"][: 3 * length]).view(3, length)
+    with torch.no_grad():
+        expected = llama(rope)(ids, labels=ids).loss.item()
+    assert by_key(rows)["nll", length, "d0"] == pytest.approx(expected, abs=2e-6)
+    # The first token scored has one before it.
+    assert {row["task"] for row in rows if row["metric"] == "nll_by_position"} >= {"1", "2-3"}
+    assert "0" not in {row["task"] for row in rows if row["metric"] == "nll_by_position"}
+
+
+def test_a_model_of_nan_is_right_about_nothing(tmp_path: Path) -> None:
+    model = llama()
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    forward.refuse_unknown_logits(model)
+    settings = {"lengths": [8], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data_folder(tmp_path, [40]), 16).rows)
+    assert math.isnan(values["accuracy", 8, None]) and math.isnan(values["perplexity", 8, None])
+    # A stage asks before it measures: other metrics would have scores for what such a model chooses.
+    assert not stage._answers(model, tmp_path, 8) and stage._answers(llama(), tmp_path, 8)
+
+
 def test_calibration_error_by_hand(tmp_path: Path) -> None:
     """Four tokens said with 0.8, of which three come, and four with 0.6, of which one comes: |.8 - .75|, |.6 - .25|."""
     confidence = torch.tensor([0.8, 0.8, 0.8, 0.8, 0.6, 0.6, 0.6, 0.6])
@@ -311,10 +393,8 @@ def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_
 
 
 def test_protocol_says_what_was_done() -> None:
-    assert (
-        perplexity.protocol({"lengths": [256, 128], "documents": 32, "protocol": PREFIX, "temperature_documents": 0})
-        == "ppl/prefix-v1?docs=32&lengths=128,256&temperature-docs=0"
-    )
+    settings = {"lengths": [256, 128], "documents": 32, "protocol": PREFIX, "temperature_documents": 0}
+    assert perplexity.protocol(settings, 16) == "ppl/prefix-v2?docs=32&lengths=128,256&temperature-docs=0"
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
@@ -335,14 +415,14 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
             logits = llama(rope)(torch.tensor([ids[40 - length : 40]])).logits[0, -3:].double()
         expected = -logits.log_softmax(-1)[torch.arange(3), torch.tensor(ids[-3:])].mean().item()
         assert values["nll", length, "d1"] == pytest.approx(expected, abs=2e-6)
-    assert perplexity.protocol(settings) == "ppl/same-targets-v1?docs=2&lengths=8,40&targets=3&temperature-docs=0"
+    assert perplexity.protocol(settings, 16) == "ppl/same-targets-v2?docs=2&lengths=8,40&targets=3&temperature-docs=0"
 
 
 GOLDEN = {
-    "ppl/prefix-v1?docs=1&lengths=4,10&temperature-docs=2": "b15f81361984",
-    "ppl/same-targets-v1?docs=1&lengths=4,10&targets=3&temperature-docs=2": "cc8b099110ab",
-    "ppl/block-v1?docs=1&lengths=4,10&tokens=13&temperature-docs=2": "da19f67fdfee",
-    "ppl/sliding-v1?docs=1&lengths=4,10&stride=3&tokens=14&temperature-docs=2": "8594a8f55072",
+    "ppl/prefix-v2?docs=1&lengths=4,10&temperature-docs=2": "b15f81361984",
+    "ppl/same-targets-v2?docs=1&lengths=4,10&targets=3&temperature-docs=2": "36dc2412b2e3",
+    "ppl/block-v2?docs=1&lengths=4,10&tokens=13&temperature-docs=2": "72142dbfc994",
+    "ppl/sliding-v2?docs=1&lengths=4,10&stride=3&tokens=14&temperature-docs=2": "8594a8f55072",
 }
 
 
@@ -364,6 +444,6 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     model = FromStates(lambda position, token: table[position, token])
     rows = perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows
     said = repr([(row["metric"], row["length"], row["document"], row["n"], f"{row['value']:.4g}") for row in rows])
-    assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings)], (
+    assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings, 16)], (
         "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
     )

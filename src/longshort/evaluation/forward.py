@@ -68,7 +68,8 @@ def refuse_unknown_logits(model: Any) -> None:
     tokens = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
     ours = head_of(model)(hidden_states(model, tokens)).float()
     theirs = model(input_ids=tokens, use_cache=False).logits.float()
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+    # Where weights are not finite both are NaN: what is measured of them says so.
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise ValueError(
             f"{type(model).__name__} makes its logits otherwise than by its head and {logit_change(model.config)}: "
             "add what it does to models/load.py"
@@ -106,7 +107,7 @@ class Scores(NamedTuple):
 def score_tokens(
     model: Any, input_ids: Tensor, targets: Tensor, last: int, inverse_temperatures: Sequence[float] = (1.0,)
 ) -> Scores:
-    """Scores the last `last` of targets [rows, length], the next tokens of input_ids [rows, length].
+    """Scores the last `last` of targets [rows, length], the next tokens of input_ids [rows, length or more].
 
     Batched by TOKENS_PER_FORWARD; logits exist for tokens_per_head tokens at a time.
 
@@ -157,7 +158,7 @@ def scored_states(model: Any, input_ids: Tensor, targets: Tensor, last: int) -> 
     size = tokens_per_head(model)
     rows_per_forward = max(1, TOKENS_PER_FORWARD // input_ids.shape[1])
     for some_ids, some_targets in zip(input_ids.split(rows_per_forward), targets.split(rows_per_forward), strict=True):
-        states = hidden_states(model, some_ids)[:, -last:].flatten(0, 1)
+        states = hidden_states(model, some_ids)[:, targets.shape[1] - last : targets.shape[1]].flatten(0, 1)
         wanted = some_targets[:, -last:].flatten().to(states.device)
         yield from zip(states.split(size), wanted.split(size), strict=True)
 

@@ -11,6 +11,7 @@ their own data (RULER, tokens), "name@4k" to those whose data has named lengths 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.publish import file_digest
 
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
@@ -50,7 +52,7 @@ class Number(NamedTuple):
     error: float | None  # standard error
 
 
-def protocol(settings: dict[str, Any]) -> str:
+def protocol(settings: dict[str, Any], l_train: int) -> str:
     fewshot = "task" if settings["num_fewshot"] is None else settings["num_fewshot"]
     given = [
         f"tasks={','.join(settings['tasks'])}",
@@ -58,7 +60,14 @@ def protocol(settings: dict[str, Any]) -> str:
         f"fewshot={fewshot}",
         f"max={settings['max_length']}",
     ]
+    if settings.get("include_path"):
+        given.append(f"own={_digest(sorted(Path(settings['include_path']).rglob('*')))}")
     return f"harness/lm_eval-{version('lm_eval')}-v1?{'&'.join(given)}"
+
+
+def _digest(paths: list[Path]) -> str:
+    """Of the content of files, the first 12 hex digits."""
+    return hashlib.sha256("".join(file_digest(path) for path in paths if path.is_file()).encode()).hexdigest()[:12]
 
 
 def evaluate(
@@ -293,7 +302,9 @@ def _measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[s
         )
     except OverflowError:  # math.exp of the nats of a diverged model
         count = min(len(task.eval_docs), settings["limit"] or math.inf)
-        return {"result": {f"{next(iter(_directions(task)))},none": math.inf}, "n": count, "items": []}
+        # lm_eval gives no metric where one overflows, and does not say which: it was one that is better when lower.
+        first, higher = next(iter(_directions(task).items()))
+        return {"result": {f"{first},none": math.nan if higher else math.inf}, "n": count, "items": []}
     result = done["results"][name]
     items = [
         {

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from longshort.publish import write_atomic
+
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -36,8 +38,8 @@ class Journal:
             whole = [line for line in path.read_bytes().splitlines(keepends=True) if _is_whole(line)]
             for line in whole:
                 self._values.update([json.loads(line[65:])])
-            # Appending to half a line would spoil the next one.
-            path.write_bytes(b"".join(whole))
+            if sum(map(len, whole)) < path.stat().st_size:  # appending to half a line would spoil the next one
+                write_atomic(path, b"".join(whole))
             print(f"going on after {len(whole)} finished items of {path}", flush=True)
 
     def of(self, prefix: str) -> Part:

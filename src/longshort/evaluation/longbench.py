@@ -15,9 +15,10 @@ model's length; here max_length is prompt and answer together, and each task's p
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
 import sys
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ class Question(NamedTuple):
     length: int  # words, as the data says
 
 
-def protocol(settings: dict[str, Any]) -> str:
+def protocol(settings: dict[str, Any], l_train: int) -> str:
     """The name of what was done; "official" is official data with official answer lengths and nothing else."""
     source, cap = settings["source"], settings.get("max_new_tokens")
     given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
@@ -61,7 +62,18 @@ def protocol(settings: dict[str, Any]) -> str:
         kind = "official" if cap is None else "capped"
         if source["kind"] == "hub":
             given.insert(0, f"data={source['revision'][:12]}")
+        else:
+            given.insert(0, f"data={_digest(source)}")
     return f"longbench-e/{kind}-v1?{'&'.join(given)}"
+
+
+def _digest(source: dict[str, Any]) -> str:
+    """Of the items of a local source, whatever their files are called: the first 12 hex digits."""
+    digest = hashlib.sha256()
+    for task in TASKS:
+        with fsspec.open(task_files(source, Path()).replace("{task}", task), "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def evaluate(
@@ -280,14 +292,9 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
     width = max(len(question.input_ids) for question in batch)
 
     def settled(tokens: torch.Tensor, scores: Any) -> torch.Tensor:
-        """Rows whose newest token ends a line, and with it the answer."""
-        ends = [
-            question.task in ONE_LINE_TASKS
-            and "\n" in tokenizer.decode(row[-1:])
-            and _settled_after(tokenizer, question.task, row) > 0
-            for question, row in zip(batch, tokens[:, width:].tolist(), strict=True)
-        ]
-        return tokens.new_tensor(ends).bool()
+        """Rows that need no more text."""
+        answers = zip(batch, tokens[:, width:].tolist(), strict=True)
+        return tokens.new_tensor([_ends(tokenizer, question.task, row) for question, row in answers]).bool()
 
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0] if stops else 0
     padded = [[padding] * (width - len(question.input_ids)) + question.input_ids for question in batch]
@@ -321,13 +328,27 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
 
 
 def _settled_after(tokenizer: Any, task: str, tokens: list[int]) -> int:
-    """How many of an answer's tokens settle its score; 0: not even all of them."""
+    """After how many of its tokens an answer ended; 0: it did not."""
+    return next((count for count in range(1, len(tokens) + 1) if _ends(tokenizer, task, tokens[:count])), 0)
 
-    def settled(count: int) -> bool:
-        return is_settled(task, tokenizer.decode(tokens[:count], skip_special_tokens=True))
 
-    # What is settled stays so: the least number of tokens is found by halving.
-    return bisect_left(range(len(tokens) + 1), True, key=settled) if settled(len(tokens)) else 0
+def _ends(tokenizer: Any, task: str, tokens: list[int]) -> bool:
+    """Whether the newest token ends a line, and with it the answer: no more text could change its score.
+
+    A run of byte tokens ("<0x0A>" is Llama-2's newline) becomes text as a whole, and none if a character in it is cut:
+    so one says nothing before another kind of token has followed.
+    """
+    if task not in ONE_LINE_TASKS or _is_byte(tokenizer, tokens[-1]):
+        return False
+    after_bytes = len(tokens) > 1 and _is_byte(tokenizer, tokens[-2])
+    # To decode the whole answer at each of its tokens would cost more than the model.
+    if not after_bytes and "\n" not in tokenizer.decode(tokens[-1:]):
+        return False
+    return is_settled(task, tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _is_byte(tokenizer: Any, token: int) -> bool:
+    return re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token))) is not None
 
 
 def _until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:

@@ -44,10 +44,11 @@ class Drawn(NamedTuple):
     lengths: list[int]
 
 
-def protocol(settings: dict[str, Any]) -> str:
+def protocol(settings: dict[str, Any], l_train: int) -> str:
     beyond = ",".join(str(multiple) for multiple in _multiples(settings)) or "none"
     grid = f"&grid={_in_grid(settings)}" if _in_grid(settings) else ""
-    return f"lsm/suffix-v1?seqs={settings['sequences']}&k={settings['lengths_per_sequence']}&beyond={beyond}{grid}"
+    given = f"train={l_train}&seqs={settings['sequences']}&k={settings['lengths_per_sequence']}&beyond={beyond}{grid}"
+    return f"lsm/suffix-v1?{given}"
 
 
 def evaluate(

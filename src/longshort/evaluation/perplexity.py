@@ -4,23 +4,27 @@ PPL_L = exp(sum of NLL / number of scored tokens), summed in float64, every toke
 the first `documents` of the test split, in the order of the sha256 of their names, that are long enough. Which of their
 tokens are scored, and with which context, is the protocol:
 
-prefix-v1, the field's usual one: the model reads BOS + the first L - 1 tokens, and all of the first L tokens are
+prefix-v2, the field's usual one: the model reads BOS + the first L - 1 tokens, and all of the first L tokens are
 scored, so it never sees more than L positions. Its numbers mix positions with little and with much context.
 
-same-targets-v1: one window of L_max + 1 tokens from each document, at a fixed place; the last `targets` tokens of the
+same-targets-v2: one window of L_max + 1 tokens from each document, at a fixed place; the last `targets` tokens of the
 window are scored with a context that begins L tokens before the window's end, and no BOS. So every length is measured
 on the same tokens, and only the context differs: what a longer context does to a prediction.
 
-block-v1, as CLEX and other scripts built on run_clm do it: the first `tokens` tokens of each document are cut into
+block-v2, as CLEX and other scripts built on run_clm do it: the first `tokens` tokens of each document are cut into
 blocks of exactly L, the rest is dropped, and each block is read by itself, without BOS; its first token is not scored.
+(Its last token is read, as there: rotary frequencies may depend on how many are.)
 
-sliding-v1: windows of L tokens that begin `stride` apart in the first `tokens` tokens of each document, each read after
+sliding-v2: windows of L tokens that begin `stride` apart in the first `tokens` tokens of each document, each read after
 BOS; of the first all tokens are scored, of every other one those that no window before it scored.
 
 Beside the raw numbers stand the perplexity at a temperature fitted on documents of the validation split, once for the
 checkpoint (all lengths together) and once for each length, next-token accuracy and the expected calibration error (15
 bins of equal width, Guo et al. 2017): an objective that sharpens or flattens the output changes the raw perplexity
 through calibration alone, and that must be seen.
+
+v1 fitted temperatures on a sample that was not even over what is scored, read blocks without their last token, and
+counted positions without BOS from one too low.
 """
 
 from __future__ import annotations
@@ -52,26 +56,33 @@ from longshort.evaluation.journal import Journal, Measured, Part
 BINS = 15
 # At each length. One number is fitted to them, and a few per cent of it change the NLL by less than a thousandth.
 FITTED_TOKENS = 1024
+# Of each document, however many there are: the first tokens of documents alone are not what is scored.
+LEAST_FITTED = 32
 COLDEST, HOTTEST = 0.05, 20.0
 Tokens = NDArray[np.int64]
 
 
 class Windows(NamedTuple):
-    """What the model reads, what comes next, both [rows, length], and how many tokens at each row's end are scored."""
+    """What the model reads, and what comes next, both [rows, length] (block: it reads a token more).
+
+    last: so many tokens at each row's end are scored.
+    before: how many tokens of the text a row has before its first target.
+    """
 
     input_ids: Tensor
     targets: Tensor
     last: int
+    before: int
 
 
-def protocol(settings: dict[str, Any]) -> str:
+def protocol(settings: dict[str, Any], l_train: int) -> str:
     chosen = settings["protocol"]
     given = {"docs": settings["documents"], "lengths": ",".join(str(length) for length in _lengths(settings))}
     given |= {key: chosen[key] for key in ("targets", "stride") if key in chosen}
     if "tokens" in chosen:
         given["tokens"] = _tokens_read(settings)
     given["temperature-docs"] = settings["temperature_documents"]
-    return f"ppl/{chosen['kind']}-v1?{'&'.join(f'{key}={value}' for key, value in given.items())}"
+    return f"ppl/{chosen['kind']}-v2?{'&'.join(f'{key}={value}' for key, value in given.items())}"
 
 
 def evaluate(
@@ -134,10 +145,10 @@ def windows(
         return [_after_bos(tokens[None, :length], bos, length)]
     if chosen["kind"] == "same-targets":
         window = tokens[None, start : start + longest + 1]
-        return [Windows(window[:, -length - 1 : -1], window[:, -length:], chosen["targets"])]
+        return [Windows(window[:, -length - 1 : -1], window[:, -length:], chosen["targets"], before=1)]
     if chosen["kind"] == "block":
         blocks = tokens[: len(tokens) // length * length].view(-1, length)
-        return [Windows(blocks[:, :-1], blocks[:, 1:], length - 1)]
+        return [Windows(blocks, blocks[:, 1:], length - 1, before=1)]
     stride = min(chosen["stride"], length)
     others = (
         tokens[stride:].unfold(0, length, stride) if len(tokens) >= length + stride else tokens.new_empty(0, length)
@@ -153,7 +164,7 @@ def windows(
 
 def _after_bos(tokens: Tensor, bos: int, last: int) -> Windows:
     before = torch.full((len(tokens), 1), bos)
-    return Windows(torch.cat([before, tokens[:, :-1]], dim=1), tokens, last)
+    return Windows(torch.cat([before, tokens[:, :-1]], dim=1), tokens, last, before=0)
 
 
 def _by_length(
@@ -225,7 +236,7 @@ def _document(
         for place, length in enumerate(served):
             # Of the fitted temperatures, the checkpoint's and the length's own.
             kept = [0, 1, 2 + place] if fitted else [0]
-            first = some.targets.shape[1] - some.last
+            first = some.before + some.targets.shape[1] - some.last
             part = Scores(scores.nll[kept], scores.correct, scores.confidence)
             if len(served) > 1:
                 part = Scores(part.nll[..., :length], part.correct[..., :length], part.confidence[..., :length])
@@ -278,7 +289,9 @@ def _rows(
     rows = [_row(metric, length, _exp(nll / n), n) for metric, nll in zip(metrics, total["nll"], strict=False)]
     if temperatures:
         rows.append(_row("temperature", length, temperatures[str(length)], 1))
-    rows.append(_row("accuracy", length, total["correct"][0] / n, n))
+    # A model of NaN is not wrong about a token: it has not answered.
+    right = math.nan if math.isnan(total["nll"][0]) else total["correct"][0]
+    rows.append(_row("accuracy", length, right / n, n))
     gaps = np.abs(np.array(total["bin_confidence"]) - np.array(total["bin_correct"]))
     rows.append(_row("ece", length, float(gaps.sum()) / n, n))
     means = [sums["nll"][0] / sums["n"][0] for sums in documents]
@@ -315,13 +328,15 @@ def _temperatures(model: Any, settings: dict[str, Any], data: Path, bos: int, jo
         start = _start(settings, token_ids, index, "validation")
         if settings["protocol"]["kind"] != "same-targets":
             token_ids = token_ids[: _tokens_read(settings)]
-        for served, some in _by_length(model, settings, token_ids, start, bos):
-            kept = [torch.cat(parts) for parts in zip(*_states(model, some), strict=True)]
+        readings = list(_by_length(model, settings, token_ids, start, bos))
+        taken = {length: _sample(readings, length, index, len(documents)) for length in states}
+        for served, some in readings:
+            hidden, came = (torch.cat(parts) for parts in zip(*_states(model, some), strict=True))
             for length in served:
-                until = length if len(served) > 1 else len(kept[0])
-                # As many of every document, evenly spread.
-                take = torch.linspace(0, until - 1, min(until, max(1, FITTED_TOKENS // len(documents)))).long()
-                states[length].append((kept[0][take], kept[1][take]))
+                count = _scored(served, some, length)
+                here = taken[length][(taken[length] >= 0) & (taken[length] < count)]
+                taken[length] = taken[length] - count
+                states[length].append((hidden[here], came[here]))
     head = head_of(model)
     size = tokens_per_head(model)
     fitted = {str(length): fit_temperature(head, some, size) for length, some in states.items()}
@@ -334,9 +349,22 @@ def _temperatures(model: Any, settings: dict[str, Any], data: Path, bos: int, jo
     return fitted
 
 
+def _scored(served: list[int], some: Windows, length: int) -> int:
+    """How many tokens a reading scores for a length: the first of them, where it serves several."""
+    return length if len(served) > 1 else some.last * len(some.targets)
+
+
+def _sample(readings: list[tuple[list[int], Windows]], length: int, document: int, documents: int) -> Tensor:
+    """Places among all tokens that are scored of a document at a length, each as probable as another, ascending."""
+    scored = sum(_scored(served, some, length) for served, some in readings if length in served)
+    count = min(scored, max(LEAST_FITTED, FITTED_TOKENS // documents))
+    stream = generator(f"perplexity/temperature/{length}", 0, document)
+    return torch.from_numpy(np.sort(stream.choice(scored, count, replace=False)))
+
+
 @torch.inference_mode()
 def _states(model: Any, some: Windows) -> list[tuple[Tensor, Tensor]]:
-    return list(scored_states(model, *some))
+    return list(scored_states(model, some.input_ids, some.targets, some.last))
 
 
 @torch.inference_mode()
@@ -361,11 +389,13 @@ def fit_temperature(
     at_low, at_high = rise(low), rise(high)
     if not (math.isfinite(at_low) and math.isfinite(at_high)):
         return math.nan
+    if at_low == at_high == 0:  # logits that say nothing
+        return 1.0
     while at_low >= 0 and low > math.log(COLDEST):
-        high, at_high, low = low, at_low, low - math.log(4)
+        high, at_high, low = low, at_low, max(low - math.log(4), math.log(COLDEST))
         at_low = rise(low)
     while at_high <= 0 and high < math.log(HOTTEST):
-        low, at_low, high = high, at_high, high + math.log(4)
+        low, at_low, high = high, at_high, min(high + math.log(4), math.log(HOTTEST))
         at_high = rise(high)
     if at_low >= 0 or at_high <= 0:
         return COLDEST if at_low >= 0 else HOTTEST

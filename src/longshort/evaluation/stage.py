@@ -24,9 +24,13 @@ from longshort.publish import altered, file_digest, read_json, read_record, writ
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
 Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
+# (settings, l_train) -> the id of what is done
+Protocol = Callable[[dict[str, Any], int], str]
 
 
-def main(metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any]], str], keeps_items: bool = False) -> None:
+def main(
+    metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any], int], str], keeps_items: bool = False
+) -> None:
     """The command line of one metric's stage.
 
     Args:
@@ -52,7 +56,7 @@ def make(
     arguments: argparse.Namespace,
     metric: str,
     evaluate: Evaluate,
-    protocol: Callable[[dict[str, Any]], str],
+    protocol: Protocol,
     keeps_items: bool,
     beat: heartbeat.Heartbeat,
 ) -> None:
@@ -84,7 +88,7 @@ def make(
                 "data": manifest["content"],
                 "commit": provenance.commit(),
                 "environment": provenance.environment(),
-                "protocol": protocol(spec["settings"]),
+                "protocol": protocol(spec["settings"], spec["length"]),
             }
             about = {
                 "modules": modules(entry),
@@ -116,8 +120,7 @@ def _checkpoints(
         checkpoint = run["checkpoints"].get(str(step))
         if checkpoint is None:
             print(f"step {step}: {run['status']}, nothing to measure", flush=True)
-            row = {"step": step, "metric": metric, "value": float("nan"), "n": 0, "status": run["status"]}
-            together.rows.append(row)
+            together.rows.append(_nothing(metric, step, run["status"]))
             continue
         if tokenizer is None:
             from longshort.data import tokenizers
@@ -125,6 +128,10 @@ def _checkpoints(
             tokenizer = tokenizers.load(spec["data"]["tokenizer"])
         began = time.monotonic()
         model = _load(checkpoint)
+        if not _answers(model, data, spec["length"]):
+            print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
+            together.rows.append(_nothing(metric, step, "diverged"))
+            continue
         try:
             measured = evaluate(model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}"))
         except ValueError as error:
@@ -133,6 +140,26 @@ def _checkpoints(
         together.items.extend({"step": step, **item} for item in measured.items)
         print(f"step {step}: {len(measured.rows)} numbers in {time.monotonic() - began:.1f} s", flush=True)
     return together
+
+
+def _nothing(metric: str, step: int, status: str) -> dict[str, Any]:
+    return {"step": step, "metric": metric, "value": float("nan"), "n": 0, "status": status}
+
+
+def _answers(model: Any, data: Path, length: int) -> bool:
+    """Whether a model's logits are numbers, after the first tokens of a held-out text. One whose logits are not would
+    still choose answers, and have scores for them."""
+    import torch
+    from datasets import Dataset, load_from_disk
+
+    from longshort.evaluation.forward import head_of, hidden_states
+
+    texts = load_from_disk(str(data / "test"))
+    assert isinstance(texts, Dataset)
+    read = next((ids for ids in texts["input_ids"] if ids), [0])[:length]
+    with torch.inference_mode():
+        logits = head_of(model)(hidden_states(model, torch.tensor([read]))[:, -1])
+    return bool(logits.isfinite().all())
 
 
 def _numbers(rows: list[dict[str, Any]], made: dict[str, Any]) -> pandas.DataFrame:
