@@ -117,7 +117,8 @@ def submission_figures(folder: Path, cluster: Cluster, jobs: int) -> tuple[dict[
         place = folder / way
         place.mkdir()
         (place / "Snakefile").write_text(NOTHING % jobs)
-        common = ["--executor", "slurm", "--jobs", "4", "--cores", "4", "--slurm-status-command", "squeue"]
+        # Plugin 2.8 submits an array when all its jobs are at hand: with fewer --jobs than those it waits for ever.
+        common = ["--executor", "slurm", "--jobs", str(jobs), "--cores", "4", "--slurm-status-command", "squeue"]
         common += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
         seconds[way] = run(place, cluster, "all", *common, *options)
     figures = {f"{way}_over_single": seconds[way] / seconds["single"] for way in ("array", "groups")}
