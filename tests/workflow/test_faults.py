@@ -102,6 +102,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     if fault in (ask_the_stage, ask_one_rank):
         reached = max(int(path.name.split("-")[1]) for path in (tmp_path / "work").glob("*/checkpoint-*"))
         assert at <= reached < STEPS and f"checkpoint at step {reached}, to resume from" in said
+        assert process.returncode == 143 and f"the next attempt goes on after step {reached}" in said
     assert not list((tmp_path / "work").glob("*/owner.json")) or fault is kill_everything
 
     record, rows, said = stage.run(f"{STEPS}", "work", *options)

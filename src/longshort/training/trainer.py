@@ -98,6 +98,8 @@ class AlignmentTrainer(Trainer):
             self.control.should_training_stop |= bool(asked)
         if self.control.should_save:
             self._saved = now
+        if asked and self.is_world_process_zero():  # SLURM's signal may not have reached the launcher
+            (self.work / checkpoints.STOP).touch()
         step = self.state.global_step
         row: dict[str, float] = {"step": step}
         row.update({part: value for part, value in zip(PARTS, values.tolist(), strict=True) if part in self.head.parts})
