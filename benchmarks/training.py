@@ -32,6 +32,7 @@ from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
+from longshort.ownership import sole_owner
 from longshort.training import checkpoints, launch, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,9 +84,11 @@ def trained(folder: Path, shape: dict[str, Any], zero: str) -> list[float]:
         "logging_steps": shape["steps"],
         "resume": 0,
         "targets": [shape["steps"] + 1],  # nothing is saved
+        "keep": [],
+        "checkpoint_minutes": 60,
     }
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train(job)
+    with contextlib.redirect_stdout(io.StringIO()), sole_owner(work) as owner:
+        trainer.train({**job, "owner": owner.token})
     rows = [json.loads(line) for line in (work / checkpoints.LOG).read_text().splitlines()]
     return [row["tokens_per_second"] for row in rows[UNCOUNTED:]]
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from longshort import resolve
+from longshort import ownership, resolve
 from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
@@ -68,20 +68,22 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
     work = folder / run
     work.mkdir(exist_ok=True)
     (work / "spec.json").write_text(resolved.texts[run])
-    trainer.train(
-        {
-            "spec": str(work / "spec.json"),
-            "data": str(folder / "data"),
-            "base": base,
-            "work": str(work),
-            "micro_batch": 2,
-            "chunk_size": 0,
-            "gradient_checkpointing": False,
-            "logging_steps": 1,
-            "resume": 0,
-            "targets": [steps],
-        }
-    )
+    job = {
+        "spec": str(work / "spec.json"),
+        "data": str(folder / "data"),
+        "base": base,
+        "work": str(work),
+        "micro_batch": 2,
+        "chunk_size": 0,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "resume": 0,
+        "targets": [steps],
+        "keep": [steps],
+        "checkpoint_minutes": 30,
+    }
+    with ownership.sole_owner(work) as owner:
+        trainer.train({**job, "owner": owner.token})
     return [json.loads(line) for line in (work / checkpoints.LOG).read_text().splitlines()]
 
 
