@@ -336,19 +336,22 @@ def _ends(tokenizer: Any, task: str, tokens: list[int]) -> bool:
     """Whether the newest token ends a line, and with it the answer: no more text could change its score.
 
     A run of byte tokens ("<0x0A>" is Llama-2's newline) becomes text as a whole, and none if a character in it is cut:
-    so one says nothing before another kind of token has followed.
+    so one says nothing before another kind of token has followed. Special tokens do not end a run: they are left out
+    before.
     """
-    if task not in ONE_LINE_TASKS or _is_byte(tokenizer, tokens[-1]):
+    if task not in ONE_LINE_TASKS or _leaves_open(tokenizer, tokens[-1]):
         return False
-    after_bytes = len(tokens) > 1 and _is_byte(tokenizer, tokens[-2])
+    after_bytes = len(tokens) > 1 and _leaves_open(tokenizer, tokens[-2])
     # To decode the whole answer at each of its tokens would cost more than the model.
     if not after_bytes and "\n" not in tokenizer.decode(tokens[-1:]):
         return False
     return is_settled(task, tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _is_byte(tokenizer: Any, token: int) -> bool:
-    return re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token))) is not None
+def _leaves_open(tokenizer: Any, token: int) -> bool:
+    """Whether what comes after a token can change the text before it."""
+    is_byte = re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token)))
+    return is_byte is not None or token in tokenizer.all_special_ids
 
 
 def _until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
