@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.publish import file_digest
+from longshort.publish import folder_digests
 
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
@@ -62,14 +62,15 @@ def protocol(settings: dict[str, Any], l_train: int) -> str:
         f"fewshot={fewshot}",
         f"max={settings['max_length']}",
     ]
-    if settings.get("include_path"):
-        given.append(f"own={_digest(sorted(Path(settings['include_path']).rglob('*')))}")
+    if settings["include_path"]:
+        given.append(f"own={_digest(Path(settings['include_path']))}")
     return f"harness/lm_eval-{version('lm_eval')}-v1?{'&'.join(given)}"
 
 
-def _digest(paths: list[Path]) -> str:
-    """Of the content of files, the first 12 hex digits."""
-    return hashlib.sha256("".join(file_digest(path) for path in paths if path.is_file()).encode()).hexdigest()[:12]
+def _digest(folder: Path) -> str:
+    """Of one's own task files and what lies beside them, the first 12 hex digits; not of what Python makes of them."""
+    files = {name: digest for name, digest in folder_digests(folder).items() if "__pycache__" not in name}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
 
 def evaluate(
