@@ -125,3 +125,12 @@ def test_a_checkpoint_of_nan_is_marked_and_not_measured(tmp_path: Path, place: s
     (row,) = evaluated(tmp_path, "misalignment", settings, misalignment).to_dict("records")
     assert (row["metric"], row["step"], row["n"], row["status"]) == ("misalignment", 5, 0, "diverged")
     assert math.isnan(row["value"]) and read_record(tmp_path / "out.json")["run_id"] == "r"
+
+
+def test_an_undefined_metric_is_no_divergence() -> None:
+    def status(metric: str, value: float) -> str:
+        return stage._status({"metric": metric, "value": value, "n": 4})
+
+    assert [status("harness", math.nan), status("harness:mcc", math.nan)] == ["undefined"] * 2
+    assert [status("perplexity", math.nan), status("harness", math.inf)] == ["diverged"] * 2
+    assert status("harness", 0.5) == "ok"

@@ -217,8 +217,13 @@ def _sound(numbers: Path) -> bool:
 
 
 def _status(row: dict[str, Any]) -> str:
-    """A number that is not finite comes from weights that are not: the training diverged at its last step."""
-    return "ok" if not row["n"] or math.isfinite(row["value"]) else "diverged"
+    """Where a model's logits are numbers for a text, and then a number is not: for another text they are not.
+
+    But lm_eval has metrics that some answers leave undefined, say a correlation of equal ones.
+    """
+    if not row["n"] or math.isfinite(row["value"]):
+        return "ok"
+    return "undefined" if row["metric"].startswith("harness") and math.isnan(row["value"]) else "diverged"
 
 
 def _load(checkpoint: dict[str, Any]) -> Any:
