@@ -58,6 +58,19 @@ metric_list:
   - {metric: bits_per_byte}
 metadata: {version: 1.0}
 """
+SAY = """
+task: own_say
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: " {{answer}}"
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+metadata: {version: 1.0}
+"""
 GROUP = """
 group: own_group
 task: [own_choose, own_choose_again]
@@ -263,12 +276,24 @@ def test_lower_is_better_must_be_said(model: Any, tokenizer: Any, own: Path) -> 
     assert rows["harness:own_flow"] == rows["own_flow:byte_perplexity"] == pytest.approx(2**bits, rel=1e-5)
 
 
-def test_perplexity_of_a_diverged_model_is_infinite(tokenizer: Any, own: Path) -> None:
+def test_only_what_overflows_for_a_diverged_model_is_infinite(tokenizer: Any, own: Path) -> None:
+    (own / "say.yaml").write_text(SAY.replace("DATA", str(own / "items.jsonl")))
+    settings = asked(own, "own_flow", "own_say", lower_is_better=["own_flow"])
+    fine = evaluate(tiny_llama(), tokenizer, settings)
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight.mul_(1e6)
-    measured = evaluate(model, tokenizer, asked(own, "own_flow", lower_is_better=["own_flow"]))
-    assert [(row["value"], row["n"]) for row in measured.rows] == [(math.inf, 4)] * 2
+    measured = evaluate(model, tokenizer, settings)
+    rows = by_task(measured.rows)
+    nats = [log_likelihood(model, [256], list(item["question"].encode())) for item in ITEMS]
+    bits = -sum(nats) / sum(len(item["question"]) for item in ITEMS) / math.log(2)
+    assert rows["own_flow:bits_per_byte"] == pytest.approx(bits, rel=1e-4)
+    assert rows["harness:own_say"] == rows["own_say:acc"] == 0
+    infinite = {task for task, value in rows.items() if value == math.inf}
+    assert infinite == {"harness:own_flow", "own_flow:byte_perplexity", "own_say:perplexity"}
+    assert len(measured.items) == 8 and {row["n"] for row in measured.rows} == {4}
+    # The tasks are kept in the process; a checkpoint that comes after has its numbers as before.
+    assert evaluate(tiny_llama(), tokenizer, settings) == fine
 
 
 def test_unknown_and_refused_tasks_are_named(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,15 @@ def test_a_newline_of_bytes_ends_an_answer_only_when_it_is_text() -> None:
     assert after([paris, newline, more, more]) == 3
     assert after([paris, newline, first, second, third, more]) == 6
     assert after([paris, newline, first, more, more]) == 0
+    # Of all short answers, special tokens among them: what is left out of one changes neither its text nor its score.
+    ended = 0
+    for answer in product([0, newline, first, second, third, paris, more], repeat=5):
+        count = after(list(answer))
+        early, whole = (tokenizer.decode(some, skip_special_tokens=True) for some in (answer[: count or 5], answer))
+        assert whole.startswith(early)
+        assert score_prediction("triviaqa", early, ["Paris"]) == score_prediction("triviaqa", whole, ["Paris"])
+        ended += 0 < count < 5
+    assert ended > 400
 
 
 # Stand-in.

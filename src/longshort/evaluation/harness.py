@@ -17,6 +17,8 @@ import math
 import os
 import random
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.publish import file_digest
+from longshort.publish import folder_digests
 
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
@@ -60,14 +62,15 @@ def protocol(settings: dict[str, Any], l_train: int) -> str:
         f"fewshot={fewshot}",
         f"max={settings['max_length']}",
     ]
-    if settings.get("include_path"):
-        given.append(f"own={_digest(sorted(Path(settings['include_path']).rglob('*')))}")
+    if settings["include_path"]:
+        given.append(f"own={_digest(Path(settings['include_path']))}")
     return f"harness/lm_eval-{version('lm_eval')}-v1?{'&'.join(given)}"
 
 
-def _digest(paths: list[Path]) -> str:
-    """Of the content of files, the first 12 hex digits."""
-    return hashlib.sha256("".join(file_digest(path) for path in paths if path.is_file()).encode()).hexdigest()[:12]
+def _digest(folder: Path) -> str:
+    """Of one's own task files and what lies beside them, the first 12 hex digits; not of what Python makes of them."""
+    files = {name: digest for name, digest in folder_digests(folder).items() if "__pycache__" not in name}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
 
 
 def evaluate(
@@ -282,29 +285,31 @@ def _measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[s
     import lm_eval
     import torch
 
-    random.seed(RANDOM_SEED)
-    np.random.seed(OTHER_SEED)
-    torch.manual_seed(OTHER_SEED)
     # As simple_evaluate: a task that says 0 keeps it.
     own = task.get_config("num_fewshot")
     if own is None or (own != 0 and settings["num_fewshot"] is not None):
         task.set_config(key="num_fewshot", value=settings["num_fewshot"] or 0)
-    task.set_fewshot_seed(seed=OTHER_SEED)
     name = task.task_name
     # A pool of all processors would fork the process that holds the model.
     os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        done = lm_eval.evaluate(
+
+    def evaluated() -> Any:
+        random.seed(RANDOM_SEED)
+        np.random.seed(OTHER_SEED)
+        torch.manual_seed(OTHER_SEED)
+        task.set_fewshot_seed(seed=OTHER_SEED)
+        return lm_eval.evaluate(
             lm=lm,
             task_dict={"tasks": {name: task}, "groups": {}},
             limit=settings["limit"],
             bootstrap_iters=BOOTSTRAPS,
         )
-    except OverflowError:  # math.exp of the nats of a diverged model
-        count = min(len(task.eval_docs), settings["limit"] or math.inf)
-        # lm_eval gives no metric where one overflows, and does not say which: it was one that is better when lower.
-        first, higher = next(iter(_directions(task).items()))
-        return {"result": {f"{first},none": math.nan if higher else math.inf}, "n": count, "items": []}
+
+    try:
+        done = evaluated()
+    except OverflowError:  # math.exp of the nats of a diverged model; lm_eval then gives no metric at all
+        with _infinite_where_too_large(task):
+            done = evaluated()
     result = done["results"][name]
     items = [
         {
@@ -325,6 +330,29 @@ def _measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[s
 
     numbers = {key: float(result[key]) for key in sorted(result, key=place) if _is_number(result[key])}
     return {"result": numbers, "n": int(result["sample_len"]), "items": items}
+
+
+@contextmanager
+def _infinite_where_too_large(task: Any) -> Iterator[None]:
+    """The means over items that can overflow are infinite then (and have no standard error, which lm_eval has for its
+    own functions only)."""
+    from lm_eval.api.metrics import mean
+
+    def safe(total: Any) -> Any:
+        def or_infinite(values: Any) -> Any:
+            try:
+                return total(values)
+            except OverflowError:
+                return math.inf
+
+        return total if total is mean else or_infinite
+
+    totals = {metric: safe(total) for metric, total in task.aggregation().items()}
+    task.aggregation = lambda: totals
+    try:
+        yield
+    finally:
+        del task.aggregation  # the class's again: the task is kept for other checkpoints
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -71,7 +72,7 @@ def _digest(source: dict[str, Any]) -> str:
     """Of the items of a local source, whatever their files are called: the first 12 hex digits."""
     digest = hashlib.sha256()
     for task in TASKS:
-        with fsspec.open(task_files(source, Path()).replace("{task}", task), "rb") as file:
+        with _opened(task_files(source, Path()), task, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 
@@ -202,14 +203,8 @@ def read_items(files: str, task: str) -> list[dict[str, Any]]:
         ValueError: no such file, or a field is missing.
     """
     file = files.replace("{task}", task)
-    try:
-        with fsspec.open(file, "rt", encoding="utf-8") as lines:
-            read = list(_read_jsonl(lines, file))
-    except (FileNotFoundError, KeyError):
-        needed = ", ".join(f"{name}_e.jsonl" for name in TASKS)
-        raise ValueError(f"LongBench-E task {task} is missing: no file {file}; needed are {needed}") from None
-    except BadZipFile as error:
-        raise ValueError(f"{file}: {error}; take a whole copy of the official data.zip") from None
+    with _opened(files, task, "rt", encoding="utf-8") as lines:
+        read = list(_read_jsonl(lines, file))
     items = []
     for place, item in enumerate(read, start=1):
         if "input" not in item and "question" in item:
@@ -221,6 +216,24 @@ def read_items(files: str, task: str) -> list[dict[str, Any]]:
     if not items:
         raise ValueError(f"LongBench-E task {task} is missing: {file} is empty; take the official files of LongBench-E")
     return items
+
+
+@contextmanager
+def _opened(files: str, task: str, mode: str, **options: Any) -> Iterator[Any]:
+    """The file of a task's items.
+
+    Raises:
+        ValueError: no such file, or it is cut short.
+    """
+    file = files.replace("{task}", task)
+    try:
+        with fsspec.open(file, mode, **options) as opened:
+            yield opened
+    except (FileNotFoundError, KeyError):
+        needed = ", ".join(f"{name}_e.jsonl" for name in TASKS)
+        raise ValueError(f"LongBench-E task {task} is missing: no file {file}; needed are {needed}") from None
+    except BadZipFile as error:
+        raise ValueError(f"{file}: {error}; take a whole copy of the official data.zip") from None
 
 
 def encode(tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]:
@@ -336,19 +349,22 @@ def _ends(tokenizer: Any, task: str, tokens: list[int]) -> bool:
     """Whether the newest token ends a line, and with it the answer: no more text could change its score.
 
     A run of byte tokens ("<0x0A>" is Llama-2's newline) becomes text as a whole, and none if a character in it is cut:
-    so one says nothing before another kind of token has followed.
+    so one says nothing before another kind of token has followed. Special tokens do not end a run: they are left out
+    before.
     """
-    if task not in ONE_LINE_TASKS or _is_byte(tokenizer, tokens[-1]):
+    if task not in ONE_LINE_TASKS or _leaves_open(tokenizer, tokens[-1]):
         return False
-    after_bytes = len(tokens) > 1 and _is_byte(tokenizer, tokens[-2])
+    after_bytes = len(tokens) > 1 and _leaves_open(tokenizer, tokens[-2])
     # To decode the whole answer at each of its tokens would cost more than the model.
     if not after_bytes and "\n" not in tokenizer.decode(tokens[-1:]):
         return False
     return is_settled(task, tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _is_byte(tokenizer: Any, token: int) -> bool:
-    return re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token))) is not None
+def _leaves_open(tokenizer: Any, token: int) -> bool:
+    """Whether what comes after a token can change the text before it."""
+    is_byte = re.fullmatch("<0x[0-9A-F]{2}>", str(tokenizer.convert_ids_to_tokens(token)))
+    return is_byte is not None or token in tokenizer.all_special_ids
 
 
 def _until_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:

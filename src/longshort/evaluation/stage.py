@@ -28,9 +28,7 @@ Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
 Protocol = Callable[[dict[str, Any], int], str]
 
 
-def main(
-    metric: str, evaluate: Evaluate, protocol: Callable[[dict[str, Any], int], str], keeps_items: bool = False
-) -> None:
+def main(metric: str, evaluate: Evaluate, protocol: Protocol, keeps_items: bool = False) -> None:
     """The command line of one metric's stage.
 
     Args:
@@ -69,7 +67,11 @@ def make(
         "steps": arguments.steps,
         "status": run["status"],
         "data": manifest["content"],
-        "items": {path.name: file_digest(path) for path in arguments.items},
+        "items": [[path.name, file_digest(path)] for path in [*arguments.items, *_made_items(spec, arguments.data)]],
+        # Its digests of local items hold where no --items is given.
+        "protocol": _protocol(metric, protocol, spec),
+        # Finished items of other library versions do not stand beside new ones.
+        "environment": provenance.environment(),
     }
     place = arguments.work / "evaluations" / run_id(spec, code, inputs)
     with sole_owner(place) as owner:
@@ -87,8 +89,8 @@ def make(
                 "code": code,
                 "data": manifest["content"],
                 "commit": provenance.commit(),
-                "environment": provenance.environment(),
-                "protocol": protocol(spec["settings"], spec["length"]),
+                "environment": inputs["environment"],
+                "protocol": inputs["protocol"],
             }
             about = {
                 "modules": modules(entry),
@@ -102,6 +104,23 @@ def make(
             (place / "journal").unlink(missing_ok=True)
         items = _items(finished).read_bytes() if keeps_items else None
         _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
+
+
+def _protocol(metric: str, protocol: Protocol, spec: dict[str, Any]) -> str:
+    try:
+        return protocol(spec["settings"], spec["length"])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{metric}: {error}") from None
+
+
+def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
+    """The digests of the items that were made from the corpus, where these are asked."""
+    source = spec["settings"].get("source", {})
+    return (
+        [data.parent / f"longbench-e-{source['items_per_task']}" / "manifest.json"]
+        if "items_per_task" in source
+        else []
+    )
 
 
 def _checkpoints(
@@ -198,8 +217,13 @@ def _sound(numbers: Path) -> bool:
 
 
 def _status(row: dict[str, Any]) -> str:
-    """A number that is not finite comes from weights that are not: the training diverged at its last step."""
-    return "ok" if not row["n"] or math.isfinite(row["value"]) else "diverged"
+    """Where a model's logits are numbers for a text, and then a number is not: for another text they are not.
+
+    But lm_eval has metrics that some answers leave undefined, say a correlation of equal ones.
+    """
+    if not row["n"] or math.isfinite(row["value"]):
+        return "ok"
+    return "undefined" if row["metric"].startswith("harness") and math.isnan(row["value"]) else "diverged"
 
 
 def _load(checkpoint: dict[str, Any]) -> Any:

@@ -1,0 +1,136 @@
+"""What evaluation stages share: what a result is the result of, and checkpoints that diverged."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from datasets import Dataset
+
+from longshort import provenance
+from longshort.evaluation import harness, longbench, misalignment, prompts, stage
+from longshort.evaluation.journal import Measured
+from longshort.publish import folder_digests, read_record, write_json, write_record
+from tests.unit.test_longbench import tiny_llama
+
+
+def evaluated(folder: Path, metric: str, settings: dict[str, Any], module: Any, *items: Path) -> pandas.DataFrame:
+    """What a stage publishes of the checkpoint of step 5, in folder/checkpoint if there is one."""
+    checkpoint = folder / "checkpoint"
+    files = folder_digests(checkpoint) if checkpoint.exists() else {}
+    write_json(folder / "spec.json", {"settings": settings, "length": 16, "data": {"tokenizer": {"kind": "bytes"}}})
+    write_json(folder / "data.json", {"content": "d"})
+    step = {"5": {"path": str(checkpoint), "files": files}}
+    write_record(folder / "run.json", {"run_id": "r", "status": "ok", "checkpoints": step})
+    arguments = Namespace(
+        spec=folder / "spec.json", data=folder / "data.json", run=folder / "run.json", steps="5",
+        out=folder / "out.parquet", code=None, items=list(items), work=folder / "work",
+    )  # fmt: skip
+    beat: Any = SimpleNamespace(watch=lambda progress: None)
+    stage.make(arguments, metric, module.evaluate, module.protocol, False, beat)
+    return pandas.read_parquet(folder / "out.parquet")
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Stands in for the measuring: the number is how often it was done."""
+    done: list[int] = []
+
+    def evaluate(*_: Any) -> Measured:
+        done.append(1)
+        return Measured([{"metric": "m", "value": float(len(done)), "n": 1}])
+
+    monkeypatch.setattr(stage, "_load", lambda checkpoint: None)
+    monkeypatch.setattr(stage, "_answers", lambda model, data, length: True)
+    return evaluate
+
+
+HARNESS = {"tasks": ["t"], "limit": None, "num_fewshot": None, "max_length": 64}
+
+
+def test_a_result_of_other_items_is_not_found_again(tmp_path: Path, counting: Any) -> None:
+    """Given with --items, two of one name among them, or not; what Python makes of task files does not count."""
+    for name in ("own/a", "own/b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "utils.py").write_text("1")
+    module = SimpleNamespace(evaluate=counting, protocol=harness.protocol)
+    given = [tmp_path / "own/a/utils.py", tmp_path / "own/b/utils.py"]
+    settings = {**HARNESS, "include_path": None}
+
+    def value(settings: dict[str, Any], *items: Path) -> float:
+        (found,) = evaluated(tmp_path, "harness", settings, module, *items)["value"]
+        return float(found)
+
+    assert [value(settings, *given), value(settings, *given)] == [1, 1]
+    given[0].write_text("2")
+    assert value(settings, *given) == 2
+    settings["include_path"] = str(tmp_path / "own")
+    assert value(settings) == 3
+    (tmp_path / "own/__pycache__").mkdir()
+    (tmp_path / "own/__pycache__/utils.pyc").write_text("x")
+    assert value(settings) == 3
+    given[0].write_text("3")
+    assert value(settings) == 4
+
+
+def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, counting: Any) -> None:
+    module = SimpleNamespace(evaluate=counting, protocol=longbench.protocol)
+    made = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 64, "max_new_tokens": None}
+    local = {**made, "source": {"kind": "zip", "path": str(tmp_path / "data.zip")}}
+
+    def values(settings: dict[str, Any]) -> list[float]:
+        return evaluated(tmp_path, "longbench_e", settings, module)["value"].tolist()
+
+    (tmp_path / "longbench-e-3").mkdir()
+    write_json(tmp_path / "longbench-e-3" / "manifest.json", {"lcc_e.jsonl": "a"})
+    assert [values(made), values(made)] == [[1], [1]]
+    write_json(tmp_path / "longbench-e-3" / "manifest.json", {"lcc_e.jsonl": "b"})
+    assert values(made) == [2]
+    for content in ("{}", "[]"):
+        with zipfile.ZipFile(tmp_path / "data.zip", "w") as file:
+            for task in prompts.TASKS:
+                file.writestr(f"data/{task}_e.jsonl", content)
+        assert values(local) == [3 if content == "{}" else 4]
+    (tmp_path / "data.zip").unlink()
+    with pytest.raises(SystemExit, match="longbench_e: LongBench-E task qasper is missing: no file"):
+        values(local)
+
+
+def test_a_result_of_other_libraries_is_not_found_again(
+    tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(evaluate=counting, protocol=lambda settings, l_train: "p")
+    assert evaluated(tmp_path, "perplexity", {}, module)["value"].tolist() == [1]
+    monkeypatch.setattr(provenance, "environment", lambda: "torch=9")
+    again = evaluated(tmp_path, "perplexity", {}, module)
+    assert again["value"].tolist() == [2] and again["environment"].tolist() == ["torch=9"]
+
+
+@pytest.mark.parametrize("place", ["head", "layer"])
+def test_a_checkpoint_of_nan_is_marked_and_not_measured(tmp_path: Path, place: str) -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        weight = model.lm_head.weight if place == "head" else model.model.layers[1].mlp.down_proj.weight
+        weight[0, 0] = math.nan
+    model.save_pretrained(tmp_path / "checkpoint")
+    Dataset.from_dict({"name": ["d"], "text": [""], "input_ids": [[7] * 40]}).save_to_disk(str(tmp_path / "test"))
+    settings = {"sequences": 2, "lengths_per_sequence": 2, "beyond": []}
+    (row,) = evaluated(tmp_path, "misalignment", settings, misalignment).to_dict("records")
+    assert (row["metric"], row["step"], row["n"], row["status"]) == ("misalignment", 5, 0, "diverged")
+    assert math.isnan(row["value"]) and read_record(tmp_path / "out.json")["run_id"] == "r"
+
+
+def test_an_undefined_metric_is_no_divergence() -> None:
+    def status(metric: str, value: float) -> str:
+        return stage._status({"metric": metric, "value": value, "n": 4})
+
+    assert [status("harness", math.nan), status("harness:mcc", math.nan)] == ["undefined"] * 2
+    assert [status("perplexity", math.nan), status("harness", math.inf)] == ["diverged"] * 2
+    assert status("harness", 0.5) == "ok"
