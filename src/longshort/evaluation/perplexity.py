@@ -91,7 +91,7 @@ def evaluate(
     """Rows per length L: perplexity, perplexity_checkpoint_t, perplexity_length_t (at the two fitted temperatures),
     temperature (also one of the checkpoint, without a length), accuracy, ece (0..1), nll (nats a token) of each
     document, nll_se (standard error of their mean), and nll_by_position, whose `task` says which tokens: "16-31" have
-    so many tokens before them in their window.
+    so many tokens before them in their window (BOS is not counted).
 
     Args:
         settings: `lengths` in tokens, `documents` how many test documents, `protocol` {kind} and what it needs,
