@@ -32,6 +32,7 @@ def test_a_job_runs_on_each_node(cluster: Cluster, node: str) -> None:
 def test_a_job_of_two_nodes_runs_on_both_with_their_gpus(cluster: Cluster) -> None:
     job = cluster.submit("srun printenv SLURMD_NODENAME", "--nodes=2", "--ntasks-per-node=1", "--gres=gpu:a100:2")
     assert cluster.wait_for(job) == "COMPLETED" and sorted(cluster.output(job).split()) == NODES
+    cluster.wait_for_accounting(job, ("COMPLETED", "0:0"))
     assert "gres/gpu=4" in cluster.run("sacct", "-nXP", f"--jobs={job}", "--format=AllocTRES")
     # Untyped, all of one node: the next one waits.
     first = submit_running(cluster, HEEDS, "--nodelist=n1", "--gres=gpu:8")

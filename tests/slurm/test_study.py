@@ -155,16 +155,24 @@ def assert_equal_numbers(project: Path, reference: Path) -> None:
         assert steps == list(range(1, len(steps) + 1))
 
 
+def accounted(cluster: Cluster, rule: str, run: str, field: str) -> list[str]:
+    """A field of all jobs that a rule had for a run, as soon as accounting knows that they have ended."""
+
+    def rows() -> list[list[str]]:
+        lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", f"--format=State,{field},Comment").splitlines()
+        return [line.split("|") for line in lines if f"rule_{rule}_wildcards_{run}" in line]
+
+    wait_until(lambda: not {"PENDING", "RUNNING"} & {row[0] for row in rows()}, lambda: f"not over: {rows()}")
+    return [row[1].split()[0] for row in rows()]
+
+
 def jobs_of(cluster: Cluster, rule: str, run: str) -> list[str]:
-    """States of all jobs that a rule had for a run, as accounting has them."""
-    lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", "--format=State,Comment").splitlines()
-    return [line.split("|")[0].split()[0] for line in lines if f"rule_{rule}_wildcards_{run}" in line]
+    return accounted(cluster, rule, run, "State")
 
 
 def allocated(cluster: Cluster, run: str) -> list[str]:
     """What each training of a run had."""
-    lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", "--format=AllocTRES,Comment").splitlines()
-    return [line.split("|")[0] for line in lines if f"rule_train_wildcards_{run}" in line]
+    return accounted(cluster, "train", run, "AllocTRES")
 
 
 def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
