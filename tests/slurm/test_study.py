@@ -155,24 +155,28 @@ def assert_equal_numbers(project: Path, reference: Path) -> None:
         assert steps == list(range(1, len(steps) + 1))
 
 
-def accounted(cluster: Cluster, rule: str, run: str, field: str) -> list[str]:
-    """A field of all jobs that a rule had for a run, as soon as accounting knows that they have ended."""
+def accounted(cluster: Cluster, project: Path, rule: str, arm: str, field: str) -> list[str]:
+    """A field of all jobs that a project's rule had for an arm, as soon as accounting knows that they have ended."""
+    job = f"rule_{rule}_wildcards_{run_of(project, arm)}"
 
     def rows() -> list[list[str]]:
-        lines = cluster.run("sacct", "-nPX", "--starttime=now-2hours", f"--format=State,{field},Comment").splitlines()
-        return [line.split("|") for line in lines if f"rule_{rule}_wildcards_{run}" in line]
+        fields = f"--format=State,{field},WorkDir,Comment"
+        listed = cluster.run("sacct", "-nPX", "--starttime=now-2hours", fields).splitlines()
+        jobs = [line.split("|") for line in listed]
+        # Every test's project has the same runs.
+        return [one for one in jobs if Path(one[2]) == project and job in one[3]]
 
     wait_until(lambda: not {"PENDING", "RUNNING"} & {row[0] for row in rows()}, lambda: f"not over: {rows()}")
     return [row[1].split()[0] for row in rows()]
 
 
-def jobs_of(cluster: Cluster, rule: str, run: str) -> list[str]:
-    return accounted(cluster, rule, run, "State")
+def jobs_of(cluster: Cluster, project: Path, rule: str, arm: str) -> list[str]:
+    return accounted(cluster, project, rule, arm, "State")
 
 
-def allocated(cluster: Cluster, run: str) -> list[str]:
-    """What each training of a run had."""
-    return accounted(cluster, "train", run, "AllocTRES")
+def allocated(cluster: Cluster, project: Path, arm: str) -> list[str]:
+    """What each training of an arm had."""
+    return accounted(cluster, project, "train", arm, "AllocTRES")
 
 
 def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
@@ -199,15 +203,15 @@ def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
     for arm in ("baseline", "constant", "hidden"):
         beat = heartbeat_of(project, arm)
         assert beat is not None and (beat["state"], beat["attempt"]) == ("finished", 2), (arm, beat)
-        assert len(jobs_of(cluster, "train", run_of(project, arm))) == 2
+        assert len(jobs_of(cluster, project, "train", arm)) == 2
     for rule in ("perplexity", "misalignment"):
-        assert jobs_of(cluster, rule, run_of(project, "constant")) == ["COMPLETED"]
+        assert jobs_of(cluster, project, rule, "constant") == ["COMPLETED"]
     assert "diverged" in (project / "results/tiny/tables/main.md").read_text()
-    assert jobs_of(cluster, "train", run_of(project, "hidden+output")) == ["COMPLETED"]
-    assert jobs_of(cluster, "train", run_of(project, "hidden"))[0] == "FAILED"
+    assert jobs_of(cluster, project, "train", "hidden+output") == ["COMPLETED"]
+    assert jobs_of(cluster, project, "train", "hidden")[0] == "FAILED"
     # The base had a GPU on each of two nodes, and the arm of two processes both of its own on one.
-    assert allocated(cluster, run_of(project, "base")) == ["billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"]
-    assert "gres/gpu=2" in (one_node := allocated(cluster, run_of(project, "hidden"))[-1]) and "node=1" in one_node
+    assert allocated(cluster, project, "base") == ["billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"]
+    assert "gres/gpu=2" in (one_node := allocated(cluster, project, "hidden")[-1]) and "node=1" in one_node
 
 
 def test_what_slurm_refuses_is_explained_and_nothing_is_lost(cluster: Cluster, without_constant: Path) -> None:
@@ -229,7 +233,7 @@ def test_of_a_preempted_training_exactly_one_begins_again(
     cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
     assert process.wait(timeout=600) == 0, driver.said()
     assert_equal_numbers(without_constant, reference)
-    states = jobs_of(cluster, "train", run_of(without_constant, "constant"))
+    states = jobs_of(cluster, without_constant, "train", "constant")
     assert len(states) == 2 and states[1] == "COMPLETED" and states[0] in ("PREEMPTED", "FAILED"), states
 
 
@@ -249,7 +253,7 @@ def test_a_training_that_outlasts_its_time_saves_ahead_of_the_limit_and_goes_on(
     driver.run("--default-resources", "slurm_extra='--signal=TERM@20'", "--retries", "5", target=record)
 
     assert "training from step 0" not in (there / record).with_suffix(".log").read_text()
-    states = jobs_of(cluster, "train", run_of(there, "constant"))
+    states = jobs_of(cluster, there, "train", "constant")
     assert len(states) > 1 and states[-1] == "COMPLETED" and set(states[:-1]) <= {"FAILED", "TIMEOUT"}, states
     ours, theirs = (json.loads((project / record).read_text()) for project in (there, here))
     assert ours["checkpoints"][f"{steps}"]["files"] == theirs["checkpoints"][f"{steps}"]["files"]
