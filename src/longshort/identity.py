@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _parsed(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
     """
     tree = ast.parse(text, filename=str(path))
     names: list[str] = []
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -170,6 +171,16 @@ def _parsed(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
             ):
                 node.body = node.body[1:]
     return digest(ast.dump(tree)), tuple(names)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module and every statement in it; ast.walk would visit each expression too, at the cost of every plan."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        yield (node := waiting.pop())
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inside = getattr(node, block, None)
+            waiting += inside if isinstance(inside, list) else []
 
 
 def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
