@@ -68,6 +68,11 @@ def write_study(project: Path, study: dict, name: str = "tiny") -> None:
     (project / "config" / "studies" / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
+def last_attempt(log: Path) -> str:
+    """What the last job wrote into a log, which holds all attempts."""
+    return re.split(r"^attempt \d+, process ", log.read_text(), flags=re.MULTILINE)[-1]
+
+
 def run_snakemake(
     project: Path, *arguments: str, study: str = "tiny", check: bool = True
 ) -> subprocess.CompletedProcess[str]:

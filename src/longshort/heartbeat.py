@@ -12,11 +12,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from longshort import interruption
+from longshort import interruption, ownership
 from longshort.publish import read_json, write_json
 
 BEAT = 10.0
@@ -39,10 +39,11 @@ class Heartbeat:
         self._first: tuple[float, float] | None = None  # time and progress of the first look
         self._lock = threading.Lock()
         now = time.time()
+        self.attempt = _attempts_before(self._path) + 1
         self._facts: dict[str, Any] = {
             "stage": stage,
             "state": WAITING,
-            "attempt": _attempts_before(self._path) + 1,
+            "attempt": self.attempt,
             "host": socket.gethostname(),
             "node": os.environ.get("SLURMD_NODENAME"),
             "pid": os.getpid(),
@@ -92,17 +93,19 @@ def beating(out: Path, stage: str) -> Iterator[Heartbeat]:
     """Beats while the block runs, and says in the end how it ended."""
     heartbeat, stop = Heartbeat(out, stage), threading.Event()
     heartbeat.state(WAITING)
+    # A log holds all attempts, one below the other.
+    print(f"attempt {heartbeat.attempt}, {ownership.described(ownership.about_me())}, {time.ctime()}", flush=True)
     thread = threading.Thread(target=heartbeat._beat, args=(stop,), daemon=True)
     thread.start()
     try:
         yield heartbeat
     except BaseException as error:
-        if isinstance(error, SystemExit) and error.code == interruption.EXIT_CODE:
-            heartbeat.state(INTERRUPTED)
-        else:
-            heartbeat.state(
-                FAILED, f"{type(error).__name__}: {error}" if not isinstance(error, SystemExit) else str(error)
-            )
+        with suppress(OSError):  # a full disk may be what it failed of
+            if isinstance(error, SystemExit) and error.code == interruption.EXIT_CODE:
+                heartbeat.state(INTERRUPTED)
+            else:
+                said = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+                heartbeat.state(FAILED, said)
         raise
     else:
         heartbeat.state(FINISHED)

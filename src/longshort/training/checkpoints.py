@@ -31,6 +31,11 @@ def seal(checkpoint: Path) -> None:
     write_json(checkpoint / MANIFEST, folder_digests(checkpoint))
 
 
+def is_sealed(work: Path, step: int) -> bool:
+    """Whether the checkpoint of a step was written to its end; `damage` says whether it still is what was written."""
+    return (folder(work, step) / MANIFEST).exists()
+
+
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if it is as it was sealed."""
     if not (checkpoint / MANIFEST).exists():
@@ -62,7 +67,7 @@ def sound_steps(work: Path) -> list[int]:
 
 def newest(work: Path, first: int, last: int) -> int:
     """The last step of first..last that was sealed; `first` if there is none."""
-    sealed = [step for step in steps_there(work) if (folder(work, step) / MANIFEST).exists()]
+    sealed = (step for step in steps_there(work) if is_sealed(work, step))
     return max((step for step in sealed if first < step <= last), default=first)
 
 

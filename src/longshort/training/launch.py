@@ -59,11 +59,11 @@ def complete(
             write_json(job_file, {**job, "resume": resume, "targets": targets, "keep": keep, "owner": owner.token})
             stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
             trained += max(targets) - resume
+            sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             if stopped and newest < max(targets) < diverged_at(work):
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise SystemExit(interruption.EXIT_CODE)
-    sound = checkpoints.sound_steps(work)
     there = [step for step in wanted if step in sound]
     lost = [step for step in wanted if step not in sound and step < diverged_at(work)]
     if lost:
