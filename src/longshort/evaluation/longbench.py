@@ -33,7 +33,7 @@ from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
 from longshort.evaluation.scoring import BUCKETS, ONE_LINE_TASKS, is_settled, score_prediction, summarise, task_name
 from longshort.publish import write_json
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 16384
 FIELDS = ("context", "answers", "length", "all_classes", "_id")
 
 
