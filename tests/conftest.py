@@ -68,9 +68,15 @@ def write_study(project: Path, study: dict, name: str = "tiny") -> None:
     (project / "config" / "studies" / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
-def last_attempt(log: Path) -> str:
-    """What the last job wrote into a log, which holds all attempts."""
-    return re.split(r"^attempt \d+, process ", log.read_text(), flags=re.MULTILINE)[-1]
+def on_a_small_disk(folder: Path, size: int, command: list[str]) -> list[str]:
+    """The command, run where folder is a file system of so many bytes, and once more where that has grown."""
+    script = """
+    folder="$1"; size="$2"; shift 2
+    mount -t tmpfs -o size="$size" small "$folder" && "$@"; echo "exit code $?"
+    mount -o remount,size=100m "$folder" && exec "$@"
+    """
+    folder.mkdir(exist_ok=True)
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(folder), str(size), *command]
 
 
 def run_snakemake(

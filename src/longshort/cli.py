@@ -16,7 +16,7 @@ from longshort import accept as acceptance
 from longshort import cost, resolve, trace
 from longshort import plan as plans
 from longshort import prune as pruning
-from longshort.publish import read_json
+from longshort.publish import in_words, read_json
 from longshort.study import StudyError
 
 Result = TypeVar("Result")
@@ -114,17 +114,31 @@ def accept(
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list only")] = False,
+    folders: Annotated[list[str] | None, typer.Argument(help="what to delete, as listed; none: list only")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="delete all that no study needs")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """List, and after asking delete, results and checkpoints that no study in config/studies needs."""
-    found = _or_exit(pruning.unneeded)
-    for folder in found:
-        typer.echo(f"{folder.size / 2**20:10.1f} MB  {folder.what:<12} {folder.path}")
-    total = sum(folder.size for folder in found) / 2**20
-    typer.echo(f"{total:10.1f} MB in {len(found)} folders that no study in config/studies needs")
-    if found and not dry_run and (yes or typer.confirm("Delete them?")):
-        pruning.remove(found)
+    """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
+    found = _or_exit(pruning.kept)
+    unneeded = [folder for folder in found if not folder.needed_by]
+    for study in sorted({study for folder in found for study in folder.needed_by}):
+        needs = [folder for folder in found if study in folder.needed_by]
+        checkpoints = sum(folder.size for folder in needs if folder.path.parent == pruning.WORK)
+        total = sum(folder.size for folder in needs)
+        alone = sum(folder.size for folder in needs if folder.needed_by == [study])
+        typer.echo(
+            f"study {study} needs {in_words(total)} in {len(needs)} folders, {in_words(checkpoints)} of it checkpoints "
+            f"({in_words(alone)} that no other study needs)"
+        )
+    for folder in unneeded:
+        typer.echo(f"{in_words(folder.size):>10}  {folder.path}")
+    typer.echo(
+        f"{in_words(sum(f.size for f in unneeded))} in {len(unneeded)} folders that no study in config/studies needs"
+    )
+    names = [str(folder.path) for folder in unneeded] if everything else folders or []
+    if names and (yes or typer.confirm(f"Delete {len(names)} folders?")):
+        _or_exit(lambda: pruning.remove(names, found))
+        typer.echo(f"deleted {', '.join(names)}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`longshort prune`: results and checkpoints that no study in config/studies needs."""
+"""`longshort prune`: what each study in config/studies needs of the disk, and what none of them needs."""
 
 from __future__ import annotations
 
@@ -8,52 +8,67 @@ from typing import NamedTuple
 
 from longshort import resolve
 from longshort.publish import read_json
+from longshort.study import StudyError
 
 RESULTS, WORK = Path("results"), Path("work")
+KINDS = ("runs", "data", "evaluations")
 
 
-class Unneeded(NamedTuple):
-    """A folder that nothing needs, its size in bytes, and what it was."""
+class Kept(NamedTuple):
+    """A folder of results/ or work/, its size in bytes, and the studies that need it."""
 
     path: Path
     size: int
-    what: str
+    needed_by: list[str]
 
 
-def unneeded(config: Path = resolve.CONFIG) -> list[Unneeded]:
-    """Folders of results/ and work/ that belong to no run, corpus or evaluation of any study.
+def kept(config: Path = resolve.CONFIG) -> list[Kept]:
+    """Every folder of a run, a corpus, an evaluation or a training's checkpoints.
 
     Raises:
         StudyError: a study's configuration is wrong: what it needs is not known, so nothing is called unneeded.
     """
-    needed: set[str] = set()
-    for path in sorted((config / "studies").glob("*.yaml")):
-        needed |= set(resolve.load(path.stem, config).texts)
-    found = [
-        Unneeded(folder, _size(folder), kind)
-        for kind, what in (("runs", "run"), ("data", "corpus"), ("evaluations", "evaluation"))
-        for folder in sorted((RESULTS / kind).glob("*"))
-        if folder.is_dir() and folder.name not in needed and what
-    ]
-    kept = set()
-    for record in RESULTS.glob("runs/*/training/*.json"):
-        if record.parents[1].name in needed:
-            said = read_json(record)
-            kept.add(said["run_id"])
-            kept |= {Path(checkpoint["path"]).parent.name for checkpoint in said["checkpoints"].values()}
-    for beat in RESULTS.glob("runs/*/training/*.heartbeat"):  # a training that has not ended will go on
-        if beat.parents[1].name in needed:
-            kept.add(read_json(beat).get("run_id"))
+    studies = {
+        path.stem: set(resolve.load(path.stem, config).texts) for path in sorted((config / "studies").glob("*.yaml"))
+    }
+    found = []
+    needed_work: dict[str, list[str]] = {}
+    for folder in (folder for kind in KINDS for folder in sorted((RESULTS / kind).glob("*")) if folder.is_dir()):
+        needed_by = [study for study, needed in studies.items() if folder.name in needed]
+        found.append(Kept(folder, _size(folder), needed_by))
+        for name in _work_of(folder):
+            needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
     for folder in sorted(WORK.glob("*")):
-        running = (folder / "owner.json").exists()
-        if folder.is_dir() and folder.name not in kept | {"evaluations", "drivers"} and not running:
-            found.append(Unneeded(folder, _size(folder), "checkpoints"))
+        if folder.is_dir() and folder.name not in ("evaluations", "drivers") and not (folder / "owner.json").exists():
+            found.append(Kept(folder, _size(folder), needed_work.get(folder.name, [])))
     return found
 
 
-def remove(folders: list[Unneeded]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder.path)
+def remove(names: list[str], found: list[Kept]) -> None:
+    """Deletes the named folders, after all names were looked at.
+
+    Raises:
+        StudyError: a name is none of the folders that no study needs; nothing is deleted then.
+    """
+    unneeded = {str(folder.path) for folder in found if not folder.needed_by}
+    for name in names:
+        if str(Path(name)) not in unneeded:
+            needed_by = next((folder.needed_by for folder in found if folder.path == Path(name)), None)
+            why = f"study {', '.join(needed_by)} needs it" if needed_by else "it is none of those that are listed"
+            raise StudyError(f"{name} is not deleted: {why}; `longshort prune` lists what no study needs")
+    for name in names:
+        shutil.rmtree(name)
+
+
+def _work_of(results: Path) -> set[str]:
+    """The folders of checkpoints that a run's records name, and of a training that has not ended: it will go on."""
+    names: set[str] = set()
+    for record in results.glob("training/*.json"):
+        said = read_json(record)
+        names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
+    for beat in results.glob("training/*.heartbeat"):
+        names |= {read_json(beat).get("run_id")} - {None}
+    return names
 
 
 def _size(folder: Path) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# A shared file system may show a file of another node late: NFS keeps for up to a minute what a folder held.
+LATE = 60.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -22,9 +28,37 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno in FULL:
+            part.unlink(missing_ok=True)  # what is free without it
+            raise OSError(error.errno, no_space(path, len(data))) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def no_space(path: Path, needed: int) -> str:
+    """What to say where `needed` bytes cannot be written: which file system is full, how much it lacks, what to do."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    while not place.is_mount():
+        place = place.parent
+    return (
+        f"no space for {path}: it needs {in_words(needed)}, and the file system {place} has {in_words(free)} free "
+        "(or a quota has less); make room (`longshort prune` shows what no study needs) and run again"
+    )
+
+
+def in_words(size: float) -> str:
+    """Bytes, in the unit that a person would choose."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,10 +125,25 @@ def folder_digests(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
-def altered(folder: Path, digests: dict[str, str]) -> str | None:
-    """What is wrong with the files of a folder, in words; None if each is the one that was recorded."""
+def appears(path: Path, patience: float = LATE) -> bool:
+    """Whether a file is there, or comes to be seen within so many seconds."""
+    deadline = time.monotonic() + patience
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        if path.parent.is_dir():
+            os.listdir(path.parent)  # an NFS client asks its server then
+        time.sleep(min(1.0, patience))
+    return True
+
+
+def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str | None:
+    """What is wrong with the files of a folder, in words; None if each is the one that was recorded.
+
+    patience: seconds to wait for a file that another node wrote.
+    """
     for name, digest in digests.items():
-        if not (folder / name).exists():
+        if not appears(folder / name, patience):
             return f"{name} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is not the file that was written"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,24 +171,31 @@ def test_why_leads_from_a_number_to_what_made_it(finished_copy: Path) -> None:
         assert done.returncode != 0 and ("has no" in done.stderr or "give" in done.stderr)
 
 
-def test_prune_finds_what_no_study_needs(finished_copy: Path) -> None:
+def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Path) -> None:
     for other in (finished_copy / "config/studies").glob("*.yaml"):
         if other.stem != "tiny":
             other.unlink()
-    assert "0 folders" in longshort(finished_copy, "prune", "--dry-run").stdout
-    run = (finished_copy / "results/tiny/arms/hidden+output/seed-0").resolve()
-    work = finished_copy / "work" / json.loads((run / "training/2-6.json").read_text())["run_id"]
+    said = longshort(finished_copy, "prune").stdout
+    assert re.search(r"study tiny needs [\d.]+ MB in \d+ folders, [\d.]+ MB of it checkpoints", said)
+    assert "0 folders that no study" in said
+    run = (finished_copy / "results/tiny/arms/hidden+output/seed-0").resolve().relative_to(finished_copy)
+    work = Path("work") / json.loads((finished_copy / run / "training/2-6.json").read_text())["run_id"]
     # A training that was killed has no record yet, and goes on from what it has.
     record = (finished_copy / "results/tiny/arms/constant/seed-0").resolve() / "training/2-6.json"
     record.rename(finished_copy / "aside")
-    assert "0 folders" in longshort(finished_copy, "prune", "--dry-run").stdout
+    assert "0 folders that no study" in longshort(finished_copy, "prune").stdout
     (finished_copy / "aside").rename(record)
+
+    refused = longshort(finished_copy, "prune", str(run), "--yes", check=False)
+    assert refused.returncode != 0 and f"{run} is not deleted: study tiny needs it" in refused.stderr
     edit_study(finished_copy, arms=[arm for arm in ARMS if arm != "hidden+output"])
-    said = longshort(finished_copy, "prune", "--dry-run").stdout
-    assert run.name in said and work.name in said and "2 folders" in said and run.exists()
-    longshort(finished_copy, "prune", "--yes")
-    assert (
-        not run.exists()
-        and not work.exists()
-        and planned(finished_copy).keys() <= {"study", "metrics", "tables", "plots"}
-    )
+    said = longshort(finished_copy, "prune").stdout
+    assert str(run) in said and str(work) in said and "2 folders that no study" in said
+    refused = longshort(finished_copy, "prune", str(run), "work/nothing", "--yes", check=False)
+    assert "work/nothing is not deleted: it is none of those that are listed" in refused.stderr
+    assert (finished_copy / run).exists()
+    longshort(finished_copy, "prune", str(run), "--yes")
+    assert not (finished_copy / run).exists() and (finished_copy / work).exists()
+    longshort(finished_copy, "prune", "--all", "--yes")
+    assert not (finished_copy / work).exists()
+    assert planned(finished_copy).keys() <= {"study", "metrics", "tables", "plots"}

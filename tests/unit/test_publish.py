@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from longshort import publish
+from tests.conftest import ROOT, on_a_small_disk
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
@@ -19,6 +25,37 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
         raise RuntimeError
     assert publish.read_json(path) == {"value": 1}
     assert [file.name for file in path.parent.iterdir()] == ["value.json"]
+
+
+WRITE_TWICE = """
+import sys
+from pathlib import Path
+from longshort.publish import write_atomic
+path = Path(sys.argv[1])
+if path.exists():
+    print("still old:", path.read_text() == "old" * 9000)
+else:
+    write_atomic(path, "old" * 9000)
+write_atomic(path, "new" * 9000)
+print("new:", path.read_text() == "new" * 9000, [file.name for file in path.parent.iterdir()])
+"""
+
+
+def test_where_a_disk_is_full_the_old_file_stays_and_the_file_system_is_named(tmp_path: Path) -> None:
+    value = tmp_path / "disk" / "value"
+    command = on_a_small_disk(value.parent, 40960, [sys.executable, "-c", WRITE_TWICE, str(value)])
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert f"no space for {value}: it needs 27 kB, and the file system {tmp_path}/disk has 12.3 kB free" in done.stderr
+    assert done.stdout.splitlines() == ["exit code 1", "still old: True", "new: True ['value']"]
+
+
+def test_a_file_that_is_shown_late_is_waited_for(tmp_path: Path) -> None:
+    digests = {"weights": publish.file_digest(Path(__file__))}
+    late = threading.Timer(0.5, shutil.copy, (__file__, tmp_path / "weights"))
+    late.start()
+    assert publish.altered(tmp_path, digests) == "weights is missing"
+    assert publish.altered(tmp_path, digests, patience=60) is None
+    assert publish.altered(tmp_path, {"other": ""}, patience=0.1) == "other is missing"
 
 
 def test_a_cut_json_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.conftest import ROOT, edit_study, run_snakemake
+from tests.conftest import ROOT, edit_study, on_a_small_disk, run_snakemake
 from tests.workflow.test_training import Stage
 
 STEPS = 40
@@ -146,6 +147,28 @@ def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(fin
     assert "checkpoint of step 20 is not used: model.safetensors is not the file that was written" in said
     assert "training from step 10 to 30" in said
     assert mended["checkpoints"] == whole["checkpoints"]
+    pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+
+
+def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
+    """There is room for two checkpoints and a half."""
+    stage = long_stage(finished, tmp_path, 1, "zero0")
+    whole, log, _ = stage.run("40", "undisturbed", *OFTEN)
+    checkpoint = next((tmp_path / "undisturbed").glob("*/checkpoint-40"))
+    room = int(2.5 * sum(path.stat().st_size for path in checkpoint.rglob("*")))
+    command = on_a_small_disk(tmp_path / "work", room, stage.command("40", "work", *OFTEN))
+    process = stage.popen(command)
+    said, _ = process.communicate()
+    assert process.returncode == 0 and "exit code 1" in said, said
+    assert re.search(
+        rf"no space for {tmp_path}/work/\w+: it needs \d+ kB, and the file system {tmp_path}/work has \d+ k?B free",
+        said,
+    )
+    assert "checkpoint of step 3 is deleted: it was never finished" in said
+    assert "training from step 2 to 40" in said
+    record = json.loads((tmp_path / "work-40.json").read_text())
+    assert record["checkpoints"]["40"]["files"] == whole["checkpoints"]["40"]["files"]
+    rows = pandas.read_parquet(tmp_path / "work-40.parquet").drop(columns="tokens_per_second")
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 

@@ -26,13 +26,19 @@ class Stage:
         self.spec: dict[str, Any] = json.loads((finished / f"results/tiny/arms/{arm}/seed-0/spec.json").read_text())
         self.base = next(finished.glob("results/runs/*/training/4.json"))
 
-    def start(self, steps: str, work: str = "work", *options: str) -> subprocess.Popen[str]:
+    def command(self, steps: str, work: str = "work", *options: str) -> list[str]:
         (self.folder / "spec.json").write_text(json.dumps(self.spec))
         command = [sys.executable, "-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
         command += ["--data", next(self.finished.glob("results/data/*/manifest.json")), "--steps", steps]
         command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work, *options]
+        return [str(part) for part in command]
+
+    def start(self, steps: str, work: str = "work", *options: str) -> subprocess.Popen[str]:
+        return self.popen(self.command(steps, work, *options))
+
+    def popen(self, command: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [str(part) for part in command],
+            command,
             cwd=self.finished,
             env={**os.environ, "PYTHONPATH": str(self.finished / "src")},
             stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from longshort import heartbeat, interruption, provenance
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
-from longshort.publish import altered, file_digest, read_json, read_record, write_atomic, write_record
+from longshort.publish import LATE, altered, file_digest, read_json, read_record, write_atomic, write_record
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
@@ -234,7 +234,7 @@ def _load(checkpoint: dict[str, Any]) -> Any:
     from longshort.models import load
 
     folder = Path(checkpoint["path"])
-    if trouble := altered(folder, checkpoint["files"]):
+    if trouble := altered(folder, checkpoint["files"], patience=LATE):
         raise SystemExit(
             f"the weights are not those that were trained: {folder}: {trouble}; "
             "delete the run's record and run snakemake again, which trains it anew"

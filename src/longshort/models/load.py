@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -18,6 +20,7 @@ def from_scratch(
     architecture: dict[str, Any], *, vocabulary: int, separator: int, length: int, seed: int
 ) -> PreTrainedModel:
     """A Llama-style decoder with random weights drawn from seed, in float32."""
+    _no_bars_in_logs()
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=architecture["hidden_size"],
@@ -41,6 +44,7 @@ def load(
     path: str | Path, *, precision: str = "fp32", revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The model at path, on the CPU."""
+    _no_bars_in_logs()
     return AutoModelForCausalLM.from_pretrained(
         str(path),
         dtype=DTYPES[precision],
@@ -48,6 +52,12 @@ def load(
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )
+
+
+def _no_bars_in_logs() -> None:
+    """transformers' bars, of which a log would get a line for each state."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from longshort import heartbeat, interruption, provenance
 from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
 from longshort.ownership import sole_owner
-from longshort.publish import altered, file_digest, folder_digests, read_json, write_atomic, write_record
+from longshort.publish import LATE, altered, file_digest, folder_digests, read_json, write_atomic, write_record
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
@@ -76,7 +76,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         print(f"its base diverged: {arguments.base}; nothing is trained from it")
         publish(arguments.out, {**record, "status": "diverged", "diverged": base["diverged"], "checkpoints": {}}, [])
         return
-    if base_path and (trouble := altered(base_path, files or {})):
+    if base_path and (trouble := altered(base_path, files or {}, patience=LATE)):
         raise SystemExit(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
 
     work = arguments.work / identity

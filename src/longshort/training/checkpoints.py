@@ -89,6 +89,14 @@ def thin(work: Path, kept: Collection[int], spare: int) -> None:
         shutil.rmtree(folder(work, step))
 
 
+def remove_unfinished(work: Path) -> None:
+    """Deletes what a killed or failed save left, and its space with it."""
+    for step in steps_there(work):
+        if not is_sealed(work, step):
+            print(f"checkpoint of step {step} is deleted: it was never finished", flush=True)
+            shutil.rmtree(folder(work, step))
+
+
 def weights(checkpoint: Path) -> dict[str, str]:
     """The weight files of a sealed checkpoint and their hashes.
 

@@ -47,6 +47,7 @@ def complete(
     """
     began, trained = time.monotonic(), 0
     keep = checkpoints.keep(work, wanted)
+    checkpoints.remove_unfinished(work)
     sound = checkpoints.sound_steps(work)
     for resume, targets in segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < diverged_at(work)]

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import Owner
-from longshort.publish import read_json, write_json
+from longshort.publish import FULL, no_space, read_json, write_json
 from longshort.training import checkpoints
 
 
@@ -284,6 +285,18 @@ def train(job: dict[str, Any]) -> None:
         print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
+    except Exception as error:
+        needed = checkpoint_size(model)
+        full = any(os.strerror(number) in str(error) for number in FULL)  # not all libraries pass an OSError on
+        if full or shutil.disk_usage(work).free < needed:
+            raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)}") from error
+        raise
+
+
+def checkpoint_size(model: PreTrainedModel) -> int:
+    """About how many bytes a checkpoint takes: weights twice (the model's and DeepSpeed's), and what AdamW keeps."""
+    weights = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+    return 16 * int(weights)
 
 
 def asked_to_stop(work: Path) -> bool:
