@@ -1,8 +1,9 @@
 """What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
 
-<steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, host, node, pid, job, began and beat
-(seconds since 1970) and, as far as the stage knows them, run_id, done, total, unit, loss, tokens_per_second,
-seconds_left and message.
+<steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, earlier (how each one before ended),
+host, node, pid, job, began and beat (seconds since 1970), memory_mb (what SLURM gave on this node) and peak_memory_mb
+(the most that was seen at a beat), and, as far as the stage knows them, run_id, done, total, unit, loss,
+tokens_per_second, seconds_left and message.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from longshort import interruption, ownership
+import psutil
+
+from longshort import interruption, ownership, slurm
 from longshort.publish import read_json, write_json
 
 BEAT = 10.0
@@ -39,16 +42,20 @@ class Heartbeat:
         self._first: tuple[float, float] | None = None  # time and progress of the first look
         self._lock = threading.Lock()
         now = time.time()
-        self.attempt = _attempts_before(self._path) + 1
+        job = os.environ.get("SLURM_JOB_ID")
+        self.earlier = _earlier_attempts(self._path)
         self._facts: dict[str, Any] = {
             "stage": stage,
             "state": WAITING,
-            "attempt": self.attempt,
+            "attempt": len(self.earlier) + 1,
+            "earlier": self.earlier,
             "host": socket.gethostname(),
             "node": os.environ.get("SLURMD_NODENAME"),
             "pid": os.getpid(),
-            "job": os.environ.get("SLURM_JOB_ID"),
+            "job": job,
             "began": now,
+            "memory_mb": slurm.memory_mb(job) if job else None,
+            "peak_memory_mb": 0.0,
         }
 
     def state(self, state: str, message: str | None = None) -> None:
@@ -67,6 +74,7 @@ class Heartbeat:
         with self._lock:
             self._facts.update(self._progress(), beat=time.time())
             self._facts["seconds_left"] = self._seconds_left()
+            self._facts["peak_memory_mb"] = max(self._facts["peak_memory_mb"], _memory_mb())
             write_json(self._path, self._facts)
 
     def _seconds_left(self) -> float | None:
@@ -93,8 +101,10 @@ def beating(out: Path, stage: str) -> Iterator[Heartbeat]:
     """Beats while the block runs, and says in the end how it ended."""
     heartbeat, stop = Heartbeat(out, stage), threading.Event()
     heartbeat.state(WAITING)
-    # A log holds all attempts, one below the other.
-    print(f"attempt {heartbeat.attempt}, {ownership.described(ownership.about_me())}, {time.ctime()}", flush=True)
+    kept = _keep_log(out, len(heartbeat.earlier) + 1)
+    after = f", after: {heartbeat.earlier[-1]}" if heartbeat.earlier else ""
+    me = ownership.described(ownership.about_me())
+    print(f"attempt {len(heartbeat.earlier) + 1}, {me}, {time.ctime()}{after}", flush=True)
     thread = threading.Thread(target=heartbeat._beat, args=(stop,), daemon=True)
     thread.start()
     try:
@@ -104,20 +114,55 @@ def beating(out: Path, stage: str) -> Iterator[Heartbeat]:
             if isinstance(error, SystemExit) and error.code == interruption.EXIT_CODE:
                 heartbeat.state(INTERRUPTED)
             else:
-                said = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-                heartbeat.state(FAILED, said)
+                heartbeat.state(FAILED, _in_words(error))
         raise
     else:
         heartbeat.state(FINISHED)
+        kept.unlink(missing_ok=True)
     finally:
         stop.set()
         thread.join()
 
 
-def _attempts_before(path: Path) -> int:
-    """Attempts since the result was last finished."""
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"exit code {error.code}; its log says why" if isinstance(error.code, int) else str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _keep_log(out: Path, attempt: int) -> Path:
+    """A second name of this attempt's log: the engine deletes the first one before the next attempt."""
+    if attempt == 1:
+        for old in out.parent.glob(f"{out.stem}.attempt-*.log"):
+            old.unlink(missing_ok=True)
+    kept = out.with_suffix(f".attempt-{attempt}.log")
+    with suppress(OSError):  # no log, by hand; or a file system without links
+        kept.hardlink_to(out.with_suffix(".log"))
+    return kept
+
+
+def _memory_mb() -> float:
+    """Resident memory of this process and all below it."""
+    me, total = psutil.Process(), 0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):  # it ended meanwhile
+            total += process.memory_info().rss
+    return total / 2**20
+
+
+def _earlier_attempts(path: Path) -> list[str]:
+    """How each attempt since the result was last finished ended."""
     try:
         before = read_json(path)
     except (FileNotFoundError, ValueError):
-        return 0
-    return 0 if before["state"] == FINISHED else int(before["attempt"])
+        return []
+    if before["state"] == FINISHED:
+        return []
+    job = before.get("job")
+    return [*before.get("earlier", []), how_it_ended(before["state"], job) + (f" (job {job})" if job else "")]
+
+
+def how_it_ended(state: str, job: str | None) -> str:
+    """An attempt that could not say it itself was ended from outside; SLURM may know by whom."""
+    itself = state if state in (FAILED, INTERRUPTED) else "killed"
+    return (slurm.ending(job) if job else None) or itself

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 # A controller that is busy or restarting may take long; nobody should wait for it for ever.
@@ -18,6 +20,19 @@ GONE = {
     "PREEMPTED",
     "TIMEOUT",
 }
+
+ENDINGS = {
+    "CANCELLED": "cancelled",
+    "DEADLINE": "out of time",
+    "NODE_FAIL": "its node failed",
+    "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "out of time",
+}
+# Where the engine's plugin puts what SLURM itself says in a job; without cgroups no state tells that memory was short.
+LOGS = Path(".snakemake/slurm_logs")
+MEMORY = re.compile(r"oom[-_ ]kill|exceeded (job )?memory limit", re.IGNORECASE)
+UNITS = {"K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
 
 class Job(NamedTuple):
@@ -42,6 +57,23 @@ def is_over(job: str) -> bool | None:
     """Whether a job has ended; None if SLURM does not say, which it does not of jobs long gone."""
     said = ask("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)
     return None if not said or not said.strip() else said.split()[0] in GONE
+
+
+def ending(job: str) -> str | None:
+    """Why a job ended, if it was not by itself; None if SLURM does not say."""
+    if any(MEMORY.search(log.read_text(errors="replace")) for log in LOGS.glob(f"**/{job}.log")):
+        return ENDINGS["OUT_OF_MEMORY"]
+    # Soon forgotten by the one, and late known by the other.
+    said = ask("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)
+    said = said or ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", "--jobs", job)
+    return ENDINGS.get(said.split()[0]) if said and said.strip() else None
+
+
+def memory_mb(job: str) -> float | None:
+    """What a job was given on each node, MiB; None if SLURM does not say."""
+    said = ask("scontrol", "--oneliner", "show", "job", job) or ""
+    memory, nodes = re.search(r"\bmem=([\d.]+)([KMGT])", said), re.search(r"\bNumNodes=(\d+)", said)
+    return float(memory[1]) * UNITS[memory[2]] / int(nodes[1]) if memory and nodes else None
 
 
 def jobs_of(folder: str) -> list[Job] | None:

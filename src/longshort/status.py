@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,23 +38,22 @@ class Stage:
     state: str
     log: Path
     beat: dict[str, Any]
-
-    @property
-    def silent(self) -> float:
-        """Seconds since the last heartbeat, by the clocks of two machines."""
-        return time.time() - self.beat["beat"]
+    silent: float  # seconds since the last heartbeat
 
 
 def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]:
     """Every training and evaluation of a study, in the order in which a person wants to see them."""
-    names = _names(study)
+    names, now = _names(study), _now(results)
     found = []
     for run in study.runs:
         places = {"training": "training", **{m: f"{m}/{identity}" for m, (identity, _) in study.evaluations.items()}}
         for stage, place in places.items():
             out = results / "runs" / run / place / f"{study.steps_of(run)}.json"
-            beat = _read(heartbeat.path_of(out))
-            found.append(Stage(run, names[run], stage, _state(_read(out), beat), out.with_suffix(".log"), beat))
+            path = heartbeat.path_of(out)
+            beat = _read(path)
+            silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
+            state = _state(_read(out), beat, silent)
+            found.append(Stage(run, names[run], stage, state, out.with_suffix(".log"), beat, silent))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
 
@@ -77,11 +77,12 @@ def shown(study: ResolvedStudy, found: list[Stage]) -> RenderableType:
         "left",
         "node",
         "job",
+        "memory",
         "attempt",
         "heartbeat",
     ):
         table.add_column(
-            column, justify="right" if column in ("done", "loss", "tokens/s", "left", "attempt") else "left"
+            column, justify="right" if column in ("done", "loss", "tokens/s", "left", "memory") else "left"
         )
     for one in found:
         if one.state not in (DONE, PENDING):
@@ -100,12 +101,20 @@ def _cells(one: Stage) -> Iterator[str]:
     yield "" if left is None else str(timedelta(seconds=round(left)))
     yield beat.get("node") or beat.get("host") or ""
     yield beat.get("job") or ""
-    yield str(beat.get("attempt", ""))
-    yield f"{timedelta(seconds=round(max(0.0, one.silent)))} ago" if beat else ""
+    yield _memory(beat)
+    yield f"{beat.get('attempt', '')}" + (f", after: {beat['earlier'][-1]}" if beat.get("earlier") else "")
+    yield f"{timedelta(seconds=round(one.silent))} ago" if beat else ""
+
+
+def _memory(beat: dict[str, Any]) -> str:
+    """The most that was seen, of what SLURM gave, GiB."""
+    peak, given = beat.get("peak_memory_mb"), beat.get("memory_mb")
+    return "" if peak is None else f"{peak / 1024:.1f}" + (f" of {given / 1024:.1f} GiB" if given else " GiB")
 
 
 def _last_words(one: Stage) -> Iterator[str]:
-    said = f": {one.beat['message']}" if one.beat.get("message") else ""
+    message = one.beat.get("message") or heartbeat.how_it_ended(one.beat["state"], one.beat.get("job"))
+    said = f": {message}" if message != one.state else ""
     yield f"\n{one.arms}, {one.stage} {one.state}{said} ({one.log})"
     if one.log.exists():
         yield from (f"    {line}" for line in one.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
@@ -132,16 +141,25 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _state(record: dict[str, Any], beat: dict[str, Any]) -> str:
+def _now(results: Path) -> float:
+    """By the clock that also dates the heartbeats: that of the file system, as nodes may differ by minutes."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=results, prefix=".now.") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:  # somebody else's results
+        return time.time()
+
+
+def _state(record: dict[str, Any], beat: dict[str, Any], silent: float) -> str:
     if beat and beat["state"] in (heartbeat.RUNNING, heartbeat.WAITING):
-        return LOST if _gone(beat) else str(beat["state"])
+        return LOST if _gone(beat, silent) else str(beat["state"])
     if record:
         return DIVERGED if record.get("status") == "diverged" else DONE
     return str(beat["state"]) if beat and beat["state"] != heartbeat.FINISHED else PENDING
 
 
-def _gone(beat: dict[str, Any]) -> bool:
+def _gone(beat: dict[str, Any], silent: float) -> bool:
     """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
     if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists() and os.name == "posix":
         return True
-    return time.time() - float(beat["beat"]) > SILENT
+    return silent > SILENT

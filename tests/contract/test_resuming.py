@@ -18,7 +18,7 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import TINY, edit, edit_study, last_attempt, make_project, planned, run_snakemake, write_study
+from tests.conftest import TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
 from tests.contract.common import RESULTS, files, reverse_ages
 
 # As `training from step 2 to 4` in the log of a training.
@@ -41,7 +41,7 @@ def record_of(project: Path, arm: str) -> Path:
 
 def published(record: Path) -> tuple[dict[str, Any], pandas.DataFrame, list[tuple[int, int]]]:
     """Weights by step, the log without its timing, and the steps (from, to) that the job trained."""
-    said = [(int(first), int(last)) for first, last in TRAINED.findall(last_attempt(record.with_suffix(".log")))]
+    said = [(int(first), int(last)) for first, last in TRAINED.findall(record.with_suffix(".log").read_text())]
     weights = {step: one["files"] for step, one in json.loads(record.read_text())["checkpoints"].items()}
     return weights, pandas.read_parquet(record.with_suffix(".parquet")).drop(columns="tokens_per_second"), said
 
@@ -116,7 +116,7 @@ def test_what_is_finished_is_found(
     runs = [record_of(project, arm).parents[1] for arm in ("base", "baseline")]
     before = {path: path.read_bytes() for run in runs for path in run.rglob("*.parquet")}
     run_snakemake(project, "all", *options)
-    logs = {path: last_attempt(path) for run in runs for path in run.rglob("*.log")}
+    logs = {path: path.read_text() for run in runs for path in run.rglob("*.log")}
     trained = [path for path in logs if path.parent.name == "training"]
     measured = [path for path in logs if path.parents[1].name in ("perplexity", "misalignment")]
     assert len(trained) == 2 and not any(TRAINED.search(logs[path]) for path in trained)
@@ -130,7 +130,7 @@ def test_other_items_are_measured_anew(finished_copy: Path) -> None:
     run = record_of(finished_copy, "constant").parents[1].relative_to(finished_copy)
     numbers = next(finished_copy.glob(f"{run}/longbench_e/*/2-6.parquet"))
     run_snakemake(finished_copy, str(numbers.relative_to(finished_copy)))
-    assert "numbers in" in last_attempt(numbers.with_suffix(".log"))
+    assert "numbers in" in numbers.with_suffix(".log").read_text()
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -33,7 +34,10 @@ def write_beat(out: Path, **given: Any) -> None:
     facts = {"stage": "training", "state": "running", "attempt": 1, "host": "n7", "node": None, "pid": 1, "job": "42"}
     path = heartbeat.path_of(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**facts, "began": time.time() - 60, "beat": time.time(), **given}))
+    silent = given.pop("silent", 0.0)
+    # The clock of its node is ten minutes behind.
+    path.write_text(json.dumps({**facts, "began": time.time() - 660, "beat": time.time() - 600, **given}))
+    os.utime(path, (time.time() - silent,) * 2)
 
 
 def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
@@ -47,7 +51,7 @@ def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
         (None, None, "pending"),
         ({}, None, "running"),
         ({"state": "waiting"}, None, "waiting"),
-        ({"beat": time.time() - 1000}, None, "lost"),
+        ({"silent": 1000.0}, None, "lost"),
         ({"host": socket.gethostname(), "pid": 2**22 + 1}, None, "lost"),
         ({"state": "failed"}, None, "failed"),
         ({"state": "interrupted"}, None, "interrupted"),
@@ -73,15 +77,29 @@ def test_the_state_of_a_stage(
 def test_what_is_shown(study: resolve.ResolvedStudy) -> None:
     running, failed = out_of(study, "constant"), out_of(study, "baseline")
     write_beat(
-        running, done=3, total=6, unit="steps", loss=1.25, tokens_per_second=1234.4, seconds_left=75.2, node="n1"
+        running,
+        done=3,
+        total=6,
+        unit="steps",
+        loss=1.25,
+        tokens_per_second=1234.4,
+        seconds_left=75.2,
+        node="n1",
+        memory_mb=4096.0,
+        peak_memory_mb=2611.2,
     )
-    write_beat(failed, state="failed", attempt=3, message="the disk is full")
+    write_beat(
+        failed, state="failed", attempt=3, earlier=["killed", "out of memory (job 41)"], message="the disk is full"
+    )
     failed.with_suffix(".log").write_text("".join(f"line {number}\n" for number in range(20)))
     shown = CliRunner().invoke(app, ["status", "--study", "tiny"])
     assert shown.exit_code == 0
     assert "9 jobs: 1 failed, 1 running, 7 pending" in shown.output
     row = next(line for line in shown.output.splitlines() if "constant, 0" in line)
-    assert row.split()[2:] == "training running 3 of 6 steps 1.2500 1234 0:01:15 n1 42 1 0:00:00 ago".split()
+    assert row.split()[2:] == (
+        "training running 3 of 6 steps 1.2500 1234 0:01:15 n1 42 2.5 of 4.0 GiB 1 0:00:00 ago".split()
+    )
+    assert "3, after: out of memory (job 41)" in shown.output
     assert "baseline, 0, training failed: the disk is full" in shown.output
     assert "line 19" in shown.output and "line 12" in shown.output and "line 11" not in shown.output
     rows = json.loads(CliRunner().invoke(app, ["status", "--study", "tiny", "--json"]).output)
@@ -108,6 +126,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Path) -> None:
     out = tmp_path / "6.json"
+    out.with_suffix(".log").write_text("of attempt 1")
 
     def read() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(heartbeat.path_of(out).read_text())
@@ -119,12 +138,17 @@ def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Pa
         assert read()["state"] == "running" and read()["done"] == 1
         raise OSError("no space left")
     assert read()["state"] == "failed" and read()["message"] == "OSError: no space left"
+    out.with_suffix(".log").unlink()  # as the engine does
+    out.with_suffix(".log").write_text("of attempt 2")
     with pytest.raises(SystemExit), heartbeat.beating(out, "training"):
         raise SystemExit(143)
     assert (read()["state"], read()["attempt"]) == ("interrupted", 2)
     with heartbeat.beating(out, "training"):
         pass
     assert (read()["state"], read()["attempt"]) == ("finished", 3)
+    assert read()["earlier"] == ["failed", "interrupted"] and read()["peak_memory_mb"] > 1
+    assert [(tmp_path / f"6.attempt-{attempt}.log").read_text()[-1] for attempt in (1, 2)] == ["1", "2"]
+    assert not (tmp_path / "6.attempt-3.log").exists() and out.with_suffix(".log").exists()
     with heartbeat.beating(out, "training"):
         pass
     assert read()["attempt"] == 1

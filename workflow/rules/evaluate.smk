@@ -16,7 +16,7 @@ rule perplexity:
         code=STUDY.evaluation_codes("perplexity"),
     shell:
         "exec python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} >> {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
 rule misalignment:
@@ -37,7 +37,7 @@ rule misalignment:
         code=STUDY.evaluation_codes("misalignment"),
     shell:
         "exec python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} >> {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
 
 
 rule longbench_e:
@@ -60,7 +60,7 @@ rule longbench_e:
         code=STUDY.evaluation_codes("longbench_e"),
     shell:
         "exec python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} >> {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"
 
 
 rule harness:
@@ -83,4 +83,4 @@ rule harness:
         code=STUDY.evaluation_codes("harness"),
     shell:
         "exec python -m longshort.evaluation.harness --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} >> {log} 2>&1"
+        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"

@@ -19,4 +19,4 @@ rule train:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
     shell:
         "exec python -m longshort.training --spec {input.spec} --data {input.data} --base {input.base} --steps {wildcards.steps}"
-        " --out {output.record} --code {params.code} {resources.options} >> {log} 2>&1"
+        " --out {output.record} --code {params.code} {resources.options} > {log} 2>&1"
