@@ -9,6 +9,7 @@ them should hold a device while another waits for the same folder.
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import sys
 import time
@@ -19,6 +20,7 @@ from longshort import ownership, slurm
 from longshort.resolve import ResolvedStudy
 from longshort.resources import SITE_FILE, VARIABLES
 
+PROGRAMS = Path("slurm/bin")
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
@@ -40,6 +42,8 @@ def start(study: ResolvedStudy) -> None:
         ) from None
     atexit.register(held.close)
     clear_orphans(study)
+    # What the engine's plugin asks SLURM for, it asks through these.
+    os.environ["PATH"] = os.pathsep.join([str(PROGRAMS.resolve()), *os.get_exec_path()])
 
 
 def clear_orphans(study: ResolvedStudy) -> None:

@@ -123,6 +123,10 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for name in reversed(list(self._running)):
             self._stop(name, signal.SIGKILL)
+        for process in psutil.process_iter():  # what a lost node left
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                    process.kill()
         shutil.rmtree(self.folder / "database", ignore_errors=True)
 
     def start_database(self) -> None:
@@ -159,6 +163,12 @@ class Cluster:
     def stop_node(self, node: str) -> None:
         """As when its power fails: what runs there is gone, and nobody is told."""
         self._stop(node, signal.SIGKILL)
+
+    def kill_daemon(self, node: str) -> None:
+        """Of a node that is lost to the controller alone: what runs there runs on."""
+        keeper = self._running.pop(node)
+        psutil.Process(keeper.pid).children()[0].kill()
+        keeper.wait(timeout=60)
 
     def run(self, *command: str) -> str:
         """What it prints; an error says what it said."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+
 import pytest
 
+from tests.conftest import ROOT
 from tests.slurm.cluster import NODES, Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -111,3 +116,25 @@ def test_a_job_outlives_the_controller_and_the_database(cluster: Cluster) -> Non
     assert cluster.wait_for(job) == "COMPLETED"
     cluster.start_database()
     cluster.wait_for_accounting(job, ("COMPLETED", "0:0"))
+
+
+def test_what_the_engine_asks_waits_for_a_controller(cluster: Cluster) -> None:
+    environment = {**os.environ, **cluster.environment}
+    environment["PATH"] = f"{ROOT / 'slurm/bin'}{os.pathsep}{environment['PATH']}"
+    cluster.stop_controller()
+    cluster.stop_database()
+    asked = [
+        subprocess.Popen(command, env=environment, cwd=cluster.folder, stdout=subprocess.PIPE, text=True)
+        for command in (
+            ["sbatch", "--parsable", "--wrap=true"],
+            ["squeue", "--noheader", "--states=all"],
+            ["sacct", "--noheader", "--name", "nobody"],
+        )
+    ]
+    time.sleep(2)
+    assert [process.poll() for process in asked] == [None, None, None]
+    cluster.start_controller()
+    said = [process.communicate(timeout=60)[0] for process in asked]
+    assert [process.returncode for process in asked] == [0, 0, 0]
+    cluster.start_database()
+    assert cluster.wait_for(said[0].strip()) == "COMPLETED"

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas
 import pytest
 
-from tests.conftest import ROOT, TINY, last_attempt, make_project, run_snakemake
+from tests.conftest import ROOT, TINY, edit_study, make_project, run_snakemake
 from tests.slurm.cluster import Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -91,26 +92,28 @@ class Driver:
         logs = [*self.project.glob("results/runs/*/*/*.log"), *self.project.glob(".snakemake/slurm_logs/**/*.log")]
         return "\n".join(f"== {log}\n{log.read_text()[-3000:]}" for log in [self.log, *logs])
 
-    def training(self, arm: str, steps: int = 1) -> Training:
-        """An arm's training, as soon as it has trained so many steps."""
+    def training(self, arm: str, steps: int = 1, attempt: int = 1) -> Training:
+        """An arm's training at an attempt, as soon as it has trained so many steps."""
         found: list[Training] = []
 
         def trains() -> bool:
-            found[:] = [one for one in [self._training(arm)] if one is not None and one.steps >= steps]
+            found[:] = [one for one in [self._training(arm, attempt)] if one is not None and one.steps >= steps]
             return bool(found)
 
         wait_until(trains, lambda: f"{arm} does not train\n{self.said()}", 300)
         return found[0]
 
-    def _training(self, arm: str) -> Training | None:
+    def _training(self, arm: str, attempt: int) -> Training | None:
         beat = heartbeat_of(self.project, arm)
+        if beat is None or beat["attempt"] < attempt:
+            return None
         for path in self.project.glob("work/*/owner.json"):
             try:
                 owner = json.loads(path.read_text())
                 steps = len((path.parent / "log.jsonl").read_text().splitlines())
             except FileNotFoundError:
                 continue
-            if beat and owner["job"] == beat["job"] and owner["group"]:
+            if owner["job"] == beat["job"] and owner["group"]:
                 return Training(path.parent, owner["job"], owner["group"], steps)
         return None
 
@@ -140,6 +143,11 @@ def run_of(project: Path, arm: str) -> str:
 def heartbeat_of(project: Path, arm: str) -> dict[str, Any] | None:
     found = list((project / "results/runs" / run_of(project, arm) / "training").glob("*.heartbeat"))
     return json.loads(found[0].read_text()) if found else None
+
+
+def log_of(project: Path, arm: str) -> Path:
+    """Of the last attempt to train it."""
+    return project / f"results/runs/{run_of(project, arm)}/training/{STEPS}.log"
 
 
 def numbers(project: Path) -> pandas.DataFrame:
@@ -227,14 +235,55 @@ def test_what_slurm_refuses_is_explained_and_nothing_is_lost(cluster: Cluster, w
 def test_of_a_preempted_training_exactly_one_begins_again(
     cluster: Cluster, reference: Path, without_constant: Path
 ) -> None:
+    """Preempted twice: as a training that saves and ends, and as one that hangs until SLURM kills it."""
     driver = Driver(cluster, without_constant)
     process = driver.start()
     driver.training("constant", 5)
     cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
+    second = driver.training("constant", 20, attempt=2)
+    cluster.run("scancel", "--signal=STOP", "--full", second.job)
+    cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
     assert process.wait(timeout=600) == 0, driver.said()
     assert_equal_numbers(without_constant, reference)
     states = jobs_of(cluster, without_constant, "train", "constant")
-    assert len(states) == 2 and states[1] == "COMPLETED" and states[0] in ("PREEMPTED", "FAILED"), states
+    assert states in (["PREEMPTED", "PREEMPTED", "COMPLETED"], ["FAILED", "PREEMPTED", "COMPLETED"])
+
+
+def test_a_study_whose_cluster_fails_ends_as_if_nothing_had_happened(
+    cluster: Cluster, reference: Path, without_constant: Path
+) -> None:
+    """Accounting is down. A node is lost with a training that hangs, and comes back while the next attempt waits for
+    that one to end; then nothing answers for a minute."""
+    driver = Driver(cluster, without_constant)
+    cluster.stop_database()
+    process = driver.start()
+    first = driver.training("constant", 5)
+    beat = heartbeat_of(without_constant, "constant")
+    assert beat is not None
+    for one in (first.group, *first.ranks):
+        os.kill(one, signal.SIGSTOP)
+    cluster.kill_daemon(beat["node"])
+    log = log_of(without_constant, "constant")
+    waits = f"waiting: work/{first.work.name} is owned by"
+    wait_until(lambda: waits in log.read_text(), lambda: log.read_text() + driver.said(), 120)
+    cluster.start_node(beat["node"])
+    wait_until(lambda: "training from step" in log.read_text(), lambda: log.read_text() + driver.said(), 120)
+    cluster.stop_controller()
+    time.sleep(60)
+    cluster.start_controller()
+    assert process.wait(timeout=600) == 0, driver.said()
+    cluster.start_database()
+    assert_equal_numbers(without_constant, reference)
+    assert f"after: its node failed (job {first.job})" in log.read_text()
+
+
+def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, without_constant: Path) -> None:
+    edit_study(without_constant, needs={"device": "gpu", "training_memory_mb": 700})
+    driver = Driver(cluster, without_constant)
+    driver.run(target=f"results/runs/{run_of(without_constant, 'constant')}/training/{STEPS}.json")
+    beat = heartbeat_of(without_constant, "constant")
+    assert beat is not None and beat["state"] == "finished" and beat["memory_mb"] == 700 * beat["attempt"]
+    assert beat["earlier"] and all("out of memory" in ending for ending in beat["earlier"])
 
 
 def test_a_training_that_outlasts_its_time_saves_ahead_of_the_limit_and_goes_on(
@@ -252,7 +301,7 @@ def test_a_training_that_outlasts_its_time_saves_ahead_of_the_limit_and_goes_on(
     driver = Driver(cluster, there)
     driver.run("--default-resources", "slurm_extra='--signal=TERM@20'", "--retries", "5", target=record)
 
-    assert "training from step 0" not in last_attempt((there / record).with_suffix(".log"))
+    assert "training from step 0" not in (there / record).with_suffix(".log").read_text()
     states = jobs_of(cluster, there, "train", "constant")
     assert len(states) > 1 and states[-1] == "COMPLETED" and set(states[:-1]) <= {"FAILED", "TIMEOUT"}, states
     ours, theirs = (json.loads((project / record).read_text()) for project in (there, here))
@@ -277,7 +326,7 @@ def test_a_driver_that_is_started_again_goes_on_where_its_jobs_are(
 
     process = driver.start()
     going_on = driver.training("constant", 40)
-    said = next((without_constant / "results/runs" / run_of(without_constant, "constant")).glob("training/*.log"))
+    said = log_of(without_constant, "constant")
     damaged = newest.name.split("-")[1]
     assert f"checkpoint of step {damaged} is not used: model.safetensors is not the file" in said.read_text()
     process.kill()

@@ -27,7 +27,7 @@ rule data:
     log:
         "results/data/{data}/prepare.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/data.yaml"
     resources:
         **STUDY.data_resources(),
     params:
@@ -46,7 +46,7 @@ rule longbench_stand_in:
     wildcard_constraints:
         per_task=r"\d+",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/data.yaml"
     resources:
         **STUDY.data_resources(),
     params:

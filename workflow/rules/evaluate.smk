@@ -9,7 +9,7 @@ rule perplexity:
     log:
         "results/runs/{run}/perplexity/{evaluation}/{steps}.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/evaluation.yaml"
     resources:
         **STUDY.evaluation_resources(),
     params:
@@ -30,7 +30,7 @@ rule misalignment:
     log:
         "results/runs/{run}/misalignment/{evaluation}/{steps}.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/evaluation.yaml"
     resources:
         **STUDY.evaluation_resources(),
     params:
@@ -53,7 +53,7 @@ rule longbench_e:
     log:
         "results/runs/{run}/longbench_e/{evaluation}/{steps}.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/evaluation.yaml"
     resources:
         **STUDY.evaluation_resources(),
     params:
@@ -76,7 +76,7 @@ rule harness:
     log:
         "results/runs/{run}/harness/{evaluation}/{steps}.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/evaluation.yaml"
     resources:
         **STUDY.evaluation_resources(),
     params:

@@ -27,7 +27,7 @@ rule metrics:
     log:
         f"results/{STUDY.name}/logs/metrics.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.collect"),
     shell:
@@ -43,7 +43,7 @@ rule tables:
     log:
         f"results/{STUDY.name}/logs/tables.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.tables"),
         out=subpath(output[0], parent=True),
@@ -61,7 +61,7 @@ rule plots:
     log:
         f"results/{STUDY.name}/logs/plots.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.plots"),
         out=subpath(output[0], parent=True),

@@ -9,7 +9,7 @@ rule train:
     log:
         "results/runs/{run}/training/{steps}.log",
     conda:
-        "../../envs/longshort.yaml"
+        "../../envs/training.yaml"
     threads: lambda wildcards: STUDY.cpus(wildcards.run)
     resources:
         **STUDY.training_resources(),

@@ -1,0 +1,76 @@
+"""The conda environments of the stages: pinned as the lock is, with all that the stages import."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longshort.identity import OUTSIDE, SOURCE, closure
+from tests.conftest import ROOT
+
+STAGES = {
+    "data": ["data.__main__", "evaluation.standin"],
+    "training": ["training.__main__", "training.worker"],
+    "evaluation": [f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")],
+    "results": [f"results.{name}" for name in ("collect", "tables", "plots")],
+}
+# Loaded by what is imported: by the Trainer and by DeepSpeed; by datasets and pandas; by pandas' LaTeX tables.
+LOADED = {
+    "data": {"pyarrow"},
+    "training": {"accelerate", "ninja", "pyarrow"},
+    "evaluation": {"accelerate", "pyarrow"},
+    "results": {"jinja2", "pyarrow"},
+}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    found = (re.fullmatch(r"([\w.-]+)==(\S+)", line.strip()) for line in lines)
+    return {normalised(pin[1]): pin[2] for pin in found if pin}
+
+
+def environment(stage: str) -> dict[str, str]:
+    dependencies = yaml.safe_load((ROOT / f"envs/{stage}.yaml").read_text())["dependencies"]
+    listed = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    assert len(pins(listed)) == len(listed), "each package is pinned"
+    return pins(listed)
+
+
+def imported(entries: list[str]) -> set[str]:
+    """The packages that the modules behind the entries import."""
+    modules = {module for entry in entries for module in closure(f"longshort.{entry}")}
+    names: set[str] = set()
+    for module in modules | OUTSIDE - {"longshort.study", "longshort.resolve", "longshort.mistakes"}:
+        path = SOURCE.joinpath(*module.split(".")[1:])
+        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    packages = packages_distributions()
+    return {normalised(packages[name][0]) for name in names - set(sys.stdlib_module_names) - {"longshort"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_environment_has_what_its_stages_import_as_the_lock_pins_it(stage: str) -> None:
+    found = environment(stage)
+    locked = pins((ROOT / "envs/requirements.lock").read_text().splitlines())
+    assert found == {name: locked[name] for name in found}
+    assert found.keys() == imported(STAGES[stage]) | LOADED[stage]
+
+
+def test_each_rule_with_an_environment_names_that_of_its_stage() -> None:
+    files = {"data": "data", "train": "training", "evaluate": "evaluation", "tables": "results"}
+    for file in Path(ROOT / "workflow/rules").glob("*.smk"):
+        named = set(re.findall(r'conda:\n\s+"\.\./\.\./envs/(\w+)\.yaml"', file.read_text()))
+        assert named == {files[file.stem]}
