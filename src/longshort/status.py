@@ -67,23 +67,13 @@ def shown(study: ResolvedStudy, found: list[Stage]) -> RenderableType:
     count = {state: sum(one.state == state for one in found) for state in ORDER}
     summary = ", ".join(f"{number} {state}" for state, number in count.items() if number)
     table = Table(title=f"study {study.name}: {len(found)} jobs: {summary}", title_justify="left", box=None)
-    for column in (
-        "arm, seed",
-        "stage",
-        "state",
-        "done",
-        "loss",
-        "tokens/s",
-        "left",
-        "node",
-        "job",
-        "memory",
-        "attempt",
-        "heartbeat",
-    ):
-        table.add_column(
-            column, justify="right" if column in ("done", "loss", "tokens/s", "left", "memory") else "left"
-        )
+    for column in ("arm, seed", "stage", "state", "done", "loss", "tokens/s", "left", "node", "job", "memory"):
+        right = column in ("done", "loss", "tokens/s", "left", "memory")
+        # On a narrow terminal the names are read to the end.
+        least = {"arm, seed": 12, "stage": 8, "state": 8}.get(column)
+        table.add_column(column, justify="right" if right else "left", min_width=least)
+    table.add_column("attempt")
+    table.add_column("heartbeat")
     for one in found:
         if one.state not in (DONE, PENDING):
             table.add_row(*(Text(cell) for cell in _cells(one)))
