@@ -46,7 +46,7 @@ rule nothing:
     output:
         "{k}.done",
     resources:
-        mem_mb=200,
+        mem_mb=500,
         runtime=5,
     shell:
         "touch {output}"
