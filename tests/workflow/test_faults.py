@@ -164,6 +164,7 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
         rf"no space for {tmp_path}/work/\w+: it needs \d+ kB, and the file system {tmp_path}/work has \d+ k?B free",
         said,
     )
+    assert "the training failed: a checkpoint was not written" in said
     assert "checkpoint of step 3 is deleted: it was never finished" in said
     assert "training from step 2 to 40" in said
     record = json.loads((tmp_path / "work-40.json").read_text())

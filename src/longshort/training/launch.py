@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from longshort import interruption, slurm
 from longshort.ownership import Owner
 from longshort.publish import read_json, write_atomic, write_json
 from longshort.training import checkpoints
+from longshort.training.worker import LAST_WORDS
 
 
 def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]]:
@@ -142,19 +144,24 @@ def _torchrun(job_file: Path, training: dict[str, Any], threads: int, owner: Own
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     # A group of its own, noted as owner of the folder: if this process is killed, no other one writes beside it.
-    process = subprocess.Popen(command, env=environment(threads), start_new_session=True)
-    try:
-        owner.note_group(process.pid)
-        code = process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    asked = request.exists()
-    if code and not asked:
-        raise SystemExit(code if code > 0 else 128 - code)
+    with tempfile.TemporaryDirectory() as here:
+        last_words = Path(here) / "last-words"
+        variables = {**environment(threads), LAST_WORDS: str(last_words)}
+        process = subprocess.Popen(command, env=variables, start_new_session=True)
+        try:
+            owner.note_group(process.pid)
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        asked = request.exists()
+        if code and not asked:
+            if last_words.exists():
+                raise SystemExit(f"the training failed: {last_words.read_text()}")
+            raise SystemExit(code if code > 0 else 128 - code)
     return asked
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -289,7 +290,8 @@ def train(job: dict[str, Any]) -> None:
         needed = checkpoint_size(model)
         full = any(os.strerror(number) in str(error) for number in FULL)  # not all libraries pass an OSError on
         if full or shutil.disk_usage(work).free < needed:
-            raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)}") from error
+            traceback.print_exc()
+            raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
         raise
 
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 from longshort import interruption
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# The variable that names the file for the last words of the process that fails first.
+LAST_WORDS = "LONGSHORT_LAST_WORDS"
 
 
 def main() -> None:
     interruption.watch()
     end_with_the_launcher()
-    # Slow to import, and a request to stop that comes meanwhile must count.
-    from longshort.training import trainer
+    try:
+        # Slow to import, and a request to stop that comes meanwhile must count.
+        from longshort.training import trainer
 
-    trainer.main()
+        trainer.main()
+    except BaseException as error:
+        leave_last_words(str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}")
+        raise
+
+
+def leave_last_words(words: str) -> None:
+    """For the launcher, which torchrun tells no more than an exit code; on another node there is no such file."""
+    with suppress(KeyError, OSError), Path(os.environ[LAST_WORDS]).open("x") as file:
+        file.write(words)
 
 
 def end_with_the_launcher() -> None:
