@@ -5,12 +5,12 @@ from pathlib import Path
 from longshort import driver, resolve
 from longshort.identity import PLANNED, code_hash, source_as_planned
 
-# `python` in every rule is the interpreter that runs Snakemake, whether or not its environment is activated; with
-# `--sdm conda` it is that of the rule's environment, which finds the package by PYTHONPATH.
+# `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 here = str(Path(sys.executable).parent)
 os.environ.update(
     PATH=os.pathsep.join([here, *os.get_exec_path()]),
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
+    HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
 # Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
 os.environ.setdefault(PLANNED, source_as_planned())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -113,10 +114,32 @@ def accept(
 
 
 @app.command()
+def fetch(
+    study: StudyOption = "demo",
+    to: Annotated[
+        Path | None, typer.Option(help="folder; default: $HF_HOME. Jobs must have the same one in HF_HOME")
+    ] = None,
+) -> None:
+    """Bring what a study takes from the Hugging Face hub, with checksums: jobs use no network."""
+    if to is not None:
+        os.environ["HF_HOME"] = str(to.resolve())
+    # Late: the hub's client takes its folders from the environment when it is imported.
+    from longshort import fetch as fetching
+    from longshort import hub
+
+    resolved = _load(study)
+    _or_exit(lambda: fetching.fetch(resolved.study, lambda line: typer.echo(line)))
+    typer.echo(f"study {study} has what it needs of the hub in {hub.home()}")
+    if to is not None:
+        typer.echo(f"for its jobs: export HF_HOME={hub.home()}")
+
+
+@app.command()
 def prune(
     folders: Annotated[list[str] | None, typer.Argument(help="what to delete, as listed; none: list only")] = None,
     everything: Annotated[bool, typer.Option("--all", help="delete all that no study needs")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list only, whatever is named")] = False,
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
     found = _or_exit(pruning.kept)
@@ -136,7 +159,7 @@ def prune(
         f"{in_words(sum(f.size for f in unneeded))} in {len(unneeded)} folders that no study in config/studies needs"
     )
     names = [str(folder.path) for folder in unneeded] if everything else folders or []
-    if names and (yes or typer.confirm(f"Delete {len(names)} folders?")):
+    if names and not dry_run and (yes or typer.confirm(f"Delete {len(names)} folders?")):
         _or_exit(lambda: pruning.remove(names, found))
         typer.echo(f"deleted {', '.join(names)}")
 

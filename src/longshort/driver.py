@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort import ownership, slurm
+from longshort import fetch, hub, ownership, slurm
 from longshort.resolve import ResolvedStudy
 from longshort.resources import SITE_FILE, VARIABLES
 
@@ -31,8 +31,10 @@ def start(study: ResolvedStudy) -> None:
     """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
 
     Raises:
-        SystemExit: another one drives it.
+        SystemExit: another one drives it, or a job would need the network.
     """
+    if lacking := fetch.missing(study.study):
+        raise SystemExit(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
     try:
         held.enter_context(ownership.sole_owner(Path("work/drivers") / study.name, wait=False))

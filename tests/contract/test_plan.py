@@ -193,6 +193,7 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
     assert str(run) in said and str(work) in said and "2 folders that no study" in said
     refused = longshort(finished_copy, "prune", str(run), "work/nothing", "--yes", check=False)
     assert "work/nothing is not deleted: it is none of those that are listed" in refused.stderr
+    assert str(run) in longshort(finished_copy, "prune", "--all", "--yes", "--dry-run").stdout
     assert (finished_copy / run).exists()
     longshort(finished_copy, "prune", str(run), "--yes")
     assert not (finished_copy / run).exists() and (finished_copy / work).exists()

@@ -306,7 +306,7 @@ def test_unknown_and_refused_tasks_are_named(
     for name, said in {
         "own_chose": r"has 'own_chose', which lm_eval 0\.4\.13 does not know; did you mean 'own_choose' or",
         "humaneval": "runs code that the model writes: longshort does not; take it out",
-        "babilong_qa1@4k": "could not load 'babilong_qa1@4k' .*RMT-team/babilong-1k-samples.* fetch the data set",
+        "babilong_qa1@4k": "could not load 'babilong_qa1@4k' .*RMT-team/babilong-1k-samples.*`longshort fetch` brings",
     }.items():
         with pytest.raises(ValueError, match=said):
             evaluate(model, tokenizer, asked(own, "own_choose", name))

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longshort import hub
 from longshort.evaluation import longbench, prompts, scoring, standin
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.scoring import is_settled, score_prediction, summarise
+from longshort.publish import folder_digests, write_json
 
 STAND_IN = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 192, "max_new_tokens": 8}
 
@@ -286,13 +288,19 @@ def test_items_come_from_the_official_zip(
     expected = longbench.questions(tokenizer, STAND_IN, folder)
     settings = {**STAND_IN, "source": {"kind": "zip", "path": str(official_zip)}}
     assert longbench.questions(tokenizer, settings, folder) == expected
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(official_zip.parents[3]))
-    hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": REVISION}
-    assert longbench.questions(tokenizer, {**STAND_IN, "source": hub}, folder) == expected
-    full = {"source": hub, "max_length": 4096, "max_new_tokens": None}
+    source = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": REVISION}
+    cache = official_zip.parents[3]
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HOME", str(cache))
+    part = hub.longbench(source)
+    assert part is not None
+    fetched = {"snapshot": str(official_zip.parent.relative_to(cache)), "files": folder_digests(official_zip.parent)}
+    write_json(hub.record(part), fetched)
+    assert longbench.questions(tokenizer, {**STAND_IN, "source": source}, folder) == expected
+    full = {"source": source, "max_length": 4096, "max_new_tokens": None}
     assert longbench.protocol(full, 128).startswith("longbench-e/official-v1?data=000000000000&max=4096&prompts=")
-    with pytest.raises(ValueError, match=r"data\.zip of dataset THUDM/LongBench at revision 1{40} cannot be had"):
-        longbench.questions(tokenizer, {**STAND_IN, "source": {**hub, "revision": "1" * 40}}, folder)
+    with pytest.raises(ValueError, match=r"not here: data\.zip of dataset THUDM/LongBench at revision 1{40}"):
+        longbench.questions(tokenizer, {**STAND_IN, "source": {**source, "revision": "1" * 40}}, folder)
 
 
 def test_a_zip_that_lacks_a_task_or_its_end_is_refused(tokenizer: Any, official_zip: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from longshort import provenance
+from longshort import hub, provenance
 from longshort.data import corpora, tokenizers
 from longshort.identity import code_hash, digest, dumps, modules, refuse_changed_code
 from longshort.publish import folder_in_place, read_json, write_json
@@ -88,6 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
+    hub.refuse_network()
     try:
         manifest = prepare(read_json(arguments.spec), arguments.out)
     except ValueError as error:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from longshort import hub
+
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
@@ -83,13 +85,9 @@ def _text(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str,
 def _hub(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
     from datasets import load_dataset
 
-    rows = load_dataset(
-        corpus["dataset"],
-        corpus["configuration"],
-        split=corpus["split"],
-        revision=corpus["revision"],
-        streaming=True,
-    )
+    part = hub.corpus(corpus)
+    folder = str(hub.folder(part)) if part else corpus["dataset"]
+    rows = load_dataset(folder, corpus["configuration"], split=corpus["split"], streaming=True)
     yield from _rows(rows, corpus["column"], corpus["dataset"], left_out)
 
 

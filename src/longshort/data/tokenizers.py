@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from longshort import hub
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -17,7 +19,8 @@ def load(spec: dict[str, Any]) -> PreTrainedTokenizerBase:
         return byte_tokenizer()
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(spec["name"], revision=spec["revision"])
+    part = hub.tokenizer(spec)
+    return AutoTokenizer.from_pretrained(hub.folder(part) if part else spec["name"])
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

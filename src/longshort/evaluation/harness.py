@@ -94,8 +94,8 @@ def evaluate(
         ValueError: a task is unknown, cannot be loaded, runs code that its model wrote, leaves no room for a prompt, or
             its direction is not the one stated.
     """
-    entries = _entries(tokenizer, settings)
-    tasks = {label: task for entry in entries for label, task in entry.tasks.items()}
+    asked = entries(tokenizer, settings)
+    tasks = {label: task for entry in asked for label, task in entry.tasks.items()}
     journal = journal or Journal().of("harness")
     journal.expect(len(tasks))
     lm = _wrapped(model, tokenizer, settings["max_length"])
@@ -106,7 +106,7 @@ def evaluate(
             done[label] = _measure(lm, label, task, settings)
             journal.add(label, done[label])
     mains, rows = [], {}
-    for entry in entries:
+    for entry in asked:
         numbers = {label: (_numbers(done[label]["result"]), done[label]["n"]) for label in entry.tasks}
         for label, group in entry.groups.items():
             results = {task.task_name: done[name]["result"] for name, task in entry.tasks.items()}
@@ -123,7 +123,12 @@ def evaluate(
 _ENTRIES: WeakKeyDictionary[Any, dict[str, list[Entry]]] = WeakKeyDictionary()
 
 
-def _entries(tokenizer: Any, settings: dict[str, Any]) -> list[Entry]:
+def entries(tokenizer: Any, settings: dict[str, Any]) -> list[Entry]:
+    """The entries of `tasks` with their data, loaded once per tokenizer and settings.
+
+    Raises:
+        ValueError: as evaluate says.
+    """
     done = _ENTRIES.setdefault(tokenizer, {})
     key = json.dumps(settings, sort_keys=True)
     if key not in done:
@@ -187,8 +192,8 @@ def _load(manager: Any, name: str, tokenizer: Any, settings: dict[str, Any]) -> 
         except Exception as error:
             raise ValueError(
                 f"{WHERE}: lm_eval could not load {name!r} ({type(error).__name__}: {error}); what it needs must be "
-                "there when the job starts: install the package that is named, or fetch the data set where there is a "
-                "network and keep its cache (HF_HOME)"
+                "there when the job starts: install the package that is named; `longshort fetch` brings the data where "
+                "there is a network"
             ) from error
     suffix = f"@{length}" if length else ""
     entry = Entry(

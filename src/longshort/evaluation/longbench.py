@@ -28,6 +28,7 @@ from zipfile import BadZipFile
 
 import fsspec
 
+from longshort import hub
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
 from longshort.evaluation.scoring import BUCKETS, ONE_LINE_TASKS, is_settled, score_prediction, summarise, task_name
@@ -147,7 +148,7 @@ def task_files(source: dict[str, Any], data: Path) -> str:
     """Where the items of a task are, as fsspec names it, with {task} for its name.
 
     Raises:
-        ValueError: the dataset repository cannot be had.
+        NotFetched: the dataset is not here.
     """
     if source["kind"] == "stand-in":
         return str(Path(data).resolve() / f"longbench-e-{source['items_per_task']}" / "{task}_e.jsonl")
@@ -155,19 +156,9 @@ def task_files(source: dict[str, Any], data: Path) -> str:
         return str(Path(source["path"]).resolve() / "{task}_e.jsonl")
     if source["kind"] == "zip":
         return "zip://data/{task}_e.jsonl::" + str(Path(source["path"]).resolve())
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-    dataset, revision = source["dataset"], source["revision"]
-    try:
-        path = hf_hub_download(dataset, "data.zip", repo_type="dataset", revision=revision)
-    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ValueError(
-            f"data.zip of dataset {dataset} at revision {revision} cannot be had ({type(error).__name__}): fetch it "
-            f"where there is a network (hf download {dataset} data.zip --repo-type dataset --revision {revision}), "
-            "or give longbench_e.source {kind: zip, path: ...}"
-        ) from None
-    return "zip://data/{task}_e.jsonl::" + path
+    part = hub.longbench(source)
+    assert part is not None
+    return "zip://data/{task}_e.jsonl::" + str(hub.folder(part) / "data.zip")
 
 
 def _read_questions(tokenizer: Any, files: str, max_length: int, cap: int | None) -> Iterator[Question]:

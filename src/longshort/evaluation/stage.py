@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas
 
-from longshort import heartbeat, interruption, provenance
+from longshort import heartbeat, hub, interruption, provenance
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
@@ -46,6 +46,8 @@ def main(metric: str, evaluate: Evaluate, protocol: Protocol, keeps_items: bool 
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
     arguments = parser.parse_args()
     interruption.end_at_once()
+    if metric != "harness":  # some tasks of lm_eval fetch their texts anew each time, and not from the hub
+        hub.refuse_network()
     with heartbeat.beating(arguments.out, metric) as beat:
         make(arguments, metric, evaluate, protocol, keeps_items, beat)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longshort import heartbeat, interruption, provenance
+from longshort import heartbeat, hub, interruption, provenance
 from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
 from longshort.ownership import sole_owner
@@ -114,13 +114,13 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
 def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
     """A pretrained base as a run of zero steps: its files, verified to be there, by their hashes."""
     model = spec["pretrained"]
-    path = Path(model["name"])
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "*.model"]
-        path = Path(snapshot_download(model["name"], revision=model["revision"], allow_patterns=patterns))
-    files = {name: sha for name, sha in folder_digests(path).items() if name.endswith((".safetensors", "config.json"))}
+    part = hub.weights(model)
+    try:
+        path = hub.folder(part) if part else Path(model["name"])
+    except hub.NotFetched as error:
+        raise SystemExit(f"model: {error}") from None
+    everything = hub.files(part) if part else folder_digests(path)
+    files = {name: sha for name, sha in everything.items() if name.endswith((".safetensors", "config.json"))}
     if not any(name.endswith(".safetensors") for name in files):
         raise SystemExit(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
     checkpoint = {"path": str(path), "files": files}

@@ -1,0 +1,131 @@
+"""`longshort fetch`: brings what a study takes from the Hugging Face hub into $HF_HOME, for jobs without a network."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from longshort import hub
+from longshort.publish import file_digest, in_words, write_json
+from longshort.study import Study, StudyError
+
+TASKS = "lm_eval"
+PATTERNS = {
+    "weights": ["*.safetensors", "*.json"],
+    "weights and code": ["*.safetensors", "*.json", "*.py"],
+    "tokenizer": ["*.json", "*.model", "*.txt", "*.jinja", "tokenizer*"],
+    "data.zip": ["data.zip"],
+}
+# The same weights once more, as the authors' own programs read them.
+IGNORED = ["original/*", "consolidated*"]
+
+
+def wanted(study: Study) -> list[hub.Part]:
+    """All that the jobs of a study take from the hub."""
+    values = study.model_dump(mode="json")
+    parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
+    if values["model"]["kind"] == "pretrained":
+        parts.append(hub.weights(values["model"]))
+    if longbench := values["evaluations"]["longbench_e"]:
+        parts.append(hub.longbench(longbench["source"]))
+    harness = values["evaluations"]["harness"]
+    if harness and not harness["include_path"]:  # one's own tasks may need nothing
+        parts += [hub.Part(TASKS, name, version("lm_eval"), "data") for name in harness["tasks"]]
+    return [part for part in parts if part is not None]
+
+
+def missing(study: Study) -> list[hub.Part]:
+    return [part for part in wanted(study) if not hub.record(part).exists()]
+
+
+def fetch(study: Study, say: Callable[[str], None]) -> None:
+    """Fetches what is not here, or not as it was fetched.
+
+    Raises:
+        StudyError: something cannot be had, or is not what the hub has.
+    """
+    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    parts = wanted(study)
+    if not parts and not study.evaluations.harness:
+        say("this study takes nothing from the hub")
+    for part in parts:
+        try:
+            if part.kind != TASKS:
+                _fetch(part, say)
+        except GatedRepoError:
+            raise StudyError(
+                f"{part} is not fetched: its owner asks for an agreement. Accept it on the page of {part.name} and "
+                "give the token of the same account (HF_TOKEN, or `hf auth login`)"
+            ) from None
+        except StudyError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:  # of the hub, the network, the data set's own format
+            raise StudyError(f"{part} is not fetched ({type(error).__name__}): {error}") from error
+    if study.evaluations.harness:
+        _fetch_tasks(study, say)
+
+
+def _fetch(part: hub.Part, say: Callable[[str], None]) -> None:
+    from huggingface_hub import HfApi, RepoFile, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    with suppress(hub.NotFetched):
+        hub.folder(part)
+        say(f"there, and verified: {part}")
+        return
+    about: Any = {"repo_type": part.kind, "revision": part.revision}
+    patterns = PATTERNS.get(part.what) or _data_files(part)
+    tree = HfApi().list_repo_tree(part.name, recursive=True, **about)
+    there = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    names = sorted(filter_repo_objects(there, allow_patterns=patterns, ignore_patterns=IGNORED))
+    if not names:
+        raise StudyError(f"{part} is not fetched: the repository has no file like {', '.join(patterns)}")
+    say(f"{part}: {len(names)} files, {in_words(sum(there[name] for name in names))}")
+    folder = Path(snapshot_download(part.name, **about, allow_patterns=[glob.escape(name) for name in names]))
+    for wrong in HfApi().verify_repo_checksums(part.name, **about).mismatches:
+        if wrong["path"] in names:
+            # The client takes a file of the right length for the right one.
+            (folder / wrong["path"]).resolve().unlink()
+            raise StudyError(
+                f"{part}: {wrong['path']} is damaged: its {wrong['algorithm']} is {wrong['actual']}, the hub says "
+                f"{wrong['expected']}. It is deleted; fetch again"
+            )
+    digests = {name: file_digest(folder / name) for name in names}
+    write_json(hub.record(part), {"snapshot": str(folder.relative_to(hub.cache())), "files": digests})
+
+
+def _data_files(part: hub.Part) -> list[str]:
+    """The files of a configuration of a data set, all its splits, and what describes them."""
+    from datasets import load_dataset_builder
+
+    configuration = part.what.removeprefix(hub.CONFIGURATION)
+    builder = load_dataset_builder(part.name, configuration or None, revision=part.revision)
+    urls = [url for split in (builder.config.data_files or {}).values() for url in split]
+    names = [url.split("@", 1)[1].split("/", 1)[1] for url in urls]
+    return [glob.escape(name) for name in ("README.md", *names)]
+
+
+def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
+    """What the tasks of lm_eval load, they load now, into the caches that they use later."""
+    from longshort.data import tokenizers
+    from longshort.evaluation import harness
+
+    values = study.model_dump(mode="json")
+    settings = values["evaluations"]["harness"]
+    say(f"the data of {len(settings['tasks'])} tasks of lm_eval")
+    try:
+        harness.entries(tokenizers.load(values["data"]["tokenizer"]), settings)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+    for part in wanted(study):
+        if part.kind == TASKS:
+            write_json(hub.record(part), {})

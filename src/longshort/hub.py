@@ -1,0 +1,128 @@
+"""What a study takes from the Hugging Face hub: `longshort fetch` brings it, jobs read it from disk and nowhere else.
+
+It lies in the hub's own cache ($HF_HOME), and $HF_HOME/longshort/ says which files were fetched for what, with their
+SHA-256: a job reads no file that is not in there, and none that has changed since.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longshort.publish import altered, read_json
+
+CONFIGURATION = "documents "
+SELF = {"localhost", "127.0.0.1", "::1", "", None}
+
+
+class Part(NamedTuple):
+    """Files of a repository that are used together; or (kind lm_eval) the data of a task."""
+
+    kind: str  # model, dataset or lm_eval
+    name: str
+    revision: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what.strip()} of {self.kind} {self.name} at revision {self.revision}"
+
+
+class NotFetched(ValueError):
+    """A part is not here, or not as it was fetched."""
+
+
+class NoNetwork(ConnectionError):
+    """A job asked for another machine."""
+
+
+def weights(model: dict[str, Any]) -> Part | None:
+    """None for a local folder, as for all of these."""
+    return _of_model(model, "weights and code" if model["trust_remote_code"] else "weights")
+
+
+def tokenizer(spec: dict[str, Any]) -> Part | None:
+    return _of_model(spec, "tokenizer") if spec["kind"] == "pretrained" else None
+
+
+def corpus(spec: dict[str, Any]) -> Part | None:
+    if spec["kind"] != "hub" or Path(spec["dataset"]).is_dir():
+        return None
+    return Part("dataset", spec["dataset"], spec["revision"], f"{CONFIGURATION}{spec['configuration'] or ''}")
+
+
+def longbench(source: dict[str, Any]) -> Part | None:
+    return Part("dataset", source["dataset"], source["revision"], "data.zip") if source["kind"] == "hub" else None
+
+
+def _of_model(spec: dict[str, Any], what: str) -> Part | None:
+    return None if Path(spec["name"]).is_dir() else Part("model", spec["name"], spec["revision"], what)
+
+
+def home() -> Path:
+    """Where everything is fetched to."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)
+
+
+def cache() -> Path:
+    """Where the hub's own client keeps repositories, most often below home()."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def record(part: Part) -> Path:
+    """What was fetched of a part: `snapshot`, its folder below cache(), and `files`, the SHA-256 of each."""
+    names = [text.replace("/", "--") for text in part]
+    return home() / "longshort" / f"{'_'.join(names)}.json"
+
+
+def folder(part: Part) -> Path:
+    """The folder of a fetched part, its files verified.
+
+    Raises:
+        NotFetched: it was not fetched, or a file has changed since.
+    """
+    place = cache() / _fetched(part)["snapshot"]
+    if trouble := altered(place, files(part)):
+        raise NotFetched(f"{part} is not as it was fetched: {place}: {trouble}; fetch it again")
+    return place
+
+
+def files(part: Part) -> dict[str, str]:
+    """The SHA-256 of each file of a fetched part, by its path in the repository."""
+    return dict(_fetched(part)["files"])
+
+
+def _fetched(part: Part) -> dict[str, Any]:
+    if not record(part).exists():
+        raise NotFetched(f"not here: {missing_in_words([part])}")
+    fetched: dict[str, Any] = read_json(record(part))
+    return fetched
+
+
+def missing_in_words(parts: list[Part]) -> str:
+    """What lacks, and what to do."""
+    return (
+        f"{'; '.join(map(str, parts))}. Jobs use no network: run `longshort fetch --study NAME` where there is one, "
+        f"with HF_HOME={home()}, as here"
+    )
+
+
+def refuse_network() -> None:
+    """From here on this process reaches no other machine: an air-gapped node would let it wait for minutes."""
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if host not in SELF and host != socket.gethostname():
+        raise NoNetwork(f"asks for {host}, but jobs use no network: what it wants there must be fetched before")
