@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import pandas
 import pytest
 
 from tests.conftest import ROOT, TINY, edit_study, make_project, run_snakemake
-from tests.slurm.cluster import Cluster, wait_until
+from tests.slurm.cluster import NODES, Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -275,6 +276,48 @@ def test_a_study_whose_cluster_fails_ends_as_if_nothing_had_happened(
     cluster.start_database()
     assert_equal_numbers(without_constant, reference)
     assert f"after: its node failed (job {first.job})" in log.read_text()
+
+
+def test_the_clocks_of_nodes_may_differ(cluster: Cluster, reference: Path, without_constant: Path) -> None:
+    """A training hangs on a node whose clock is three minutes ahead; its next attempt, on the other node, waits."""
+    driver = Driver(cluster, without_constant)
+    cluster.stop_node("n2")
+    cluster.start_node("n2", ahead=180)
+    use_only(cluster, "n2")
+    try:
+        process = driver.start()
+        first = driver.training("constant", 5)
+        beat = heartbeat_of(without_constant, "constant")
+        assert beat is not None and beat["node"] == "n2" and beat["beat"] > time.time() + 120
+        assert state_of(without_constant, "constant") == "running"
+        for one in (first.group, *first.ranks):
+            os.kill(one, signal.SIGSTOP)
+        use_only(cluster, "n1")
+        cluster.kill_daemon("n2")
+        log = log_of(without_constant, "constant")
+        waits = f"waiting: work/{first.work.name} is owned by"
+        wait_until(lambda: waits in log.read_text(), lambda: log.read_text() + driver.said(), 120)
+        cluster.start_node("n2")
+        assert process.wait(timeout=600) == 0, driver.said()
+    finally:
+        use_only(cluster, "n1", "n2")
+    assert_equal_numbers(without_constant, reference)
+
+
+def use_only(cluster: Cluster, *nodes: str) -> None:
+    for node in NODES:
+        state = "resume" if node in nodes else "drain"
+        with suppress(AssertionError):  # it is that already
+            cluster.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+
+
+def state_of(project: Path, arm: str) -> str:
+    """Of its training, as `longshort status` says."""
+    command = [sys.executable, "-m", "longshort.cli", "status", "--study", "tiny", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    return next(row["state"] for row in rows if row["run"] == run_of(project, arm) and row["stage"] == "training")
 
 
 def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, without_constant: Path) -> None:
