@@ -34,23 +34,40 @@ def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
         assert all(f"`{figure}`" in done.stdout for figure in expected)
 
 
-@pytest.mark.long
+EXPECTED = {
+    "dag": {"dag_over_bare_done_10", "dag_over_bare_todo_10", "plan_over_bare_20", "parse_seconds"},
+    "evaluation": {
+        *("ppl_time_over_papers", "ppl_memory_over_papers"),
+        *("misalignment_time_over_naive", "longbench_time_over_official"),
+    },
+    "slurm": {"slurm_over_local", "job_overhead_s", "array_over_single", "groups_over_single"},
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    "name",
     [
-        ("dag", {"dag_over_bare_done_10", "dag_over_bare_todo_10", "plan_over_bare_20", "parse_seconds"}),
-        (
-            "evaluation",
-            {
-                *("ppl_time_over_papers", "ppl_memory_over_papers"),
-                *("misalignment_time_over_naive", "longbench_time_over_official"),
-            },
-        ),
+        pytest.param("dag", marks=pytest.mark.long),
+        pytest.param("evaluation", marks=pytest.mark.long),
+        pytest.param("slurm", marks=pytest.mark.slurm),
     ],
 )
-def test_a_benchmark_at_toy_size(name: str, expected: set[str], tmp_path: Path) -> None:
+def test_a_benchmark_at_toy_size(name: str, tmp_path: Path) -> None:
     """The benchmarks themselves check that both sides plan the same jobs, or give the same numbers."""
-    out = tmp_path / "figures.json"
-    command = [sys.executable, f"benchmarks/{name}.py", "--toy", "--rounds", "1", "--json", str(out)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert expected <= json.loads(out.read_text())["figures"].keys()
+    assert EXPECTED[name] <= figures(name, tmp_path, "--toy", "--rounds", "1").keys()
+
+
+@pytest.mark.long
+def test_random_kills_cost_no_number(tmp_path: Path) -> None:
+    found = figures("chaos", tmp_path, "--kills", "4", "--seed", "1")
+    assert [found[name] for name in ("kills", "wrong", "lost", "hanging")] == [4, 0, 0, 0]
+    assert 0 <= found["needless_steps_share"] < 1
+
+
+def figures(name: str, folder: Path, *options: str) -> dict[str, float]:
+    out = folder / "figures.json"
+    command = [sys.executable, f"benchmarks/{name}.py", *options, "--json", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    found: dict[str, float] = json.loads(out.read_text())["figures"]
+    return found
