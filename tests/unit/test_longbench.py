@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -569,8 +570,12 @@ def test_a_killed_evaluation_goes_on_after_the_last_batch(
 
 def test_evaluate_gives_all_rows_and_keeps_predictions(model: Any, tokenizer: Any, folder: Path) -> None:
     rows, kept = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128)
-    values = {row["task"]: row for row in rows}
-    assert len(values) == len(rows) == 13 * 4 + 2
+    values = {row["task"]: row for row in rows if row["document"] is None}
+    assert len(values) == 13 * 4 + 2 + 3
+    buckets = [values["overall:8k+"]["value"], np.mean([values[f"{task}:8k+"]["value"] for task in prompts.TASKS])]
+    assert values["overall:8k+"]["n"] == 13 and buckets[0] == pytest.approx(buckets[1])
+    items = [(row["task"], row["document"], row["value"]) for row in rows if row["document"] is not None]
+    assert items == [(row["task"], row["id"], 100 * row["score"]) for row in kept]
     assert all(set(row) == {"metric", "length", "task", "document", "value", "n"} for row in rows)
     assert values["trec"]["n"] == 3 and values["trec:8k+"]["n"] == 1 and values["overall"]["n"] == 39
     assert len(kept) == 39

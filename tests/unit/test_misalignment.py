@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +55,8 @@ def entropies(p: torch.Tensor, q: torch.Tensor) -> float:
 
 
 def values(rows: list[dict]) -> dict[tuple[str, int], float]:
-    return {(row["metric"], row["length"]): row["value"] for row in rows if row["task"] is None}
+    of_all = [row for row in rows if row["task"] is None and row["document"] is None]
+    return {(row["metric"], row["length"]): row["value"] for row in of_all}
 
 
 def grid(rows: list[dict], metric: str) -> dict[tuple[int, int], float]:
@@ -72,7 +74,12 @@ def test_equals_brute_force_over_pairs_and_one_forward_a_context(rope: dict | No
         name + end for name in misalignment.METRICS for end in ("", "_se")
     }
     for n, metrics in counts.items():
-        assert {row["n"] for row in rows if row["metric"] in metrics} == {n}
+        assert {row["n"] for row in rows if row["metric"] in metrics and row["document"] is None} == {n}
+    for metric, length in product(misalignment.METRICS, LENGTHS):
+        of = [row for row in rows if (row["metric"], row["length"]) == (metric, length) and row["document"] is not None]
+        assert {row["document"]: row["n"] for row in of} == Counter(documents)
+        mean = sum(row["n"] * row["value"] for row in of) / 5
+        assert mean == pytest.approx(values(rows)[metric, length], rel=1e-12)
 
     def distribution(tokens: np.ndarray) -> torch.Tensor:
         model = llama(rope)  # fresh: transformers' dynamic NTK remembers the longest input

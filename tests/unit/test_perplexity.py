@@ -443,6 +443,13 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     settings = {"lengths": [4, 10], "documents": 1, "protocol": chosen, "temperature_documents": 2}
     model = FromStates(lambda position, token: table[position, token])
     rows = perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows
+    for whole, part in {"accuracy": "accuracy", "perplexity_checkpoint_t": "nll_checkpoint_t"}.items():
+        for length in settings["lengths"]:
+            (total,) = (r for r in rows if (r["metric"], r["length"], r["document"]) == (whole, length, None))
+            parts = [r for r in rows if (r["metric"], r["length"]) == (part, length) and r["document"] is not None]
+            mean = sum(row["n"] * row["value"] for row in parts) / total["n"]
+            assert total["value"] == pytest.approx(mean if whole == part else math.exp(mean), rel=1e-9)
+    rows = [row for row in rows if row["document"] is None or row["metric"] == "nll"]
     said = repr([(row["metric"], row["length"], row["document"], row["n"], f"{row['value']:.4g}") for row in rows])
     assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings, 16)], (
         "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"

@@ -81,7 +81,8 @@ def _digest(source: dict[str, Any]) -> str:
 def evaluate(
     model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
 ) -> Measured:
-    """Scores in per cent per task, per task and bucket, and over tasks: "overall" and "overall-bucket-mean".
+    """Scores in per cent per task, per task and bucket, over tasks ("overall", "overall-bucket-mean", and
+    "overall:0-4k", the mean over the tasks that have items in a bucket), and of each item (`document` is its id).
 
     Args:
         settings: `source`, `max_length` of prompt and answer together (tokens), `max_new_tokens` (a cap on the answers,
@@ -101,6 +102,11 @@ def evaluate(
         rows.extend(_row(f"{task}:{bucket}", means[bucket], means["n"][bucket]) for bucket in BUCKETS)
     rows.append(_row("overall", result["overall"], len(predicted)))
     rows.append(_row("overall-bucket-mean", result["overall_bucket_mean"], len(predicted)))
+    for bucket in BUCKETS:
+        inside = [means for means in result["tasks"].values() if means[bucket] is not None]
+        mean = sum(means[bucket] for means in inside) / len(inside) if inside else None
+        rows.append(_row(f"overall:{bucket}", mean, sum(means["n"][bucket] for means in inside)))
+    rows += [_row(item["task"], 100 * item["score"], 1, document=item["id"]) for item in predicted]
     return Measured(rows, predicted)
 
 
@@ -370,8 +376,8 @@ def _tensor(rows: list[list[int]], model: Any) -> Any:
     return torch.tensor(rows, dtype=torch.long, device=model.device)
 
 
-def _row(task: str, value: float | None, n: int) -> dict[str, Any]:
-    return {"metric": "longbench_e", "length": None, "task": task, "document": None, "value": value, "n": n}
+def _row(task: str, value: float | None, n: int, document: str | None = None) -> dict[str, Any]:
+    return {"metric": "longbench_e", "length": None, "task": task, "document": document, "value": value, "n": n}
 
 
 def score_file(predictions: Path, per_prediction: bool = False) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def evaluate(
     """Rows of sce, entropy_floor and symkl (nats): length l_train (inside), m x l_train for m in `beyond`.
 
     Each has its standard error beside it, with `n` the number of documents (none if all sequences are of one
-    document); then the grid, if it is wanted.
+    document), and its means over each document's sequences; then the grid, if it is wanted.
 
     Args:
         tokenizer: not used; all evaluations have one signature.
@@ -103,7 +103,8 @@ def evaluate(
 
 
 def _of_lengths(lengths: list[int], values: Tensor, drawn: list[Drawn]) -> list[dict[str, Any]]:
-    """Rows of the means over sequences of values [sequences, lengths, METRICS], and of their standard errors."""
+    """Rows of the means over sequences of values [sequences, lengths, METRICS], of their standard errors, and of the
+    means over each document's sequences (`n` of them): the documents' differences between arms are paired."""
     documents = [one.document for one in drawn]
     count = len(set(documents))
     means, errors = values.mean(0).tolist(), standard_error(values, documents).tolist()
@@ -113,6 +114,13 @@ def _of_lengths(lengths: list[int], values: Tensor, drawn: list[Drawn]) -> list[
         # One document does not say how much documents differ, and a row that is no number would mean a divergence.
         if count > 1:
             rows += [_row(f"{metric}_se", length, value, count) for metric, value in zip(METRICS, error, strict=True)]
+    for document in dict.fromkeys(documents):
+        of_document = values[[place for place, name in enumerate(documents) if name == document]]
+        for length, mean in zip(lengths, of_document.mean(0).tolist(), strict=True):
+            rows += [
+                _row(metric, length, value, len(of_document), document=document)
+                for metric, value in zip(METRICS, mean, strict=True)
+            ]
     return rows
 
 
@@ -210,8 +218,10 @@ def sequences(data: Path, count: int, draws: int, window: int, l_train: int) -> 
     return drawn
 
 
-def _row(metric: str, length: int, value: float, n: int, task: str | None = None) -> dict[str, Any]:
-    return {"metric": metric, "length": length, "task": task, "document": None, "value": value, "n": n}
+def _row(
+    metric: str, length: int, value: float, n: int, task: str | None = None, document: str | None = None
+) -> dict[str, Any]:
+    return {"metric": metric, "length": length, "task": task, "document": document, "value": value, "n": n}
 
 
 def _in_grid(settings: dict[str, Any]) -> int:

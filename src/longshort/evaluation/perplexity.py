@@ -89,9 +89,9 @@ def evaluate(
     model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
 ) -> Measured:
     """Rows per length L: perplexity, perplexity_checkpoint_t, perplexity_length_t (at the two fitted temperatures),
-    temperature (also one of the checkpoint, without a length), accuracy, ece (0..1), nll (nats a token) of each
-    document, nll_se (standard error of their mean), and nll_by_position, whose `task` says which tokens: "16-31" have
-    so many tokens before them in their window (BOS is not counted).
+    temperature (also one of the checkpoint, without a length), accuracy, ece (0..1); of each document nll (nats a
+    token), nll_checkpoint_t and accuracy; nll_se (standard error of the documents' mean), and nll_by_position, whose
+    `task` says which tokens: "16-31" have so many tokens before them in their window (BOS is not counted).
 
     Args:
         settings: `lengths` in tokens, `documents` how many test documents, `protocol` {kind} and what it needs,
@@ -298,7 +298,12 @@ def _rows(
     if len(means) > 1:
         rows.append(_row("nll_se", length, float(np.std(means, ddof=1)) / math.sqrt(len(means)), len(means)))
     for name, mean, sums in zip(names, means, documents, strict=True):
-        rows.append(_row("nll", length, mean, int(sums["n"][0]), document=name))
+        n = int(sums["n"][0])
+        rows.append(_row("nll", length, mean, n, document=name))
+        if temperatures:
+            rows.append(_row("nll_checkpoint_t", length, sums["nll"][1] / n, n, document=name))
+        if math.isfinite(mean):
+            rows.append(_row("accuracy", length, sums["correct"][0] / n, n, document=name))
     for digits, (count, nll) in enumerate(zip(total["position_n"], total["position_nll"], strict=True)):
         if count:
             task = f"{2**digits // 2}-{2**digits - 1}" if digits > 1 else str(digits)
