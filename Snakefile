@@ -35,5 +35,4 @@ include: "workflow/handlers.smk"
 rule all:
     default_target: True
     input:
-        STUDY.table_files(),
-        STUDY.plot_files(),
+        STUDY.targets(),

@@ -218,9 +218,11 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
     width = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or width >= 200 or not study.exists():
         return None
-    from longshort.results import long_table, tables
+    from longshort.results import tables
 
-    return tables.format_table(long_table.read(metrics / "metrics.parquet"), read_json(study), table, max(width, 100))
+    summary = read_json(study)
+    read, runs = tables.read(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
+    return tables.format_table(read, summary, table, max(width, 100), runs)
 
 
 def _load(study: str) -> resolve.ResolvedStudy:
@@ -246,12 +248,12 @@ def _hours(text: str) -> float | None:
 def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
     summary = json.loads(study.summary_text())
     # Late: pandas is slow to import, and `check` needs none of it.
-    from longshort.publish import write_atomic
     from longshort.results import collect, tables
 
     frame = collect.collect(summary, Path("results"), study.codes())
-    write_atomic(folder / "metrics.parquet", frame.to_parquet(index=False))
-    tables.write_tables(frame, summary, folder)
+    collect.publish(frame, collect.collect_runs(summary, Path("results")), folder / "metrics.parquet")
+    metrics, runs = tables.read(folder / "metrics.parquet", folder / "runs.parquet", summary)
+    tables.write_tables(metrics, summary, folder, runs)
 
 
 if __name__ == "__main__":

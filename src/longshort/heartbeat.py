@@ -1,9 +1,9 @@
 """What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
 
 <steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, earlier (how each one before ended),
-host, node, pid, job, began and beat (seconds since 1970), memory_mb (what SLURM gave on this node) and peak_memory_mb
-(the most that was seen at a beat), and, as far as the stage knows them, run_id, done, total, unit, loss,
-tokens_per_second, seconds_left and message.
+seconds_before (what those took), host, node, pid, job, began and beat (seconds since 1970), memory_mb (what SLURM gave
+on this node) and peak_memory_mb (the most that was seen at a beat), and, as far as the stage knows them, run_id, done,
+total, unit, loss, tokens_per_second, seconds_left and message.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Heartbeat:
         self._lock = threading.Lock()
         now = time.time()
         job = os.environ.get("SLURM_JOB_ID")
-        self.earlier = _earlier_attempts(self._path)
+        before = _before(self._path)
+        self.earlier = _earlier_attempts(before)
         self._facts: dict[str, Any] = {
             "stage": stage,
             "state": WAITING,
             "attempt": len(self.earlier) + 1,
             "earlier": self.earlier,
+            "seconds_before": _seconds_before(before),
             "host": socket.gethostname(),
             "node": os.environ.get("SLURMD_NODENAME"),
             "pid": os.getpid(),
@@ -150,13 +152,25 @@ def _memory_mb() -> float:
     return total / 2**20
 
 
-def _earlier_attempts(path: Path) -> list[str]:
-    """How each attempt since the result was last finished ended."""
+def _before(path: Path) -> dict[str, Any]:
+    """The heartbeat of the attempt before, if the result was not finished by it."""
     try:
-        before = read_json(path)
+        before: dict[str, Any] = read_json(path)
     except (FileNotFoundError, ValueError):
-        return []
-    if before["state"] == FINISHED:
+        return {}
+    return {} if before["state"] == FINISHED else before
+
+
+def _seconds_before(before: dict[str, Any]) -> float:
+    """What all attempts that failed took, as far as their hearts were heard."""
+    if not before:
+        return 0.0
+    return float(before.get("seconds_before", 0.0) + before["beat"] - before["began"])
+
+
+def _earlier_attempts(before: dict[str, Any]) -> list[str]:
+    """How each attempt since the result was last finished ended."""
+    if not before:
         return []
     job = before.get("job")
     return [*before.get("earlier", []), how_it_ended(before["state"], job) + (f" (job {job})" if job else "")]

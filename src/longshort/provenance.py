@@ -40,7 +40,24 @@ def environment() -> str:
 
 
 def machine() -> dict[str, str | None]:
-    return {"host": socket.gethostname(), "processor": platform.machine(), "job": os.environ.get("SLURM_JOB_ID")}
+    return {
+        "host": socket.gethostname(),
+        "processor": platform.machine(),
+        "device": _device(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def _device() -> str:
+    """What computes: the first GPU's name where the driver shows one, else the processor's."""
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    said = cards[0] if cards else Path("/proc/cpuinfo")
+    try:
+        lines = said.read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("Model:", "model name")))
+    return next(named, platform.machine())
 
 
 def _git(*arguments: str) -> str:

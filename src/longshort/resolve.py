@@ -22,6 +22,7 @@ from longshort.alignment import schedules
 from longshort.data import corpora
 from longshort.identity import accepted_changes, canonical, code_hash, digest, dumps
 from longshort.mistakes import parse, parse_patch, short
+from longshort.results.columns import KINDS, columns_of
 from longshort.study import (
     Alignment,
     Arm,
@@ -43,9 +44,9 @@ from longshort.study import (
 
 CONFIG = Path("config")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
-TABLE_KINDS = ("parquet", "csv", "md", "tex")
-PLOTS_OF_METRICS = ("perplexity", "misalignment")
-PLOTS = ("training", "schedules")
+TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
+PLOTS_OF_METRICS = {"perplexity": "perplexity", "misalignment": "misalignment", "longbench_e": "tasks"}
+PLOTS = ("training", "schedules", "gain")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
 # The entry modules of the stages.
 TRAINING = "longshort.training.trainer"
@@ -182,16 +183,21 @@ class ResolvedStudy:
         settings = self.study.evaluations.harness
         return [str(path) for path in _task_files(settings.include_path)] if settings and settings.include_path else []
 
-    def table_files(self) -> list[str]:
-        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in TABLE_KINDS]
+    def table_files(self, *kinds: str) -> list[str]:
+        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in kinds or TABLE_KINDS]
 
-    def plot_files(self) -> list[str]:
+    def plot_files(self, *kinds: str) -> list[str]:
         """As results.plots draws them: those of a metric where it is evaluated."""
-        plots = [plot for plot in PLOTS_OF_METRICS if plot in self.evaluations] + [*PLOTS]
+        plots = [plot for metric, plot in PLOTS_OF_METRICS.items() if metric in self.evaluations] + [*PLOTS]
         misalignment = self.study.evaluations.misalignment
         if misalignment and misalignment.grid_sequences:
             plots.append("misalignment-grid")
-        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in ("pdf", "png")]
+        if misalignment and {"perplexity", "longbench_e"} & set(self.evaluations):
+            plots.append("correlation")
+        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in kinds or ("pdf", "png")]
+
+    def targets(self) -> list[str]:
+        return [*self.table_files(), *self.plot_files(), f"results/{self.name}/report.html"]
 
     def summary_text(self) -> str:
         return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
@@ -210,6 +216,8 @@ class ResolvedStudy:
             "seeds": list(self.study.seeds),
             "base": self.base,
             "base_steps": self.base_steps,
+            "primary": self.study.primary,
+            "published": [canonical(one) for one in self.study.published],
             "settings": self.settings["study"],
             "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
             "arms": [
@@ -232,6 +240,7 @@ class ResolvedStudy:
                     "title": table.title,
                     "arms": names if table.arms == "all" else table.arms,
                     "compare_with": table.compare_with,
+                    "columns": table.columns,
                 }
                 for name, table in sorted(self.tables.items())  # their order in the files says nothing
             ],
@@ -255,7 +264,9 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     tables = _tables(study, arms)
     _check(name, study, arms, tables)
     _check_places(f"study {name}", study)
-    return _resolve(name, study, arms, tables, config)
+    resolved = _resolve(name, study, arms, tables, config)
+    _check_columns(resolved)
+    return resolved
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -372,6 +383,8 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
     """The study's tables: the shared ones that have something to show here, and its own."""
     tables = {}
     for name, table in arms.tables.items():
+        if any(getattr(study.evaluations, metric) is None for metric in KINDS[table.columns]):
+            continue
         if table.arms == "all":
             tables[name] = table
             continue
@@ -407,6 +420,12 @@ def _check(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> Non
                     f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
                     f"add it to arms, or name one of {', '.join(study.arms)}"
                 )
+        for metric in KINDS[table.columns]:
+            if getattr(study.evaluations, metric) is None:
+                raise StudyError(
+                    f"{where}: tables.{table_name}.columns = {table.columns!r}: the study does not measure {metric}; "
+                    "add it to evaluations, or show the headline"
+                )
         rows = study.arms if table.arms == "all" else table.arms
         if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
             raise StudyError(
@@ -431,6 +450,28 @@ def _check(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> Non
             raise StudyError(
                 f"{where}: {key} = {length} tokens: longer than the model can take (model.max_length {reach}); "
                 "lower it, or extend the model"
+            )
+
+
+def _check_columns(resolved: ResolvedStudy) -> None:
+    """The numbers that the study names are among those that it measures."""
+    known = [column.key for column in columns_of(resolved.summary())]
+    named = {"primary": resolved.study.primary} if resolved.study.primary is not None else {}
+    for place, one in enumerate(resolved.study.published):
+        where = f"study {resolved.name}: published[{place}]"
+        if one.arm not in resolved.arm_runs:
+            raise StudyError(
+                f"{where}.arm = {one.arm!r}: the study has no such arm; take the number out, or add the arm"
+            )
+        if one.step not in resolved.study.checkpoints:
+            raise StudyError(f"{where}.step = {one.step}: no checkpoint of the study; give one of checkpoints")
+        named[f"published[{place}].column"] = one.column
+    for key, column in named.items():
+        if column not in known:
+            close = difflib.get_close_matches(column, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise StudyError(
+                f"study {resolved.name}: {key} = {column!r}: no such column; {hint}there are {', '.join(known)}"
             )
 
 

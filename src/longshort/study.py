@@ -510,6 +510,11 @@ class Table(Strict):
     compare_with: Literal["baseline", "control"] = Field(
         "baseline", description="the reference of the differences: the arm baseline, or each arm's control"
     )
+    columns: Literal["headline", "tasks", "buckets", "lengths", "cost"] = Field(
+        "headline",
+        description="what is shown: headline: every metric; tasks, buckets: LongBench-E by task or by length of the "
+        "document; lengths: perplexity and accuracy by length; cost: device-hours, speed and memory",
+    )
 
     @field_validator("arms")
     @classmethod
@@ -517,6 +522,16 @@ class Table(Strict):
         if not values:
             raise ValueError("a table needs a row; name arms of the study, or all")
         return values if values == "all" else _distinct(values)
+
+
+class Published(Strict):
+    """A number of the paper that one of the study's may be held against: same model, data, steps and protocol."""
+
+    arm: str = Field(description="arm of the study")
+    step: int = Field(description="checkpoint of the study")
+    column: str = Field(description="column of the tables, as in the .csv: longbench_e, perplexity@4096, ...")
+    value: float = Field(description="the published value, in the column's unit")
+    source: str = Field(min_length=1, description="paper and table")
 
 
 class Override(Strict):
@@ -559,6 +574,14 @@ class Study(Strict):
     evaluations: Evaluations = Field(description="metrics")
     tables: dict[str, Table] = Field(
         {}, description="tables of this study alone, or in place of a shared one of config/arms.yaml"
+    )
+    primary: str | None = Field(
+        None,
+        description="the one number that effects are claimed of, at the last checkpoint, as a column of the tables "
+        "(longbench_e, perplexity@4096, ...); null: every number is descriptive",
+    )
+    published: list[Published] = Field(
+        [], description="the paper's numbers, shown beside this study's where the two are comparable"
     )
     needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
 

@@ -63,6 +63,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     import pandas
 
     from longshort.results import long_table, tables
+    from longshort.results.columns import columns_of
     from longshort.results.long_table import BASE, BASE_SEED
 
     folder = RESULTS / study
@@ -73,7 +74,8 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
         chosen = tables.table_of(summary, table)
     except ValueError as error:
         raise StudyError(str(error)) from None
-    columns = {name: some for some in tables.columns_of(summary) for name in (some.key, some.header)}
+    of_table = columns_of(summary, tables.kind_of(chosen))
+    columns = {name: some for some in of_table if some.compared for name in (some.key, some.header)}
     if column not in columns:
         raise StudyError(f"table {table} has no column {column!r}; it has {', '.join(c.key for c in columns.values())}")
     rows = [BASE, *chosen["arms"]] if table == "main" else chosen["arms"]
@@ -81,10 +83,11 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
         raise StudyError(f"table {table} has no row {row!r}; it has {', '.join(rows)}")
     step = 0 if row == BASE else step or max(summary["checkpoints"])
     metrics = long_table.read(folder / "metrics.parquet")
-    behind = long_table.at(long_table.headlines(metrics), columns[column].metric, columns[column].length)
+    shown = columns[column]
+    behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
     runs[BASE] = {str(BASE_SEED): summary["base"]}
-    metric = next(name for name in summary["evaluations"] if _measures(name, columns[column].metric))
+    metric = long_table.evaluation_of(columns[column].metric)
     found = []
     for seed, run in runs[row].items():
         values = long_table.by_seed(behind, row, step, [int(seed)])
@@ -93,14 +96,6 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
         value = next((v for v in pandas.Series(values).tolist()), float("nan"))
         found.append({"number": f"{row}, {column}, step {step}, seed {seed}: {value:.6g}", **of_file(numbers)})
     return found
-
-
-def _measures(evaluation: str, metric: str) -> bool:
-    of = {
-        "perplexity": ("perplexity", "perplexity_checkpoint_t", "accuracy", "ece"),
-        "misalignment": ("sce", "symkl", "entropy_floor"),
-    }
-    return metric == evaluation or metric.startswith(f"{evaluation}:") or metric in of.get(evaluation, ())
 
 
 def _commit(commit: str) -> str:

@@ -3,6 +3,7 @@ localrules:
     metrics,
     tables,
     plots,
+    report,
 
 
 rule study:
@@ -23,7 +24,8 @@ rule metrics:
         study=f"results/{STUDY.name}/study.json",
         runs=STUDY.published(),
     output:
-        f"results/{STUDY.name}/metrics.parquet",
+        numbers=f"results/{STUDY.name}/metrics.parquet",
+        runs=f"results/{STUDY.name}/runs.parquet",
     log:
         f"results/{STUDY.name}/logs/metrics.log",
     conda:
@@ -31,15 +33,17 @@ rule metrics:
     params:
         code=code_hash("longshort.results.collect"),
     shell:
-        "python -m longshort.results.collect --study {input.study} --results results --out {output} > {log} 2>&1"
+        "python -m longshort.results.collect --study {input.study} --results results --out {output.numbers} > {log} 2>&1"
 
 
 rule tables:
     input:
         study=f"results/{STUDY.name}/study.json",
         metrics=f"results/{STUDY.name}/metrics.parquet",
+        runs=f"results/{STUDY.name}/runs.parquet",
     output:
-        STUDY.table_files(),
+        report(STUDY.table_files("html"), caption="../report/tables.rst", category="Tables"),
+        STUDY.table_files("parquet", "csv", "md", "tex"),
     log:
         f"results/{STUDY.name}/logs/tables.log",
     conda:
@@ -48,16 +52,22 @@ rule tables:
         code=code_hash("longshort.results.tables"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.tables --code {params.code} --metrics {input.metrics} --study {input.study} --out {params.out} > {log} 2>&1"
+        "python -m longshort.results.tables --code {params.code} --metrics {input.metrics} --runs {input.runs}"
+        " --study {input.study} --out {params.out} > {log} 2>&1"
 
 
 rule plots:
     input:
         study=f"results/{STUDY.name}/study.json",
         metrics=f"results/{STUDY.name}/metrics.parquet",
+        runs=f"results/{STUDY.name}/runs.parquet",
         style="src/longshort/results/longshort.mplstyle",
     output:
-        STUDY.plot_files(),
+        [
+            report(plot, caption=f"../report/{Path(plot).stem}.rst", category="Plots")
+            for plot in STUDY.plot_files("png")
+        ],
+        STUDY.plot_files("pdf"),
     log:
         f"results/{STUDY.name}/logs/plots.log",
     conda:
@@ -66,5 +76,24 @@ rule plots:
         code=code_hash("longshort.results.plots"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.plots --code {params.code} --metrics {input.metrics} --study {input.study} --style {input.style}"
-        " --out {params.out} > {log} 2>&1"
+        "python -m longshort.results.plots --code {params.code} --metrics {input.metrics} --runs {input.runs}"
+        " --study {input.study} --style {input.style} --out {params.out} > {log} 2>&1"
+
+
+rule report:
+    input:
+        study=f"results/{STUDY.name}/study.json",
+        metrics=f"results/{STUDY.name}/metrics.parquet",
+        runs=f"results/{STUDY.name}/runs.parquet",
+        plots=STUDY.plot_files("png"),
+    output:
+        report(f"results/{STUDY.name}/report.html", caption="../report/report.rst", category="Report"),
+    log:
+        f"results/{STUDY.name}/logs/report.log",
+    conda:
+        "../../envs/results.yaml"
+    params:
+        code=code_hash("longshort.results.report"),
+    shell:
+        "python -m longshort.results.report --code {params.code} --metrics {input.metrics} --runs {input.runs}"
+        " --study {input.study} --plots {input.plots} --out {output} > {log} 2>&1"

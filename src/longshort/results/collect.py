@@ -1,4 +1,5 @@
-"""The long table of a study: one row per number, from the records of its runs. Links the runs by arm for people.
+"""The long table of a study: one row per number, from the records of its runs; beside it, in runs.parquet, one row per
+arm, seed and stage: how it was made and what it cost. Links the runs by arm for people.
 
 `python -m longshort.results.collect --study results/S/study.json --results results --out results/S/metrics.parquet`
 """
@@ -6,13 +7,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas
 
-from longshort.publish import file_digest, read_json, read_record, write_atomic
+from longshort import heartbeat
+from longshort.publish import file_digest, read_json, read_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
 COLUMNS = [
@@ -23,6 +27,9 @@ COLUMNS = [
 TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden", "learning_rate", "grad_norm")
 TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
 Codes = dict[str, dict[str, str]]
+LOG_LINES = 40
+# A stage whose heart has been still for so long is not running: heartbeats come every 10 s.
+SILENT = 120.0
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
@@ -32,13 +39,11 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
         study: the resolved study (study.json).
         results: the folder that holds runs/.
         planned: to take what exists, run -> "training" or metric -> the code that makes it now. What is not there, or
-            was made by other code, is one row a checkpoint and metric, or one for a training, with status "missing".
+            was made by other code, is one row a checkpoint and metric, or one for a training, with status "missing", or
+            "running", "failed" or "interrupted" where its heartbeat says so.
     """
-    runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
-    for arm in study["arms"]:
-        runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
     frames = []
-    for name, seed, run, steps in runs:
+    for name, seed, run, steps in _runs(study):
         folder = results / "runs" / run
         frame = _run(study, folder, steps, training=name != BASE, planned=planned[run] if planned else None)
         if name == BASE:
@@ -46,6 +51,96 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
         frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
         frames.append(frame)
     return pandas.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _runs(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
+    """Arm, seed, run and steps of every run of a study, the base first."""
+    runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
+    for arm in study["arms"]:
+        runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
+    return runs
+
+
+def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
+    """One row for each arm, seed and stage (training, or an evaluation), whether it is finished or not: RUNS."""
+    planned = _read(results / study["name"] / "planned.json")
+    rows = []
+    for arm, seed, run, steps in _runs(study):
+        stages = {"training": "training"}
+        stages |= {metric: f"{metric}/{evaluation['id']}" for metric, evaluation in study["evaluations"].items()}
+        spec_path = results / "runs" / run / "spec.json"
+        spec = spec_path.read_text() if spec_path.exists() else ""
+        for stage, place in stages.items():
+            out = results / "runs" / run / place / f"{steps}.json"
+            row = _how_made(out, stage, json.loads(spec or "{}"))
+            expected = planned.get(f"{run}/{stage}/{steps}", {})
+            row |= {"planned_seconds": expected.get("seconds"), "planned_from": expected.get("source")}
+            rows.append({"arm": arm, "seed": seed, "run": run, "stage": stage, "steps": steps, "spec": spec, **row})
+    return pandas.DataFrame(rows, columns=[*RUNS]).astype(RUNS)
+
+
+RUNS = {
+    **dict.fromkeys(("arm",), "string"),
+    "seed": "int64",
+    **dict.fromkeys(("run", "stage", "steps", "status", "run_id", "code", "commit", "data", "environment"), "string"),
+    **dict.fromkeys(
+        ("hardware", "host", "job", "finished", "path", "log", "log_tail", "spec", "planned_from"), "string"
+    ),
+    **dict.fromkeys(("device_seconds", "planned_seconds", "tokens_per_second"), "float64"),
+    **dict.fromkeys(("peak_memory_mb", "device_memory_mb"), "float64"),
+    "attempts": "Int64",
+}
+
+
+def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """What the record, the heartbeat and the log of a stage say."""
+    beat, log = _read(heartbeat.path_of(out)), out.with_suffix(".log")
+    said: dict[str, Any] = {
+        "status": _unfinished(out),
+        "path": str(out),
+        "log": str(log),
+        "log_tail": "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:]) if log.exists() else "",
+        "attempts": beat.get("attempt"),
+        "peak_memory_mb": beat.get("peak_memory_mb"),
+    }
+    if not out.exists():
+        return said
+    record = read_record(out)
+    machine = record.get("machine", {})
+    said |= {name: record.get(name) for name in ("run_id", "code", "commit", "data", "environment", "finished")}
+    said |= {"status": record.get("status", "ok"), "host": machine.get("host"), "job": machine.get("job")}
+    said["hardware"] = machine.get("device") or machine.get("processor")
+    devices, seconds = 1, float(record.get("seconds") or 0.0)
+    if stage == "training" and (training := spec.get("training")):
+        devices = training.get("processes", 1) * training.get("nodes", 1)
+        log_path = out.with_suffix(".parquet")
+        steps = pandas.read_parquet(log_path) if log_path.exists() else pandas.DataFrame()
+        if "tokens_per_second" in steps:
+            tokens = (2 if spec.get("alignment") else 1) * spec["length"] * training["batch"]
+            said["tokens_per_second"] = float(steps["tokens_per_second"].median())
+            # Of a training that was resumed the record knows the last attempt only.
+            seconds = max(seconds, float((tokens / steps["tokens_per_second"]).sum()))
+        if "device_memory_mb" in steps:
+            said["device_memory_mb"] = float(steps["device_memory_mb"].max()) * devices
+    said["device_seconds"] = devices * (seconds + float(beat.get("seconds_before") or 0.0))
+    return said
+
+
+def _unfinished(out: Path) -> str:
+    """What the heartbeat says of a result that is not there."""
+    path = heartbeat.path_of(out)
+    state = _read(path).get("state")
+    if state in (heartbeat.RUNNING, heartbeat.WAITING):
+        return "running" if time.time() - path.stat().st_mtime < SILENT else "failed"
+    return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 def _run(
@@ -60,9 +155,10 @@ def _run(
             _refuse_altered(path, read_record(path.with_suffix(".json"))["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
-            frames.append(_missing(metric, steps))
+            frames.append(_missing(metric, steps, _unfinished(path)))
     if training:
-        frames.append(_training(record_path) if trained else _missing("train/loss", steps).tail(1))
+        absent = _missing("train/loss", steps, _unfinished(record_path)).tail(1)
+        frames.append(_training(record_path) if trained else absent)
     return pandas.concat(frames, ignore_index=True)
 
 
@@ -93,9 +189,9 @@ def _refuse_altered(path: Path, digest: str) -> None:
         raise ValueError(f"{path} is not the file that was published; delete it and run snakemake again")
 
 
-def _missing(metric: str, steps: str) -> pandas.DataFrame:
+def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFrame:
     rows = pandas.DataFrame({"step": [int(step) for step in steps.split("-")]})
-    rows["metric"], rows["value"], rows["n"], rows["status"] = metric, float("nan"), 0, "missing"
+    rows["metric"], rows["value"], rows["n"], rows["status"] = metric, float("nan"), 0, status
     for column in ("length", "task", "document"):
         rows[column] = None
     for column in ("protocol", "run_id", "code", "data", "commit", "environment"):
@@ -126,6 +222,13 @@ def link_arms(study: dict[str, Any], out: Path) -> None:
             link.symlink_to(os.path.join("..", "..", "..", "runs", run))
 
 
+def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path) -> None:
+    """Both tables, each with a record of its hash: tables are not made from numbers that were edited."""
+    for path, frame in {out.with_name("runs.parquet"): runs, out: metrics}.items():
+        write_atomic(path, frame.to_parquet(index=False))
+        write_record(path.with_suffix(".json"), {"sha256": file_digest(path), "rows": len(frame)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
@@ -134,7 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     study = read_json(arguments.study)
     frame = collect(study, arguments.results)
-    write_atomic(arguments.out, frame.to_parquet(index=False))
+    publish(frame, collect_runs(study, arguments.results), arguments.out)
     link_arms(study, arguments.out.parent)
     print(f"{len(frame)} numbers of {frame['arm'].nunique()} arms: {arguments.out}")
 

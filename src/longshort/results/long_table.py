@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from longshort.publish import file_digest, read_record
 
 # The base model before fine-tuning stands in the table as an arm of its own, at step 0.
 BASE, BASE_SEED = "(base)", -1
@@ -15,8 +18,10 @@ def read(path: Path) -> pd.DataFrame:
     """The long table of results; the columns are those of DESIGN, section Results.
 
     Raises:
-        ValueError: a column is absent, a number is there twice, or two protocols share a column.
+        ValueError: it is not the file that was collected, a column is absent, a number is there twice, or two protocols
+            share a column.
     """
+    refuse_altered(path)
     metrics = pd.read_parquet(path)
     needed = "arm seed step metric length task document value status protocol code commit environment".split()
     absent = [name for name in needed if name not in metrics.columns]
@@ -28,9 +33,65 @@ def read(path: Path) -> pd.DataFrame:
     return metrics
 
 
+def read_runs(path: Path) -> pd.DataFrame:
+    """One row for each arm, seed and stage: how it was made, and what it cost (results/README.md).
+
+    Raises:
+        ValueError: it is not the file that was collected.
+    """
+    refuse_altered(path)
+    return pd.read_parquet(path)
+
+
+def refuse_altered(path: Path) -> None:
+    """A table of numbers that was edited or cut by hand is no result; results.collect wrote its hash beside it."""
+    stated = path.with_suffix(".json")
+    if stated.exists() and read_record(stated)["sha256"] != file_digest(path):
+        raise ValueError(f"{path} is not the file that was collected; delete it and run snakemake again")
+
+
+def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int) -> pd.DataFrame:
+    """The long table with what each arm and seed cost as further numbers, `cost/...`, at a step.
+
+    training_hours, evaluation_hours, planned_hours: devices times hours; tokens_per_second of the training;
+    memory_gib and device_memory_gib: the most that the training took, all its processes together.
+    """
+    rows = []
+    for (arm, seed), stages in runs[runs["arm"].ne(BASE)].groupby(["arm", "seed"], sort=False):
+        training, evaluated = stages[stages["stage"].eq("training")], stages[stages["stage"].ne("training")]
+        costs = {
+            "training_hours": training["device_seconds"].sum(min_count=1) / 3600,
+            "evaluation_hours": evaluated["device_seconds"].sum(min_count=1) / 3600,
+            "planned_hours": stages["planned_seconds"].sum(min_count=len(stages)) / 3600,
+            "tokens_per_second": training["tokens_per_second"].mean(),
+            "memory_gib": training["peak_memory_mb"].max() / 1024,
+            "device_memory_gib": training["device_memory_mb"].max() / 1024,
+        }
+        rows += [
+            {
+                "arm": arm,
+                "seed": seed,
+                "step": step,
+                "metric": f"cost/{name}",
+                "value": float(value),
+                "n": 1,
+                "status": "ok",
+            }
+            for name, value in costs.items()
+            if not math.isnan(value)
+        ]
+    added = pd.DataFrame(rows).reindex(columns=metrics.columns).astype(metrics.dtypes.to_dict()) if rows else None
+    return metrics if added is None else pd.concat([metrics, added], ignore_index=True)
+
+
 def evaluations(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows that evaluations made, without the curves of training."""
-    return metrics[~metrics["metric"].str.startswith("train/")]
+    """The rows that evaluations made, without the curves of training and the costs."""
+    return metrics[~metrics["metric"].str.match("train/|cost/")]
+
+
+def single(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a table may show: no curve of training and no single document."""
+    return metrics[~metrics["metric"].str.startswith("train/") & metrics["document"].isna()]
 
 
 def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -52,10 +113,11 @@ def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def at(rows: pd.DataFrame, metric: str, length: int | None) -> pd.DataFrame:
-    """The rows of one metric at one length (None: the metric has no length)."""
+def at(rows: pd.DataFrame, metric: str, length: int | None, task: str | None = None) -> pd.DataFrame:
+    """The rows of one metric at one length and of one task (None: the metric has no length, or no task)."""
     at_length = rows["length"].isna() if length is None else rows["length"].eq(length).fillna(False)
-    return rows[rows["metric"].eq(metric) & at_length]
+    of_task = rows["task"].isna() if task is None else rows["task"].eq(task).fillna(False)
+    return rows[rows["metric"].eq(metric) & at_length & of_task]
 
 
 def by_seed(column: pd.DataFrame, arm: str, step: int, seeds: list[int]) -> pd.Series:
@@ -71,16 +133,44 @@ def first_diverged_steps(metrics: pd.DataFrame) -> dict[tuple[str, int], int]:
     return {(row.arm, int(row.seed)): int(row.step) for row in first.itertuples()}
 
 
-def absence(values: pd.Series, arm: str, step: int, diverged: dict[tuple[str, int], int]) -> str:
-    """What is absent among values by seed: "ok", "diverged (1 of 2)", "missing", or both joined by a comma."""
-    lost = [int(seed) for seed in values.index[values.isna()]]
-    gone = sum(1 for seed in lost if diverged.get((arm, seed), step + 1) <= step)
-    counts = {"diverged": gone, "missing": len(lost) - gone}
-    parts = [
-        word if count == len(values) else f"{word} ({count} of {len(values)})"
-        for word, count in counts.items()
-        if count
-    ]
+def reasons(metrics: pd.DataFrame) -> dict[tuple[str, int, str], str]:
+    """(arm, seed, evaluation or "training") -> why numbers are not there: failed, running, interrupted, missing."""
+    absent = metrics[~metrics["status"].isin(["ok", "diverged", "undefined"])]
+    rows = absent.drop_duplicates(["arm", "seed", "metric"])
+    found = {}
+    for arm, seed, metric, status in zip(rows["arm"], rows["seed"], rows["metric"], rows["status"], strict=True):
+        stage = "training" if metric.startswith("train/") else evaluation_of(metric)
+        found[arm, int(seed), stage] = status
+    return found
+
+
+def evaluation_of(metric: str) -> str:
+    """The evaluation that measures a metric."""
+    if metric in ("misalignment", "sce", "entropy_floor", "symkl"):
+        return "misalignment"
+    return metric.split(":")[0] if metric.startswith(("harness", "longbench_e")) else "perplexity"
+
+
+def absence(
+    values: pd.Series,
+    arm: str,
+    step: int,
+    diverged: dict[tuple[str, int], int],
+    why: dict[tuple[str, int, str], str] | None = None,
+    metric: str = "perplexity",
+) -> str:
+    """What is absent among values by seed: "ok", "diverged (1 of 2)", "missing", or several, joined by a comma.
+
+    Args:
+        why: as `reasons` gives it; a number whose evaluation waits for its training lacks what the training lacks.
+    """
+    counts: dict[str, int] = {}
+    for seed in (int(seed) for seed in values.index[values.isna()]):
+        word = "diverged" if diverged.get((arm, seed), step + 1) <= step else "missing"
+        for stage in (evaluation_of(metric), "training") if why and word == "missing" else ():
+            word = (why or {}).get((arm, seed, stage), "missing") if word == "missing" else word
+        counts[word] = counts.get(word, 0) + 1
+    parts = [word if count == len(values) else f"{word} ({count} of {len(values)})" for word, count in counts.items()]
     return ", ".join(parts) or "ok"
 
 

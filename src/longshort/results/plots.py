@@ -1,207 +1,51 @@
 """Draws a study's plots.
 
-`python -m longshort.results.plots --metrics FILE --study FILE --out DIR --style FILE` makes perplexity,
-misalignment, misalignment-grid, training and schedules, each as pdf and png, 7 in wide. Every curve is named beside
-its end. The same metrics give the same bytes.
+`python -m longshort.results.plots --metrics FILE --runs FILE --study FILE --out DIR --style FILE` makes perplexity,
+misalignment, misalignment-grid, training, schedules, correlation, tasks and gain, each as pdf and png, 7 in wide. Every
+curve is named beside its end. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import blended_transform_factory
+from matplotlib.ticker import LogLocator
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import long_table
+from longshort.results import long_table, plots_compared, tables
+from longshort.results.drawing import (
+    REFERENCE_COLOUR,
+    WIDTH,
+    Ending,
+    Look,
+    figure_bytes,
+    label_endings,
+    labels_of,
+    length_axis,
+    log_axis,
+    looks_of,
+    panels,
+    reference_arm,
+    squares,
+)
 from longshort.results.long_table import BASE, BASE_SEED
 
-WIDTH = 7.0
-LABEL_SIZE = 6.5
 RIGHT_PANEL = "Right: paired by seed; points are shifted sideways for legibility."
+BANDS = "Right: bands are 95 % intervals, paired by seed and document, as crossed random effects."
 LONGER = "length of the longer context (tokens)"
 HEAT = matplotlib.colormaps["viridis"]  # perceptually uniform, the same order for colour-blind eyes and in grey
-LABEL_OFFSET = 0.39  # inches from the axes to the text, past the sample of the line
-# Okabe and Ito's palette less black (the reference) and yellow (too faint on white), then three dark ones after
-# Tol. 9 colours, 11 markers and 4 lines have no common divisor: arms that share one of them differ in the others.
-REFERENCE_COLOUR = "black"
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F4F24", "#332288", "#999933"]
-MARKERS = ["s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
-LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2))]
-
-
-class Look(NamedTuple):
-    label: str
-    colour: str
-    marker: str
-    line: Any
-
-
-class Ending(NamedTuple):
-    """A name to be put beside the end of its curve; x is None for a curve that could not be drawn."""
-
-    x: float | None
-    y: float
-    look: Look
-
-
-def looks_of(study: dict[str, Any]) -> dict[str, Look]:
-    """Arm -> how it is drawn, in the study's order. Arms that are the same runs share one look."""
-    same = {group[0]: group for group in long_table.equal_arms(study)}
-    hidden = {name for group in same.values() for name in group[1:]}
-    reference = reference_arm(study)
-    looks: dict[str, Look] = {}
-    place = 0
-    for name in [arm["name"] for arm in study["arms"]]:
-        names = same.get(name, [name])
-        label = " = ".join(names)
-        if reference in names:
-            looks[name] = Look(label, REFERENCE_COLOUR, "o", "-")
-        elif name not in hidden:
-            looks[name] = Look(
-                label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], LINES[place % len(LINES)]
-            )
-            place += 1
-    return {name: look for name, look in looks.items() if name not in hidden}
-
-
-def reference_arm(study: dict[str, Any]) -> str:
-    """The arm that the main table compares with, else `baseline`, else the first arm."""
-    names = [arm["name"] for arm in study["arms"]]
-    wished = [table.get("compare_with") for table in study["tables"] if table["name"] == "main"] + ["baseline"]
-    return next((name for name in wished if name in names), names[0])
-
-
-def spread_apart(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Moves the middles of labels within [low, high], as little as possible (least squares), so that none overlap.
-
-    The order is kept. Labels that cannot all fit are squeezed together evenly.
-    """
-    if len(wanted) == 0:
-        return []
-    order = np.argsort(wanted, kind="stable")
-    tall = np.asarray(heights, dtype="float64")[order]
-    offsets = np.concatenate([[0.0], np.cumsum((tall[1:] + tall[:-1]) / 2)])
-    if offsets[-1] > high - low:
-        offsets *= (high - low) / offsets[-1]
-    # Less the offsets, the places need only be non-decreasing: an isotonic regression, by pooling of neighbours.
-    pools: list[tuple[float, int]] = []
-    for value in np.asarray(wanted, dtype="float64")[order] - offsets:
-        pools.append((float(value), 1))
-        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
-            (before, many), (after, few) = pools[-2:]
-            pools[-2:] = [((before * many + after * few) / (many + few), many + few)]
-    flat = np.concatenate([np.full(count, value) for value, count in pools])
-    result = np.empty(len(wanted))
-    result[order] = np.clip(flat, low, high - offsets[-1]) + offsets
-    return [float(place) for place in result]
-
-
-def label_endings(axes: Axes, endings: list[Ending]) -> None:
-    """Writes the names to the right of the axes, each with a sample of its line and a thin lead to its end."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    inches = figure.get_size_inches()
-    wide, tall = axes.get_position().width * inches[0], axes.get_position().height * inches[1]
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ends = [None if end.x is None else to_axes.transform((end.x, end.y)) for end in endings]
-    wanted = [0.0 if end is None else float(np.clip(end[1], 0, 1)) for end in ends]
-    line = LABEL_SIZE * 1.2 / 72 / tall
-    places = spread_apart(wanted, [line * (1 + ending.look.label.count("\n")) for ending in endings], 0.0, 1.0)
-    turn, start, stop, text = (1 + beside / wide for beside in (0.05, 0.11, 0.35, LABEL_OFFSET))
-    for ending, end, y in zip(endings, ends, places, strict=True):
-        look = ending.look
-        if end is not None:
-            axes.plot(
-                [end[0], turn, start], [end[1], y, y], color=look.colour, linewidth=0.4,
-                transform=axes.transAxes, clip_on=False, zorder=1,
-            )  # fmt: skip
-            axes.plot(
-                [start, (start + stop) / 2, stop], [y] * 3, color=look.colour, marker=look.marker,
-                linestyle=look.line, markevery=[1], markersize=3.0, markerfacecolor="white",
-                transform=axes.transAxes, clip_on=False,
-            )  # fmt: skip
-        axes.text(text, y, look.label, fontsize=LABEL_SIZE, va="center", linespacing=0.95, transform=axes.transAxes)
-
-
-def panels(count: int, columns: int, labels: Sequence[str], footer: str) -> tuple[Figure, list[Axes]]:
-    """Axes in rows of `columns`, with room to the right of each for the longest label."""
-    figure = Figure(figsize=(WIDTH, 1.0))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    widest = max(
-        (figure.text(0, 0, text, fontsize=LABEL_SIZE).get_window_extent(renderer).width for text in labels),
-        default=0.0,
-    )
-    beside = widest / figure.dpi + 0.05
-    figure = Figure(figsize=(WIDTH, 1.0))
-    rows = -(-count // columns)
-    left, below, above, tall = 0.56, 0.42, 0.2, 2.2
-    bottom = 0.12 * (1 + footer.count("\n")) + 0.06
-    wide = (WIDTH - 0.02) / columns - left - LABEL_OFFSET - beside
-    height = rows * (below + above + tall) + bottom
-    figure.set_size_inches(WIDTH, height)
-    drawn = []
-    for place in range(count):
-        row, column = divmod(place, columns)
-        x = column * (WIDTH - 0.02) / columns + left
-        y = height - row * (below + above + tall) - above - tall
-        drawn.append(figure.add_axes((x / WIDTH, y / height, wide / WIDTH, tall / height)))
-    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
-    return figure, drawn
-
-
-def length_axis(axes: Axes, lengths: Sequence[int], l_train: int, name: str) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(min(lengths) / 1.19, max(lengths) * 1.19)
-    axes.xaxis.set_major_locator(FixedLocator([float(length) for length in lengths]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(name)
-    if not min(lengths) <= l_train <= max(lengths):
-        return
-    axes.axvline(l_train, color="0.45", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0.5)
-    axes.text(
-        l_train, 1.01, "training length", fontsize=6, color="0.35", va="bottom", ha="center",
-        transform=blended_transform_factory(axes.transData, axes.transAxes),
-    )  # fmt: skip
-
-
-def log_axis(axes: Axes) -> None:
-    """A logarithmic y axis that ends at labelled ticks, so that every value lies between two."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    decades = np.log10(high / low)
-    if decades < 0.3:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    elif decades < 1:
-        axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 4, 5, 6, 8]))
-    elif decades < 1.6:
-        axes.yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 5, 7]))
-    else:
-        axes.yaxis.set_major_locator(LogLocator(subs=[1, 2, 5] if decades < 3 else [1]))
-    ticks = [float(tick) for tick in axes.yaxis.get_major_locator().tick_values(low, high) if tick > 0]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))  # else the wider axis would choose others
-    axes.set_ylim(
-        max((tick for tick in ticks if tick <= low), default=low),
-        min((tick for tick in ticks if tick >= high), default=high),
-    )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def curve(axes: Axes, x: np.ndarray, by_seed: pd.DataFrame, look: Look, shift: float = 1.0) -> Ending:
@@ -273,12 +117,6 @@ def percent_of(values: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     return 100 * (values / reference - 1)
 
 
-def labels_of(study: dict[str, Any], metrics: pd.DataFrame) -> list[str]:
-    """Every name that a plot may have to write, for the room beside the axes."""
-    labels = [look.label for look in looks_of(study).values()] + ["base model"]
-    return labels + ["diverged (1 of 2)"] if long_table.first_diverged_steps(metrics) else labels
-
-
 def seeds_text(study: dict[str, Any]) -> str:
     count = len(study["seeds"])
     return "one seed" if count == 1 else f"mean over {count} seeds, whiskers from the least to the greatest seed"
@@ -287,7 +125,7 @@ def seeds_text(study: dict[str, Any]) -> str:
 def draw_perplexity(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     lengths = sorted(int(length) for length in study["evaluations"]["perplexity"]["lengths"])
     reference = reference_arm(study)
-    footer = f"Step {study['checkpoints'][-1]}; {seeds_text(study)}. {RIGHT_PANEL}"
+    footer = f"Step {study['checkpoints'][-1]}; {seeds_text(study)}.\n{BANDS}"
     figure, (left, right) = panels(2, 2, labels_of(study, metrics), footer)
     endings = against_length(left, metrics, study, "perplexity", lengths)
     length_axis(left, lengths, study["l_train"], "context length (tokens)")
@@ -295,7 +133,7 @@ def draw_perplexity(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     left.set_ylabel("perplexity")
     label_endings(left, endings)
     right.axhline(0, color="black", linewidth=0.6, zorder=0.6)
-    endings = against_length(right, metrics, study, "perplexity", lengths, percent_of)
+    endings = plots_compared.against_reference(right, metrics, study)
     length_axis(right, lengths, study["l_train"], "context length (tokens)")
     right.set_ylabel(f"perplexity, difference to {reference} (%)")
     label_endings(right, endings)
@@ -443,24 +281,6 @@ def heat_map(axes: Axes, values: pd.DataFrame, scale: LogNorm, l_train: int) -> 
         axes.plot(
             [right, right, edges[-1]], [edges[0], below, below], color="black", linewidth=0.9, linestyle=(0, (2, 1.5))
         )
-
-
-def squares(titles: Sequence[str], columns: int, footer: str) -> tuple[Figure, list[Axes], Axes]:
-    """Square axes in rows of `columns` that share their outer labels, and a narrow one at the right for a scale."""
-    left, below, right, gap = 0.5, 0.38, 0.68, 0.08
-    above = 0.12 * (1 + max(title.count("\n") for title in titles)) + 0.12
-    side = (WIDTH - left - right - (columns - 1) * gap) / columns
-    rows = -(-len(titles) // columns)
-    height = rows * (side + above) + below + 0.12 * (1 + footer.count("\n")) + 0.06
-    figure = Figure(figsize=(WIDTH, height))
-    drawn = []
-    for place in range(len(titles)):
-        row, column = divmod(place, columns)
-        x, y = left + column * (side + gap), height - (row + 1) * (side + above)
-        drawn.append(figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height)))
-    beside = figure.add_axes(((WIDTH - right + 0.1) / WIDTH, 1 - (side + above) / height, 0.1 / WIDTH, side / height))
-    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
-    return figure, drawn, beside
 
 
 def short_number(value: float) -> str:
@@ -635,19 +455,13 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     return figure
 
 
-def figure_bytes(figure: Figure) -> dict[str, bytes]:
-    """The figure as pdf and png, without dates or program versions that change by the machine."""
-    result = {}
-    for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {"Software": None}}.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
-        result[suffix] = buffer.getvalue()
-    return result
-
-
 def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: Path) -> list[Path]:
     """Writes every plot that the study's evaluations allow, as pdf and png; returns the paths."""
-    drawings = {"training": draw_training, "schedules": draw_schedules}
+    drawings = {"training": draw_training, "schedules": draw_schedules, "gain": plots_compared.draw_gain}
+    if "longbench_e" in study["evaluations"]:
+        drawings["tasks"] = plots_compared.draw_tasks
+    if "misalignment" in study["evaluations"] and {"perplexity", "longbench_e"} & set(study["evaluations"]):
+        drawings["correlation"] = plots_compared.draw_correlation
     if "perplexity" in study["evaluations"]:
         drawings["perplexity"] = draw_perplexity
     if "misalignment" in study["evaluations"]:
@@ -666,6 +480,7 @@ def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draws a study's plots from its metrics.")
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
+    parser.add_argument("--runs", type=Path, required=True, help="the study's runs.parquet")
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
     parser.add_argument("--style", type=Path, required=True, help="matplotlib style file (longshort.mplstyle)")
@@ -674,7 +489,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.plots")
     try:
-        write_plots(long_table.read(options.metrics), read_json(options.study), options.out, options.style)
+        study = read_json(options.study)
+        metrics, _ = tables.read(options.metrics, options.runs, study)
+        write_plots(metrics, study, options.out, options.style)
     except ValueError as error:
         sys.exit(f"longshort.results.plots: {error}")
 

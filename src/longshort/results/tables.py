@@ -1,8 +1,8 @@
 """Makes a study's tables from its metrics.
 
-`python -m longshort.results.tables --metrics FILE --study FILE --out DIR` writes for each table of the study
-NAME.parquet and NAME.csv (tidy: one row per arm, checkpoint and column, full precision), NAME.md (to be read, in a
-terminal too) and NAME.tex (needs the packages booktabs and graphicx).
+`python -m longshort.results.tables --metrics FILE --runs FILE --study FILE --out DIR` writes for each table of the
+study NAME.parquet and NAME.csv (tidy: one row per arm, checkpoint and column, full precision), NAME.md (to be read, in
+a terminal too), NAME.tex (compiles alone, and in a paper with the packages booktabs and graphicx) and NAME.html.
 """
 
 from __future__ import annotations
@@ -13,57 +13,16 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import long_table, statistics
+from longshort.results import compare, formats, long_table, statistics
+from longshort.results.columns import columns_of
 from longshort.results.long_table import BASE, BASE_SEED
-
-WIDTH = 200  # characters of the widest .md table
-
-
-class Column(NamedTuple):
-    key: str
-    metric: str
-    length: int | None
-    header: str
-    higher_is_better: bool
-    decimals: int
-    block: str
-
-
-def columns_of(study: dict[str, Any]) -> list[Column]:
-    """The columns of every table, as far as the study evaluates them."""
-    evaluations = study["evaluations"]
-    l_train = int(study["l_train"])
-    columns = []
-    if "longbench_e" in evaluations:
-        columns.append(Column("longbench_e", "longbench_e", None, "LongBench-E (%)", True, 1, "quality"))
-    if "perplexity" in evaluations:
-        lengths = sorted(int(length) for length in evaluations["perplexity"]["lengths"])
-        for length in lengths:
-            columns.append(Column(f"perplexity@{length}", "perplexity", length, f"PPL {length}", False, 2, "quality"))
-        longest = lengths[-1]
-        columns.append(Column(f"accuracy@{longest}", "accuracy", longest, f"accuracy {longest}", True, 3, "quality"))
-        if evaluations["perplexity"]["temperature_documents"]:
-            for length in lengths:
-                key = "perplexity_checkpoint_t"
-                columns.append(Column(f"{key}@{length}", key, length, f"PPL {length} at T", False, 2, "calibration"))
-        for length in (lengths[0], longest)[: len(lengths)]:
-            columns.append(Column(f"ece@{length}", "ece", length, f"ECE {length}", False, 3, "calibration"))
-    if "harness" in evaluations:
-        for task in evaluations["harness"]["tasks"]:
-            higher = task not in evaluations["harness"]["lower_is_better"]
-            columns.append(Column(f"harness:{task}", f"harness:{task}", None, task, higher, 3, "quality"))
-    if "misalignment" in evaluations:
-        columns.append(Column(f"sce@{l_train}", "sce", l_train, f"SCE {l_train}", False, 3, "alignment"))
-        for length in [l_train] + sorted(l_train * int(factor) for factor in evaluations["misalignment"]["beyond"]):
-            columns.append(Column(f"symkl@{length}", "symkl", length, f"symKL {length}", False, 3, "alignment"))
-    return columns
 
 
 def table_of(study: dict[str, Any], name: str) -> dict[str, Any]:
@@ -74,31 +33,58 @@ def table_of(study: dict[str, Any], name: str) -> dict[str, Any]:
     raise ValueError(f"study {study['name']} has no table {name!r}: take one of {names}")
 
 
+def read(metrics: Path, runs: Path, study: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The numbers, with what the arms cost among them, and how each run was made.
+
+    Raises:
+        ValueError: as long_table.read.
+    """
+    read_runs = long_table.read_runs(runs)
+    return long_table.with_costs(long_table.read(metrics), read_runs, int(study["checkpoints"][-1])), read_runs
+
+
+def steps_of(study: dict[str, Any], table: dict[str, Any]) -> list[int]:
+    """The checkpoints that a table shows: all of the headline's, else the last."""
+    steps = [int(step) for step in study["checkpoints"]]
+    return steps if kind_of(table) == "headline" else steps[-1:]
+
+
+def kind_of(table: dict[str, Any]) -> str:
+    return str(table.get("columns", "headline"))
+
+
 def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]) -> pd.DataFrame:
     """One row per checkpoint, arm and column, in the order of the printed table.
 
-    mean, sd, n: over the seeds that have a value. difference, difference_sd, difference_n: paired by seed, to the
-    arm in `reference` (None: none). best: among the arms whose seeds are all there, per column and checkpoint.
-    status: "ok", or what is absent ("diverged (1 of 2)", "missing").
+    mean, sd, n: over the seeds that have a value. difference and what follows (compare.Compared): to the arm in
+    `reference` (None: none), in per cent of it where `difference_unit` says so. best, second: among the arms whose
+    seeds are all there, per column and checkpoint. verdict: of the study's primary number at the last checkpoint only:
+    "yes" where the joint interval leaves 0 out, else "no"; None where nothing is claimed. paper: the published number,
+    where the study names one. status: "ok", or what is absent ("diverged (1 of 2)", "missing").
     """
-    rows = long_table.headlines(metrics)
-    diverged = long_table.first_diverged_steps(metrics)
-    columns = columns_of(study)
-    behind = {column: long_table.at(rows, column.metric, column.length) for column in columns}
+    numbers = compare.Numbers(metrics)
+    diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
+    columns = columns_of(study, kind_of(table))
     seeds = [int(seed) for seed in study["seeds"]]
-    places = [(int(step), arm, seeds) for step in study["checkpoints"] for arm in table["arms"]]
+    places = [(step, arm, seeds) for step in steps_of(study, table) for arm in table["arms"]]
     if table["name"] == "main":
         places.insert(0, (0, BASE, [BASE_SEED]))
+    family = compare.comparisons(study)
+    published = {(one["arm"], one["step"], one["column"]): one["value"] for one in study.get("published", [])}
+    last = int(study["checkpoints"][-1])
     cells = []
     for step, arm, arm_seeds in places:
-        reference = reference_of(study, table, arm)
+        reference = compare.reference_of(study, table, arm)
         for column in columns:
-            values = long_table.by_seed(behind[column], arm, step, arm_seeds)
+            values = numbers.by_seed(column, arm, step, arm_seeds)
             summary = statistics.summarise(values)
-            difference = statistics.Summary(float("nan"), float("nan"), 0, 0)
-            if reference is not None:
-                others = long_table.by_seed(behind[column], reference, step, arm_seeds)
-                difference = statistics.paired_difference(values, others)
+            found = compare.NOTHING
+            if reference is not None and column.compared:
+                found = numbers.compared(column, arm, reference, step, arm_seeds, family)
+            status = "ok" if summary.n == len(arm_seeds) else "not recorded"
+            if column.compared:
+                status = long_table.absence(values, arm, step, diverged, why, column.metric)
+            is_primary = column.key == study.get("primary") and step == last and status == "ok"
             cells.append(
                 {
                     "step": step,
@@ -109,41 +95,66 @@ def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, An
                     "mean": summary.mean,
                     "sd": summary.sd,
                     "n": summary.n,
-                    "difference": difference.mean,
-                    "difference_sd": difference.sd,
-                    "difference_n": difference.n,
+                    "difference": found.mean,
+                    "difference_unit": "%" if column.relative else None,
+                    "difference_sd": found.sd,
+                    "difference_n": found.n,
+                    "difference_documents": found.documents,
+                    "low": found.low,
+                    "high": found.high,
+                    "joint_low": found.joint_low,
+                    "joint_high": found.joint_high,
+                    "sign_flip_p": found.p,
                     "reference": reference,
+                    "verdict": _verdict(found) if is_primary else None,
+                    "paper": published.get((arm, step, column.key), float("nan")),
                     "higher_is_better": column.higher_is_better,
                     "best": False,
-                    "status": long_table.absence(values, arm, step, diverged),
+                    "second": False,
+                    "status": status,
                 }
             )
     tidy = pd.DataFrame(cells)
-    tidy["length"] = tidy["length"].astype("Int64")
-    return _with_best(tidy)
+    words = dict.fromkeys(("difference_unit", "reference", "verdict"), "string")
+    tidy = tidy.astype({"length": "Int64", **words})
+    compared = {column.key for column in columns if column.compared}
+    return _with_best(tidy, tidy["column"].isin(compared))
 
 
-def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str | None:
-    """The arm that `arm` is compared with in this table; None for the reference itself and the base model."""
-    if arm == BASE:
+def _verdict(found: compare.Compared) -> str | None:
+    if found.n < statistics.SEEDS_FOR_AN_INTERVAL or math.isnan(found.joint_low):
         return None
-    reference = table.get("compare_with")
-    if reference == "control":
-        reference = next(entry["control"] for entry in study["arms"] if entry["name"] == arm)
-    return None if reference == arm else reference
+    return "yes" if found.joint_low > 0 or found.joint_high < 0 else "no"
 
 
-def _with_best(tidy: pd.DataFrame) -> pd.DataFrame:
-    whole = tidy["status"].eq("ok") & tidy["arm"].ne(BASE) & np.isfinite(tidy["mean"])
+def _with_best(tidy: pd.DataFrame, compared: pd.Series) -> pd.DataFrame:
+    """Marks the best and the second-best value; equal values share a mark."""
+    whole = tidy["status"].eq("ok") & tidy["arm"].ne(BASE) & np.isfinite(tidy["mean"]) & compared
     for _, group in tidy[whole].groupby(["step", "column"]):
         if len(group) > 1:
-            best = group["mean"].max() if group["higher_is_better"].iloc[0] else group["mean"].min()
-            tidy.loc[group.index, "best"] = np.isclose(group["mean"], best, rtol=1e-12, atol=0.0)
+            means = group["mean"]
+            for mark in ("best", "second"):
+                if means.empty:
+                    break
+                top = means.max() if group["higher_is_better"].iloc[0] else means.min()
+                marked = means.index[np.isclose(means, top, rtol=1e-12, atol=0.0)]
+                tidy.loc[marked, mark] = True
+                means = means.drop(marked)
     return tidy
 
 
-def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], tidy: pd.DataFrame) -> list[str]:
-    """What a reader must know beside the numbers, a sentence or two each."""
+def notes_of(
+    metrics: pd.DataFrame,
+    study: dict[str, Any],
+    table: dict[str, Any],
+    tidy: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+) -> list[str]:
+    """What a reader must know beside the numbers, a sentence or two each.
+
+    Args:
+        runs: as collected, for the hardware; None: not said.
+    """
     seeds = [int(seed) for seed in study["seeds"]]
     listed = ", ".join(str(seed) for seed in seeds)
     if len(seeds) > 1:
@@ -153,14 +164,13 @@ def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]
         ]
     else:
         notes = [f"n = 1 seed ({listed}): no spread can be given."]
-    notes.append(_comparison_note(study, table))
-    if len(seeds) < statistics.SEEDS_FOR_A_TEST:
+    if kind_of(table) == "cost":
         notes.append(
-            f"n = {len(seeds)} cannot show significance: fewer than {statistics.SEEDS_FOR_A_TEST} seeds cannot "
-            "reach p < 0.05 by a sign-flip test. Read the differences as leads, not as results."
+            "Devices times hours that the jobs took, failed attempts included; planned: as `longshort plan` estimated "
+            "it before the study began. Memory: the most that the training's processes took together."
         )
     else:
-        notes.append("No test was made: the differences are descriptive.")
+        notes += _comparison_notes(study, table) + _claim_notes(study, table)
     shown = set(tidy["metric"])
     if table["name"] == "main":
         notes.append(f"{BASE} is the base model before fine-tuning: one run, no part of the comparison.")
@@ -181,12 +191,27 @@ def notes_of(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]
         )
     if "longbench_e" in shown:
         notes += _floor_notes(metrics)
-    if "harness" in study["evaluations"]:
+    if kind_of(table) == "buckets":
+        notes.append("Means over the tasks that have documents of so many words; the last column is the headline.")
+    if "harness" in study["evaluations"] and kind_of(table) == "headline":
         notes += _harness_notes(metrics, study)
+    if tidy["paper"].notna().any():
+        sources = dict.fromkeys(one["source"] for one in study["published"])
+        notes.append(f"paper: the published number, where the setting is comparable ({'; '.join(sources)}).")
     notes += _same_run_notes(study, table)
     notes += _absence_notes(metrics, tidy)
-    notes += _provenance_notes(metrics, study, tidy)
+    notes += _provenance_notes(metrics, study, table, tidy)
+    notes += _hardware_notes(runs, tidy)
     return notes
+
+
+def _hardware_notes(runs: pd.DataFrame | None, tidy: pd.DataFrame) -> list[str]:
+    if runs is None:
+        return []
+    behind = runs[runs["arm"].isin(tidy["arm"]) & runs["hardware"].notna()]
+    counts = behind.groupby("hardware")["run"].nunique()
+    listed = "; ".join(f"{name} ({count} runs)" if len(counts) > 1 else str(name) for name, count in counts.items())
+    return [f"Hardware: {listed}."] if listed else []
 
 
 def _floor_notes(metrics: pd.DataFrame) -> list[str]:
@@ -209,24 +234,63 @@ def _harness_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     return [f"Main metrics of lm_eval's tasks: {'; '.join(shown)}."] if len(rows) else []
 
 
-def _comparison_note(study: dict[str, Any], table: dict[str, Any]) -> str:
-    best = "Bold: best of the arms per column and checkpoint."
-    if table.get("compare_with") == "control":
-        controls: dict[str, list[str]] = {}
-        for arm in table["arms"]:
-            reference = reference_of(study, table, arm)
-            if reference is not None:
-                controls.setdefault(reference, []).append(arm)
-        listed = "; ".join(f"{control} for {', '.join(arms)}" for control, arms in controls.items())
-        between = (
-            " Amounts of alpha match over the whole training: before its end, a growing alpha has spent less."
-            if len(study["checkpoints"]) > 1
-            else ""
+def _comparison_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
+    """What is compared with what, and how the intervals are made."""
+    marks = "Bold: best of the arms per column and checkpoint; underlined: second."
+    to = _compared_with(study, table)
+    if not to:
+        return [marks]
+    said = f"Differences: mean difference to {to}, paired by seed"
+    if table.get("compare_with") == "control" and len(study["checkpoints"]) > 1:
+        marks += " Amounts of alpha match over the whole training: before its end, a growing alpha has spent less."
+    if len(study["seeds"]) < 2:
+        return [f"{said}; perplexities in per cent.", marks]
+    return [
+        f"{said} and, where single documents are measured, by document; perplexities in per cent. In brackets: 95 % "
+        "interval of each difference alone, with seeds and documents as crossed random effects (over seeds alone for "
+        "ECE, length buckets and the harness). At other checkpoints: in the .csv and .parquet of this table.",
+        marks,
+    ]
+
+
+def _compared_with(study: dict[str, Any], table: dict[str, Any]) -> str:
+    if table.get("compare_with") != "control":
+        return str(table.get("compare_with") or "")
+    controls: dict[str, list[str]] = {}
+    for arm in table["arms"]:
+        reference = compare.reference_of(study, table, arm)
+        if reference is not None:
+            controls.setdefault(reference, []).append(arm)
+    listed = [f"{control} for {', '.join(arms)}" for control, arms in controls.items()]
+    return f"the matched control ({'; '.join(listed)})"
+
+
+def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
+    """What the numbers may be taken for."""
+    seeds, primary = len(study["seeds"]), study.get("primary")
+    floor = statistics.sign_flip_floor(seeds)
+    few = (
+        f"With n = {seeds} an exact sign-flip test over seeds cannot come below p = {floor:.2g}"
+        + (", so that it cannot show significance" if seeds < statistics.SEEDS_FOR_A_TEST else "")
+        + "."
+    )
+    columns = {column.key: column.header for column in columns_of(study, kind_of(table))}
+    notes = []
+    if seeds < statistics.SEEDS_FOR_AN_INTERVAL:
+        notes.append(
+            f"{few} Below {statistics.SEEDS_FOR_AN_INTERVAL} seeds no effect is claimed: read the differences as "
+            "leads, not as results."
         )
-        return f"In brackets: mean difference to the matched control ({listed}), paired by seed. {best}{between}"
-    if table.get("compare_with"):
-        return f"In brackets: mean difference to {table['compare_with']}, paired by seed. {best}"
-    return best
+    elif primary in columns:
+        family = compare.comparisons(study)
+        notes.append(
+            f"Primary: {columns[primary]} at step {study['checkpoints'][-1]}. Its intervals there hold together, with "
+            f"95 %, for the {family} comparisons of this study's tables: † where one leaves 0 out, n. s. (not "
+            f"significant) where not. Everything else is descriptive. {few}"
+        )
+    else:
+        notes.append(f"This table is descriptive: it does not show the study's primary number. {few}")
+    return notes
 
 
 def _same_run_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
@@ -255,15 +319,17 @@ def _absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _provenance_notes(metrics: pd.DataFrame, study: dict[str, Any], tidy: pd.DataFrame) -> list[str]:
-    """Protocols and commits behind the table; which columns were made by more than one code or environment."""
-    rows = long_table.headlines(metrics)
+def _provenance_notes(
+    metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], tidy: pd.DataFrame
+) -> list[str]:
+    """Protocols and commits behind the table; what was made by more than one code or environment."""
+    rows = long_table.single(metrics)
     rows = rows[rows["arm"].isin(tidy["arm"]) & rows["step"].isin(tidy["step"]) & rows["value"].notna()]
-    columns = columns_of(study)
+    columns = [column for column in columns_of(study, kind_of(table)) if column.compared]
     protocols: dict[str, dict[str, None]] = {}
     mixtures: dict[str, list[str]] = {}
     for column in columns:
-        behind = long_table.at(rows, column.metric, column.length)
+        behind = long_table.at(rows, column.metric, column.length, column.task)
         for protocol in behind["protocol"].dropna().unique():
             protocols.setdefault(protocol, {})[column.metric] = None
         for kind in ("code", "environment"):
@@ -272,6 +338,9 @@ def _provenance_notes(metrics: pd.DataFrame, study: dict[str, Any], tidy: pd.Dat
                 found = "; ".join(f"{value} ({', '.join(names)})" for value, names in arms.items())
                 mixtures.setdefault(f"made by more than one {kind}: {found}", []).append(column.header)
     notes = [f"Protocol {protocol} ({', '.join(names)})." for protocol, names in protocols.items()]
+    trained = metrics[metrics["metric"].eq("train/loss") & metrics["arm"].isin(tidy["arm"])]
+    for environment, group in trained.groupby("environment") if trained["environment"].nunique() > 1 else ():
+        notes.append(f"Mixed trainings: {', '.join(group['arm'].unique())} by {_short(environment)}.")
     notes += [f"Mixed columns ({', '.join(headers)}), {mixture}." for mixture, headers in mixtures.items()]
     runs = {run for arm in study["arms"] if arm["name"] in set(tidy["arm"]) for run in arm["runs"].values()}
     for change in study.get("accepted", []):
@@ -291,162 +360,45 @@ def _short(digest: object) -> str:
     return re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", str(digest))
 
 
-def _decimals(tidy: pd.DataFrame, column: Column) -> int:
-    """Enough digits for three significant ones of the smallest symKL, which spans orders of magnitude."""
-    means = tidy.loc[tidy["column"].eq(column.key), "mean"].abs()
-    means = means[np.isfinite(means) & means.gt(0)]
-    if column.metric != "symkl" or means.empty:
-        return column.decimals
-    return min(max(column.decimals, 2 - math.floor(math.log10(means.min()))), 5)
-
-
-def _number(value: float, decimals: int, sign: bool = False) -> str:
-    if math.isinf(value) or math.isnan(value):
-        return str(value)
-    if abs(value) >= 1e5:
-        return f"{value:+.2e}" if sign else f"{value:.2e}"
-    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
-    return text if float(text) else text.lstrip("+-")
-
-
-def _cells(rows: list[Any], decimals: int, markup: str) -> list[str]:
-    """mean ± sd (difference) for rows of the tidy table, in `markup` "md" (digits below digits) or "tex"."""
-    bold = "**{}**" if markup == "md" else r"\textbf{{{}}}"
-    parts: list[tuple[str, str, str]] = []
-    for row in rows:
-        mean = _number(row.mean, decimals)
-        if row.status != "ok":
-            parts.append((row.status if row.n == 0 else f"{mean}, {row.status}", "", ""))
-            continue
-        spread = "" if math.isnan(row.sd) else f" ± {_number(row.sd, decimals)}"
-        difference = ""
-        if isinstance(row.reference, str):
-            absent = math.isnan(row.difference)
-            difference = " (no pair)" if absent else f" ({_number(row.difference, decimals, sign=True)})"
-        plain = f"  {mean}  " if markup == "md" else mean
-        parts.append((bold.format(mean) if row.best else plain, spread, difference))
-    if markup == "tex":
-        return ["".join(part).replace("±", r"$\pm$").replace("(-", "($-$") for part in parts]
-    whole = [part for part, row in zip(parts, rows, strict=True) if row.status == "ok"]
-    widths = [max([len(part[place]) for part in whole], default=0) for place in range(3)]
-    return [
-        part[0].rjust(widths[0]) + part[1].ljust(widths[1]) + part[2].ljust(widths[2])
-        if row.status == "ok"
-        else part[0]
-        for part, row in zip(parts, rows, strict=True)
-    ]
-
-
-def _printed(
-    tidy: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], markup: str, limit: int = WIDTH
-) -> list[pd.DataFrame]:
-    """The table as text, in blocks of columns that fit a terminal; each block repeats step and arm."""
-    keys = list(dict.fromkeys(zip(tidy["step"], tidy["arm"], strict=True)))
-    head: dict[str, list[str]] = {"step": [str(step) for step, _ in keys], "arm": [arm for _, arm in keys]}
-    up, down = ("↑", "↓") if markup == "md" else (r"$\uparrow$", r"$\downarrow$")
-    blocks: dict[str, dict[str, list[str]]] = {}
-    for column in columns_of(study):
-        decimals = _decimals(tidy, column)
-        rows = list(tidy[tidy["column"].eq(column.key)].itertuples())
-        name = column.header if markup == "md" else escape_latex(column.header)
-        header = f"{name} {up if column.higher_is_better else down}"
-        blocks.setdefault(column.block, {})[header] = _cells(rows, decimals, markup)
-    frames = []
-    for block in blocks.values():
-        width = _width(head) + _width(block)
-        parts = -(-_width(block) // (limit - _width(head))) if width > limit and markup == "md" else 1
-        for headers in np.array_split(np.array(list(block)), parts):
-            frames.append(pd.DataFrame(head | {header: block[header] for header in headers.tolist()}))
-    return frames
-
-
-def _width(columns: dict[str, list[str]]) -> int:
-    return sum(3 + max(len(text) for text in [header, *texts]) for header, texts in columns.items())
-
-
-def format_table(metrics: pd.DataFrame, study: dict[str, Any], name: str = "main", width: int = WIDTH) -> str:
-    """The table `name` of the study with its notes, as markdown whose columns are aligned for a terminal.
-
-    What is wider than `width` characters is divided into blocks of columns, one below the other.
-    """
-    table = table_of(study, name)
+def contents(
+    metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], runs: pd.DataFrame | None = None
+) -> formats.Table:
+    """A table ready to be written in any format."""
     tidy = tidy_table(metrics, study, table)
-    blocks = [_markdown(frame) for frame in _printed(tidy, study, table, "md", width)]
-    notes = "\n".join(f"- {note}" for note in notes_of(metrics, study, table, tidy))
-    return "\n\n".join([f"### {table['title']}", *blocks, notes]) + "\n"
+    panels = formats.panels(tidy, columns_of(study, kind_of(table)), _compared_with(study, table))
+    return formats.Table(table["name"], table["title"], panels, notes_of(metrics, study, table, tidy, runs))
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    steps = frame["step"].tolist()
-    frame = frame.assign(
-        step=[step if step != before else "" for step, before in zip(steps, [None, *steps], strict=False)]
-    )
-    columns = []
-    for header in frame.columns:
-        texts = [header, *frame[header]]
-        width = max(len(text) for text in texts)
-        words = header == "arm"
-        rule = "-" * width if words else "-" * (width - 1) + ":"
-        texts = [text.ljust(width) if words else text.rjust(width) for text in texts]
-        columns.append([texts[0], rule, *texts[1:]])
-    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*columns, strict=True))
+def format_table(
+    metrics: pd.DataFrame,
+    study: dict[str, Any],
+    name: str = "main",
+    width: int = formats.WIDTH,
+    runs: pd.DataFrame | None = None,
+) -> str:
+    """The table `name` of the study with its notes, as markdown whose columns are aligned for a terminal."""
+    return formats.markdown(contents(metrics, study, table_of(study, name), runs), width)
 
 
-def format_latex(metrics: pd.DataFrame, study: dict[str, Any], name: str) -> str:
-    """The same as a LaTeX float over both columns; a block is shrunk to the line where it is wider."""
-    table = table_of(study, name)
-    tidy = tidy_table(metrics, study, table)
-    tabulars = []
-    for frame in _printed(tidy, study, table, "tex"):
-        steps = frame["step"].tolist()
-        # A rule before the first row of each checkpoint; a step is written once.
-        starts = [row > 0 and steps[row] != steps[row - 1] for row in range(len(steps))]
-        marks = [
-            rf"\midrule {step}" if start else step if row == 0 else ""
-            for row, (step, start) in enumerate(zip(steps, starts, strict=True))
-        ]
-        frame = frame.assign(step=marks, arm=[escape_latex(arm) for arm in frame["arm"]])
-        layout = "rl" + "r" * (len(frame.columns) - 2)
-        tabular = frame.style.hide(axis="index").to_latex(hrules=True, column_format=layout)
-        shrink = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
-        tabulars.append(shrink + tabular.rstrip() + "}\n")
-    notes = " ".join(_breakable(escape_latex(note)) for note in notes_of(metrics, study, table, tidy))
-    return (
-        "\\begin{table*}\n\\centering\n\\scriptsize\n\\setlength{\\tabcolsep}{4pt}\n"
-        f"\\caption{{{escape_latex(table['title'])}}}\n\\label{{tab:{study['name']}-{name}}}\n"
-        + "\\par\\medskip\n".join(tabulars)
-        + f"\\par\\medskip\n\\parbox{{\\linewidth}}{{\\raggedright {notes}}}\n\\end{{table*}}\n"
-    )
-
-
-def escape_latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-        "<": "$<$", ">": "$>$", **{sign: "\\" + sign for sign in "&%$#_{}"},
-    }  # fmt: skip
-    return "".join(special.get(sign, sign) for sign in text)
-
-
-def _breakable(text: str) -> str:
-    """Lets LaTeX break the long protocol names."""
-    return re.sub(r"(\\&|[/?=,])(?=\S)", r"\1\\allowbreak{}", text)
-
-
-def write_tables(metrics: pd.DataFrame, study: dict[str, Any], out: Path) -> list[Path]:
-    """Writes every table of the study in four formats; returns the paths."""
+def write_tables(
+    metrics: pd.DataFrame, study: dict[str, Any], out: Path, runs: pd.DataFrame | None = None
+) -> list[Path]:
+    """Writes every table of the study in five formats; returns the paths."""
     paths = []
     for table in study["tables"]:
         name = table["name"]
         tidy = tidy_table(metrics, study, table)
+        made = contents(metrics, study, table, runs)
         buffer = io.BytesIO()
         tidy.to_parquet(buffer, index=False)
-        contents: dict[str, bytes | str] = {
+        texts: dict[str, bytes | str] = {
             "parquet": buffer.getvalue(),
             "csv": tidy.to_csv(index=False),
-            "md": format_table(metrics, study, name),
-            "tex": format_latex(metrics, study, name),
+            "md": formats.markdown(made),
+            "tex": formats.latex(made, f"{study['name']}-{name}"),
+            "html": formats.page(made),
         }
-        for suffix, content in contents.items():
+        for suffix, content in texts.items():
             paths.append(out / f"{name}.{suffix}")
             write_atomic(paths[-1], content)
     return paths
@@ -455,6 +407,7 @@ def write_tables(metrics: pd.DataFrame, study: dict[str, Any], out: Path) -> lis
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Makes a study's tables from its metrics.")
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
+    parser.add_argument("--runs", type=Path, required=True, help="the study's runs.parquet")
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
@@ -462,7 +415,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.tables")
     try:
-        write_tables(long_table.read(options.metrics), read_json(options.study), options.out)
+        study = read_json(options.study)
+        metrics, runs = read(options.metrics, options.runs, study)
+        write_tables(metrics, study, options.out, runs)
     except ValueError as error:
         sys.exit(f"longshort.results.tables: {error}")
 

@@ -110,6 +110,8 @@ class AlignmentTrainer(Trainer):
         if "grad_norm" in logs:  # DeepSpeed reports none for stage 0 in float32
             row["grad_norm"] = logs["grad_norm"]
         row["tokens_per_second"] = self._tokens * self.args.world_size / (now - self._since)
+        if torch.cuda.is_available():
+            row["device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._parts, self._tokens, self._since = [], 0, now
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))

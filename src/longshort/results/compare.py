@@ -1,0 +1,143 @@
+"""Differences between arms, paired by seed and document: what results.statistics needs of the long table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from longshort.results import long_table, statistics
+from longshort.results.columns import Column
+
+NAN = float("nan")
+
+
+class Compared(NamedTuple):
+    """A mean paired difference in the column's unit, or in per cent of the reference (`relative`).
+
+    sd: over seeds. low, high: 95 % interval; joint_low, joint_high: one that holds for all comparisons together. n:
+    seeds that both arms have. documents: how many are paired, 0 where none are known. p: exact sign flips over seeds.
+    """
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    joint_low: float
+    joint_high: float
+    n: int
+    documents: int
+    p: float
+
+
+NOTHING = Compared(NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, NAN)
+
+
+def comparisons(study: dict[str, Any]) -> int:
+    """How many pairs of different runs the study's tables compare: the family of the joint intervals."""
+    runs = {arm["name"]: tuple(sorted(arm["runs"].values())) for arm in study["arms"]}
+    pairs = set()
+    for table in study["tables"]:
+        for arm in table["arms"]:
+            reference = reference_of(study, table, arm)
+            if reference is not None and runs[arm] != runs[reference]:
+                pairs.add((runs[arm], runs[reference]))
+    return max(1, len(pairs))
+
+
+def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str | None:
+    """The arm that `arm` is compared with in a table; None for the reference itself and the base model."""
+    if arm == long_table.BASE:
+        return None
+    reference = table.get("compare_with")
+    if reference == "control":
+        reference = next(entry["control"] for entry in study["arms"] if entry["name"] == arm)
+    return None if reference == arm else reference
+
+
+def log(value: float) -> float:
+    """NaN where there is none."""
+    return math.log(value) if 0 < value < math.inf else NAN
+
+
+class Numbers:
+    """The numbers of a study by column, of whole texts and of single documents."""
+
+    def __init__(self, metrics: pd.DataFrame) -> None:
+        self._single = long_table.single(metrics)
+        of_documents = metrics[metrics["document"].notna()]
+        # 0 stands for no length, as NaN would equal no key.
+        lengths = of_documents["length"].fillna(0).astype("int64")
+        self._documents = {key: rows for key, rows in of_documents.groupby([of_documents["metric"], lengths])}
+        self._behind: dict[Column, pd.DataFrame] = {}
+        self._tables: dict[tuple[Column, str, int], pd.DataFrame] = {}
+
+    def behind(self, column: Column) -> pd.DataFrame:
+        """The rows of a column."""
+        if column not in self._behind:
+            self._behind[column] = long_table.at(self._single, column.metric, column.length, column.task)
+        return self._behind[column]
+
+    def by_seed(self, column: Column, arm: str, step: int, seeds: list[int]) -> pd.Series:
+        return long_table.by_seed(self.behind(column), arm, step, seeds)
+
+    def by_document(self, column: Column, arm: str, step: int) -> pd.DataFrame:
+        """Values by seed (index) and by task and document (columns), with `n`, the weight of each, as attribute."""
+        key = column, arm, step
+        if key not in self._tables:
+            rows = self._documents.get((str(column.documents), column.length or 0))
+            if column.documents is None or rows is None:
+                return pd.DataFrame()
+            rows = rows[rows["arm"].eq(arm) & rows["step"].eq(step)]
+            if column.metric == "longbench_e" and column.task != "overall":
+                rows = rows[rows["task"].eq(str(column.task))]
+            rows = rows.assign(task=rows["task"].fillna(""))
+            table = rows.pivot_table(index="seed", columns=["task", "document"], values="value", observed=True)
+            table.attrs["n"] = (
+                rows.groupby(["task", "document"], observed=True)["n"].first().astype("float64").to_dict()
+            )
+            self._tables[key] = table
+        return self._tables[key]
+
+    def compared(
+        self, column: Column, arm: str, reference: str, step: int, seeds: list[int], comparisons: int = 1
+    ) -> Compared:
+        """Arm less reference, over the seeds that both have."""
+        values, others = (self.by_seed(column, name, step, seeds) for name in (arm, reference))
+        if column.relative:
+            values, others = values.map(log), others.map(log)
+        by_seed = (values - others).replace([np.inf, -np.inf], np.nan).dropna()
+        if by_seed.empty:
+            return NOTHING
+        table = self._paired(column, arm, reference, step, list(by_seed.index))
+        weights = strata = None
+        if table is None:
+            differences = by_seed.to_numpy()[:, None]
+        else:
+            differences = table.to_numpy()
+            strata = pd.factorize(table.columns.get_level_values(0))[0]
+            n = self.by_document(column, arm, step).attrs["n"]
+            weights = np.array([n[name] for name in table.columns])
+            # Every task counts alike, whatever the number of its documents.
+            weights = weights / np.bincount(strata, weights=weights)[strata]
+        found = statistics.paired_difference(differences, weights, strata, comparisons)
+        ends = [found.mean, found.low, found.high, found.joint_low, found.joint_high]
+        spread: pd.Series = by_seed
+        if column.relative:
+            ends = [100 * math.expm1(end) if end < 700 else math.inf for end in ends]
+            spread = 100 * by_seed.map(math.expm1)
+        sd = float(spread.std(ddof=1)) if len(spread) > 1 else NAN
+        p = statistics.sign_flip(by_seed.to_numpy())
+        return Compared(ends[0], sd, ends[1], ends[2], ends[3], ends[4], len(by_seed), found.documents, p)
+
+    def _paired(self, column: Column, arm: str, reference: str, step: int, seeds: list[int]) -> pd.DataFrame | None:
+        """Differences by seed and document, where both arms have every document with every seed."""
+        one, other = self.by_document(column, arm, step), self.by_document(column, reference, step)
+        if one.empty or other.empty or not set(seeds) <= set(one.index) & set(other.index):
+            return None
+        if set(one.columns) != set(other.columns):
+            return None
+        table = one.loc[seeds] - other.loc[seeds, one.columns]
+        return table if np.isfinite(table.to_numpy()).all() else None

@@ -1,0 +1,267 @@
+"""Plots of what differs between arms: by length, by task, against cost, and what goes with what."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from longshort.results import compare, long_table, statistics
+from longshort.results.columns import TASKS, Column, columns_of
+from longshort.results.drawing import (
+    LABEL_SIZE,
+    WIDTH,
+    Ending,
+    Look,
+    label_endings,
+    labels_of,
+    looks_of,
+    panels,
+    reference_arm,
+)
+
+INTERVALS = "bars are 95 % intervals, paired by seed and document, as crossed random effects"
+
+
+def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any]) -> list[Ending]:
+    """Perplexity at the last checkpoint against the reference arm's, in per cent, with a band for the interval."""
+    numbers = compare.Numbers(metrics)
+    diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
+    columns = [column for column in columns_of(study, "lengths") if column.metric == "perplexity"]
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    x = np.array([column.length for column in columns], dtype="float64")
+    reference = reference_arm(study)
+    endings = []
+    for arm, look in looks_of(study).items():
+        of_last = numbers.by_seed(columns[-1], arm, step, seeds)
+        status = long_table.absence(of_last, arm, step, diverged, why)
+        look = look if status == "ok" else look._replace(label=f"{look.label}\n{status}")
+        if arm == reference:
+            found = [compare.NOTHING._replace(mean=0.0, low=0.0, high=0.0)] * len(columns)
+            if of_last.isna().all():
+                found = [compare.NOTHING] * len(columns)
+        else:
+            found = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
+        mean = np.array([one.mean for one in found])
+        drawn = np.isfinite(mean)
+        if not drawn.any():
+            endings.append(Ending(None, 0.0, look))
+            continue
+        axes.plot(
+            x[drawn], mean[drawn], color=look.colour, marker=look.marker, linestyle=look.line, markerfacecolor="w"
+        )
+        low, high = (np.array([getattr(one, end) for one in found])[drawn] for end in ("low", "high"))
+        axes.fill_between(x[drawn], low, high, color=look.colour, alpha=0.13, linewidth=0)
+        endings.append(Ending(float(x[drawn][-1]), float(mean[drawn][-1]), look))
+    return endings
+
+
+def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """LongBench-E by task: a forest plot for each arm, as differences to the reference."""
+    looks, reference = looks_of(study), reference_arm(study)
+    arms = [arm for arm in looks if arm != reference]
+    columns = [*columns_of(study, "tasks"), columns_of(study, "headline")[0]]
+    names = [*TASKS, "mean"]
+    numbers = compare.Numbers(metrics)
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    footer = f"LongBench-E, step {step}; {INTERVALS}.\nA task without a bar shows no difference that can be measured."
+    figure, drawn = _small_multiples(max(len(arms), 1), footer)
+    places = -np.arange(len(names), dtype="float64")
+    places[-1] -= 0.5
+    for place, (axes, arm) in enumerate(zip(drawn, arms, strict=False)):
+        look = looks[arm]
+        found = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
+        axes.axvline(0, color="0.3", linewidth=0.6, zorder=0.6)
+        axes.set_title(look.label.replace(" = ", "\n= "), fontsize=7, loc="left")
+        for y, one, name in zip(places, found, names, strict=True):
+            if math.isfinite(one.mean):
+                if math.isfinite(one.low):
+                    axes.plot([one.low, one.high], [y, y], color=look.colour, linewidth=0.9)
+                axes.plot(
+                    [one.mean], [y], color=look.colour, marker="D" if name == "mean" else "o", markersize=3.2,
+                    markerfacecolor=look.colour if name == "mean" else "white", linestyle="none",
+                )  # fmt: skip
+        if not any(math.isfinite(one.mean) for one in found):
+            axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", va="center", fontsize=LABEL_SIZE)
+        axes.set_yticks(places, names if place % _COLUMNS == 0 else [""] * len(names), fontsize=6)
+        axes.set_ylim(places[-1] - 0.7, 0.7)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.tick_params(axis="x", labelsize=6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(f"less {reference} (points)", fontsize=6.5)
+    limits = [axes.get_xlim() for axes in drawn[: len(arms)]]
+    for axes in drawn[: len(arms)]:  # one scale, so that arms can be held beside each other
+        axes.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+    return figure
+
+
+_COLUMNS = 5
+
+
+def _small_multiples(count: int, footer: str) -> tuple[Figure, list[Axes]]:
+    left, gap, above, tall, below, bottom = 1.0, 0.1, 0.34, 1.75, 0.42, 0.34
+    rows = -(-count // _COLUMNS)
+    wide = (WIDTH - left - 0.1 - (_COLUMNS - 1) * gap) / _COLUMNS
+    height = rows * (above + tall + below) + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    drawn = []
+    for place in range(count):
+        row, column = divmod(place, _COLUMNS)
+        y = height - (row + 1) * (above + tall + below) + below
+        box = ((left + column * (wide + gap)) / WIDTH, y / height, wide / WIDTH, tall / height)
+        drawn.append(figure.add_axes(box))
+    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
+    return figure, drawn
+
+
+def gained(study: dict[str, Any]) -> Column:
+    """What an arm's gain is measured by: the primary number, else the first column."""
+    columns = columns_of(study)
+    return next((column for column in columns if column.key == study.get("primary")), columns[0])
+
+
+def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """What an arm costs, in training time of the reference, against what it gains."""
+    numbers = compare.Numbers(metrics)
+    looks, reference, column = looks_of(study), reference_arm(study), gained(study)
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    hours = next(one for one in columns_of(study, "cost") if one.key == "cost/training_hours")
+    footer = (
+        f"Step {step}; {INTERVALS}.\nCost: device-hours of the training, mean over seeds, over those of {reference}; "
+        "other jobs on the same machine change it."
+    )
+    figure, (axes,) = panels(1, 1, labels_of(study, metrics), footer)
+    base = numbers.by_seed(hours, reference, step, seeds).mean()
+    axes.axhline(0, color="0.3", linewidth=0.6, zorder=0.6)
+    endings = []
+    for arm, look in looks.items():
+        cost = numbers.by_seed(hours, arm, step, seeds).mean() / base
+        one = numbers.compared(column, arm, reference, step, seeds)
+        if arm == reference:
+            one = one._replace(mean=0.0, low=math.nan)
+        if not (math.isfinite(cost) and math.isfinite(one.mean)):
+            endings.append(Ending(None, 0.0, look._replace(label=f"{look.label}: missing")))
+            continue
+        if math.isfinite(one.low):
+            axes.plot([cost, cost], [one.low, one.high], color=look.colour, linewidth=0.8)
+        axes.plot(
+            [cost], [one.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
+            markerfacecolor="white",
+        )  # fmt: skip
+        endings.append(Ending(float(cost), float(one.mean), look._replace(line="none")))
+    better = "higher" if column.higher_is_better else "lower"
+    unit = "%" if column.relative else "difference"
+    axes.set_ylabel(f"{column.header.removesuffix(' (%)')} to {reference} ({unit}; {better} is better)")
+    axes.set_xlabel(f"training cost / that of {reference}")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    label_endings(axes, endings)
+    return figure
+
+
+def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """One row for each checkpoint of each run: symkl and sce at l_train, loss (mean cross-entropy of the steps since
+    the checkpoint before it), and the long-context scores: perplexity at the longest length, LongBench-E."""
+    l_train, evaluations = int(study["l_train"]), study["evaluations"]
+    rows = long_table.single(metrics)
+    wanted: dict[str, tuple[str, int | None, str | None]] = {name: (name, l_train, None) for name in ("symkl", "sce")}
+    if "perplexity" in evaluations:
+        wanted["perplexity"] = "perplexity", max(int(length) for length in evaluations["perplexity"]["lengths"]), None
+    if "longbench_e" in evaluations:
+        wanted["longbench_e"] = "longbench_e", None, "overall"
+    keys = ["arm", "seed", "step"]
+    series = {
+        name: long_table.at(rows, *at).drop_duplicates(keys).set_index(keys)["value"] for name, at in wanted.items()
+    }
+    ce = metrics[metrics["metric"].eq("train/ce")]
+    steps = [0, *(int(step) for step in study["checkpoints"])]
+    before = pd.cut(ce["step"], steps, labels=steps[1:]).astype("Int64")
+    series["loss"] = ce.assign(step=before).dropna(subset="step").groupby(keys)["value"].mean()
+    found = pd.DataFrame(series).reset_index()
+    runs = {(arm["name"], int(seed)): run for arm in study["arms"] for seed, run in arm["runs"].items()}
+    found["run"] = [runs.get((arm, int(seed))) for arm, seed in zip(found["arm"], found["seed"], strict=True)]
+    # Arms that are the same run are one point, and the base is no run of the study.
+    return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)
+
+
+EXPLAINED = {"perplexity": "log perplexity at {longest}", "longbench_e": "LongBench-E (%)"}
+EXPLAINING = {"symkl": "symKL at {l_train} (nats)", "sce": "SCE at {l_train} (nats)", "loss": "training loss (nats)"}
+
+
+def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str, str, statistics.Correlation]]:
+    """(explaining, explained, correlation) for misalignment and training loss with each long-context score; of the
+    perplexity the logarithm is taken. The paper's Table 1."""
+    found = points(metrics, study)
+    result = []
+    for explained in (name for name in EXPLAINED if name in found):
+        for explaining in EXPLAINING:
+            y = found[explained].map(compare.log) if explained == "perplexity" else found[explained]
+            pairs = pd.DataFrame({"x": found[explaining], "y": y, "run": found["run"]})
+            result.append((explaining, explained, statistics.correlation(pairs)))
+    return result
+
+
+def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """Misalignment and training loss against long-context scores: one point for each checkpoint of a run."""
+    found, looks = points(metrics, study), looks_of(study)
+    said = {(x, y): one for x, y, one in correlations(metrics, study)}
+    rows = [name for name in EXPLAINED if name in found]
+    columns = list(EXPLAINING)
+    left, gap, above, side, below, bottom, right = 0.5, 0.42, 0.36, 1.42, 0.36, 0.34, 1.35
+    height = len(rows) * (above + side + below) + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    lengths = study["evaluations"].get("perplexity", {}).get("lengths", [0])
+    words = {"longest": max(lengths), "l_train": study["l_train"]}
+    for row, explained in enumerate(rows):
+        for column, explaining in enumerate(columns):
+            wide = (WIDTH - left - right - (len(columns) - 1) * gap) / len(columns)
+            y = height - (row + 1) * (above + side + below) + below
+            axes = figure.add_axes(((left + column * (wide + gap)) / WIDTH, y / height, wide / WIDTH, side / height))
+            values = found[explained].map(compare.log) if explained == "perplexity" else found[explained]
+            for arm, look in looks.items():
+                of_arm = found["arm"].eq(arm)
+                axes.plot(
+                    found.loc[of_arm, explaining], values[of_arm], color=look.colour, marker=look.marker,
+                    linestyle="none", markersize=3.2, markerfacecolor="white",
+                )  # fmt: skip
+            one = said[explaining, explained]
+            axes.set_title(f"r {_interval(one[:3])}\n$\\rho$ {_interval(one[3:6])}", fontsize=6.5, loc="left")
+            axes.set_xlabel(EXPLAINING[explaining].format(**words), fontsize=7)
+            axes.set_ylabel(EXPLAINED[explained].format(**words) if not column else "", fontsize=7)
+            axes.tick_params(labelsize=6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+    for place, look in enumerate(looks.values()):
+        _legend(figure, look, place, height, right, above)
+    runs = found["run"].nunique()
+    footer = (
+        f"One point for each checkpoint of {runs} runs. r Pearson, $\\rho$ Spearman, with 95 % intervals of a "
+        "bootstrap over runs.\nTraining loss: mean cross-entropy of the steps since the checkpoint before."
+    )
+    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
+    return figure
+
+
+def _interval(ends: tuple[float, ...]) -> str:
+    value, low, high = ends
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
+
+
+def _legend(figure: Figure, look: Look, place: int, height: float, right: float, above: float) -> None:
+    x, y = WIDTH - right + 0.2, height - above - 0.05 - place * 0.125
+    figure.add_artist(
+        Line2D(
+            [x / WIDTH],
+            [y / height],
+            color=look.colour,
+            marker=look.marker,
+            linestyle="none",
+            markersize=3.2,
+            markerfacecolor="white",
+        )  # fmt: skip
+    )
+    figure.text((x + 0.1) / WIDTH, y / height, look.label, fontsize=5.5, va="center")

@@ -1,0 +1,384 @@
+"""The report of a study: one page with everything in it, made from its numbers and from how its runs were made.
+
+`python -m longshort.results.report --metrics FILE --runs FILE --study FILE --plots PNG... --out FILE`
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import math
+import sys
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longshort.identity import refuse_changed_code
+from longshort.publish import read_json, write_atomic
+from longshort.results import compare, formats, plots_compared, statistics, tables
+from longshort.results.columns import Column
+from longshort.results.long_table import BASE
+
+CAPTIONS = {
+    "perplexity": "Perplexity against context length, and its difference to the baseline.",
+    "misalignment": "Long-Short Misalignment inside the training range and beyond it.",
+    "misalignment-grid": "Symmetric KL between every pair of context lengths.",
+    "correlation": "Misalignment and training loss against long-context scores, over the checkpoints of all runs.",
+    "tasks": "LongBench-E by task, as differences to the baseline.",
+    "gain": "What each arm costs against what it gains.",
+    "schedules": "The weights of the alignment as they were used.",
+    "training": "Training curves.",
+}
+
+SCRIPT = """
+document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
+  const head = button.parentElement, table = head.closest("table"), body = table.tBodies[0];
+  const place = [...head.parentElement.children].indexOf(head);
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  table.querySelectorAll("thead th").forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = row => { const cell = row.children[place], number = cell.dataset.sort;
+    return number === undefined ? cell.textContent : number === "" ? null : Number(number); };
+  const order = (a, b) => a === null || b === null ? (a === null) - (b === null)
+    : (up ? 1 : -1) * (typeof a === "number" ? a - b : a.localeCompare(b));
+  [...body.rows].map(row => [key(row), row]).sort((a, b) => order(a[0], b[0])).forEach(pair => body.append(pair[1]));
+}));
+const open = target => {
+  for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true; };
+const follow = () => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target) { open(target); target.querySelectorAll(":scope > details").forEach(open); target.scrollIntoView(); } };
+addEventListener("hashchange", follow); follow();
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(one => { one.open = true; }));
+"""
+
+STYLE = (
+    formats.STYLE
+    + """
+figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: var(--soft); }
+nav a { margin-right: 1rem; white-space: nowrap; } .answer p { font-size: 1.1rem; }
+details { margin: .3rem 0; } summary { cursor: pointer; }
+pre { background: #f5f7fa; padding: .6rem; overflow-x: auto; font-size: 12px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .85rem; margin: .4rem 0; }
+dd { margin: 0; overflow-wrap: anywhere; } td.left { text-align: left; white-space: normal; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } table { font-size: 6.5pt; }
+  .scroll { overflow: visible; } th, td { padding: .08rem .25rem; } figure, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } td a, tbody th a { text-decoration: none; } pre { font-size: 6.5pt; } }
+"""
+)
+
+
+# ---- the answer ------------------------------------------------------------------------------------------------------
+
+
+def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
+    """Three sentences, of what the study asks: alignment at all, dynamic alpha, hidden layers."""
+    numbers = compare.Numbers(metrics)
+    names = [arm["name"] for arm in study["arms"]]
+    control = {arm["name"]: arm["control"] for arm in study["arms"]}
+    hidden = [arm["name"] for arm in study["arms"] if (arm["settings"]["alignment"].get("hidden") or {}).get("alpha")]
+    dynamic = [name for name in names if control[name] and name not in hidden]
+    column = plots_compared.gained(study)
+    asked = [
+        ("Alignment with a constant alpha against none", [("constant", "baseline")]),
+        ("A dynamic alpha against the constant one that spends as much", [(name, control[name]) for name in dynamic]),
+        (
+            "Hidden layers alone against none, and added to the output against the output alone",
+            [(name, control[name] or "baseline") for name in hidden],
+        ),
+    ]
+    said = []
+    for subject, pairs in asked:
+        there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
+        said.append(_answer(numbers, study, column, subject, there))
+    return said
+
+
+def _answer(
+    numbers: compare.Numbers, study: dict[str, Any], column: Column, subject: str, pairs: list[tuple[str, str]]
+) -> str:
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
+    family = compare.comparisons(study)
+    parts: dict[str, list[str]] = {}
+    for arm, reference in pairs:
+        name = f"{arm} to {reference}"
+        if runs[arm] == runs[reference]:
+            parts.setdefault("the same run", []).append(name)
+            continue
+        found = numbers.compared(column, arm, reference, step, seeds, family)
+        if found.n < len(seeds):
+            parts.setdefault("not measured with every seed", []).append(name)
+            continue
+        unit = " %" if column.relative else ""
+        decimals = 1 if column.relative else column.decimals
+        shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
+        judged = study.get("primary") == column.key and len(seeds) >= statistics.SEEDS_FOR_AN_INTERVAL
+        if judged:
+            ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
+            shown += f" [{', '.join(ends)}]"
+            better = (found.mean > 0) == column.higher_is_better
+            excludes = found.joint_low > 0 or found.joint_high < 0
+            verdict = ("better" if better else "worse") if excludes else "no difference was found"
+        else:
+            verdict = "no claim is made"
+        parts.setdefault(verdict, []).append(f"{name} {shown}")
+    if not parts:
+        return f"{subject}: no arm of this study asks that."
+    why = ""
+    if "no claim is made" in parts:
+        few = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} cannot show one"
+        why = f" ({few if len(seeds) < statistics.SEEDS_FOR_AN_INTERVAL else 'the study names no primary number'})"
+    listed = "; ".join(
+        f"{verdict}{why if verdict == 'no claim is made' else ''}: {', '.join(some)}" for verdict, some in parts.items()
+    )
+    return f"{subject}, by {column.header} at step {step}: {listed}."
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+
+
+def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots: list[Path]) -> str:
+    """The whole report; nothing in it asks for anything outside."""
+    links = {name: f"#arm-{name}" for name in [BASE, *(arm["name"] for arm in study["arms"])]}
+    made = {table["name"]: tables.contents(metrics, study, table, runs) for table in study["tables"]}
+    first = "main" if "main" in made else next(iter(made))
+    pictures = {path.stem: path for path in plots}
+    sections = {
+        "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers(metrics, study)) + _primary(study),
+        "Main table": formats.fragment(made[first], links, sortable=True),
+        "Plots": "".join(_figure(name, pictures[name]) for name in CAPTIONS if name in pictures),
+        "Tables": "".join(
+            formats.fragment(table, links, sortable=True) for name, table in made.items() if name != first
+        )
+        + _correlations(metrics, study),
+        "What differs between the arms": _configuration(study),
+        "Cost": _costs(runs, study),
+        "Failures": _failures(runs),
+        "Accepted changes of the code": _accepted(study),
+        "Provenance": _provenance(runs, study),
+        "How to reproduce": _reproduce(metrics, study),
+    }
+    body, menu = [], []
+    for title, content in sections.items():
+        if content:
+            identity = title.lower().replace(" ", "-")
+            extra = ' class="answer"' if title == "Answer" else ""
+            body.append(f'<section id="{identity}"{extra}><h2>{escape(title)}</h2>{content}</section>')
+            menu.append(f'<a href="#{identity}">{escape(title)}</a>')
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(study["title"])}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
+        f"<style>{STYLE}</style></head>\n<body>\n<header><h1>{escape(study['title'])}</h1>"
+        f"<p>{escape(study['question'])}</p><nav>{' '.join(menu)}</nav></header>\n<main>\n"
+        + "\n".join(body)
+        + f"\n</main>\n<script>{SCRIPT}</script>\n</body></html>\n"
+    )
+
+
+def _primary(study: dict[str, Any]) -> str:
+    seeds = len(study["seeds"])
+    floor = statistics.sign_flip_floor(seeds)
+    return (
+        f'<p class="notes">{seeds} seed{"s" if seeds > 1 else ""}; intervals hold together for all '
+        f"{compare.comparisons(study)} comparisons; an exact sign-flip test over seeds cannot come below "
+        f"p = {floor:.2g}. Every number leads to the runs behind it.</p>"
+    )
+
+
+def _figure(name: str, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    caption = escape(CAPTIONS[name])
+    return (
+        f'<figure id="plot-{name}"><img src="data:image/png;base64,{data}" alt="{caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _rows(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str = "") -> str:
+    """A table of words; the cells are HTML."""
+    top = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in head)
+    body = "".join("<tr>" + "".join(f'<td class="left">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    table = f"<table>{said}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
+    if "correlation" not in _plots_of(study):
+        return ""
+    rows = []
+    for explaining, explained, one in plots_compared.correlations(metrics, study):
+        ends = [
+            f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
+            for value, low, high in (one[:3], one[3:6])
+        ]
+        rows.append([explaining, explained, *ends, str(one.runs), str(one.points)])
+    head = ["of", "with", "Pearson", "Spearman", "runs", "checkpoints"]
+    caption = "Correlation with long-context scores (log perplexity; 95 % bootstrap intervals over runs)"
+    return f'<section id="table-correlation"><h3>Correlations</h3>{_rows(head, rows, caption)}</section>'
+
+
+def _plots_of(study: dict[str, Any]) -> set[str]:
+    measured = set(study["evaluations"])
+    return {"correlation"} if "misalignment" in measured and {"perplexity", "longbench_e"} & measured else set()
+
+
+def _configuration(study: dict[str, Any]) -> str:
+    """The settings in which not all arms agree, one column each."""
+    flat = {arm["name"]: _flat(arm["settings"]) for arm in study["arms"]}
+    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
+    differing = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat.values()}) > 1]
+    about = {arm["name"]: arm["description"] for arm in study["arms"]}
+    rows = [
+        [escape(name), escape(about[name]), *(escape(_short(settings.get(key))) for key in differing)]
+        for name, settings in flat.items()
+    ]
+    shared = {key: value for key, value in next(iter(flat.values())).items() if key not in differing}
+    text = "\n".join(f"{key}: {_short(value)}" for key, value in [*shared.items(), *_flat(study["settings"]).items()])
+    return (
+        _rows(["arm", "what it is", *differing], rows)
+        + f"<details><summary>What all arms share</summary><pre>{escape(text)}</pre></details>"
+    )
+
+
+def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _costs(runs: pd.DataFrame, study: dict[str, Any]) -> str:
+    """Cost planned against spent, by arm."""
+    rows = []
+    for arm, stages in runs.groupby("arm", sort=False):
+        spent = stages["device_seconds"].sum(min_count=1) / 3600
+        planned = stages["planned_seconds"].sum(min_count=len(stages)) / 3600
+        sources = "; ".join(str(source) for source in stages["planned_from"].dropna().unique())
+        rows.append(
+            [
+                escape(str(arm)),
+                "not recorded" if math.isnan(planned) else f"{planned:.4f}",
+                "none yet" if math.isnan(spent) else f"{spent:.4f}",
+                "" if math.isnan(planned) or not planned else f"{spent / planned:.2f}",
+                escape(sources),
+            ]
+        )
+    head = ["arm", "planned (device-hours)", "spent (device-hours)", "spent / planned", "planned from"]
+    note = '<p class="notes">Planned: the estimate of longshort plan when the jobs were first asked for. An arm that '
+    note += "shares runs with another one shows their cost, too.</p>"
+    return _rows(head, rows) + note
+
+
+def _failures(runs: pd.DataFrame) -> str:
+    failed = runs[runs["status"].ne("ok")]
+    if failed.empty:
+        return "<p>None: every training and every evaluation ended as it should.</p>"
+    rows = [
+        [_to(str(one.arm)), str(one.seed), escape(str(one.stage)), escape(str(one.status)), _tail(one)]
+        for one in failed.itertuples()
+    ]
+    return _rows(["arm", "seed", "stage", "ended", "last lines of its log"], rows)
+
+
+def _tail(one: Any, lines: int = 6) -> str:
+    text = str(one.log_tail) if isinstance(one.log_tail, str) else ""
+    return f"<pre>{escape(chr(10).join(text.splitlines()[-lines:]))}</pre>"
+
+
+def _to(arm: str) -> str:
+    return f'<a href="#arm-{escape(arm)}">{escape(arm)}</a>'
+
+
+def _accepted(study: dict[str, Any]) -> str:
+    rows = [
+        [escape(one["arm"]), escape(one["time"]), escape(", ".join(one["modules"])), escape(one["because"])]
+        for one in study.get("accepted", [])
+    ]
+    return _rows(["arm", "when", "modules", "because"], rows) if rows else ""
+
+
+FACTS = {
+    "run": "run", "status": "status", "run_id": "run id", "code": "code", "commit": "commit", "data": "data",
+    "environment": "environment", "hardware": "hardware", "host": "host", "job": "job", "finished": "finished",
+    "attempts": "attempts", "path": "record", "log": "log",
+}  # fmt: skip
+
+
+def _provenance(runs: pd.DataFrame, study: dict[str, Any]) -> str:
+    """Of every arm and seed, how each of its numbers was made."""
+    parts = []
+    for arm, of_arm in runs.groupby("arm", sort=False):
+        inside = []
+        for seed, stages in of_arm.groupby("seed", sort=False):
+            label = "base model" if arm == BASE else f"seed {seed}"
+            spec = str(stages["spec"].iloc[0])
+            about = "".join(_stage(one) for one in stages.itertuples())
+            about += f"<details><summary>specification</summary><pre>{escape(spec)}</pre></details>"
+            inside.append(
+                f"<details><summary>{escape(label)}: run {escape(stages['run'].iloc[0])}</summary>{about}</details>"
+            )
+        name = escape(str(arm))
+        parts.append(f'<section id="arm-{name}" tabindex="-1"><h3>{name}</h3>{"".join(inside)}</section>')
+    return "".join(parts)
+
+
+def _stage(one: Any) -> str:
+    facts = "".join(
+        f"<dt>{escape(word)}</dt><dd>{escape(str(getattr(one, name)))}</dd>"
+        for name, word in FACTS.items()
+        if not pd.isna(getattr(one, name))
+    )
+    tail = one.log_tail if isinstance(one.log_tail, str) else ""
+    log = f"<details><summary>last lines of the log</summary><pre>{escape(tail)}</pre></details>" if tail else ""
+    return f"<h4>{escape(one.stage)}</h4><dl>{facts}</dl>{log}"
+
+
+def _reproduce(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
+    commits = sorted({str(commit) for commit in metrics["commit"].dropna() if commit})
+    environments = sorted({str(one) for one in metrics["environment"].dropna() if one})
+    first = commits[0].removesuffix("-dirty") if commits else "COMMIT"
+    commands = (
+        f"git checkout {first}\nmake demo        # makes .venv from envs/requirements.lock\n"
+        f".venv/bin/snakemake all --cores 2 --config study={study['name']}\n"
+        f".venv/bin/longshort why main {study['arms'][0]['name']} COLUMN --study {study['name']}"
+    )
+    said = [f"Commits: {', '.join(commits) or 'unknown'}", *(f"Environment: {one}" for one in environments)]
+    if any(commit.endswith("-dirty") for commit in commits):
+        said.append("A commit that ends in -dirty had uncommitted changes: it does not hold the whole source.")
+    return f"<pre>{escape(commands)}</pre>" + "".join(f'<p class="notes">{escape(line)}</p>' for line in said)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes a study's report.")
+    parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
+    parser.add_argument("--runs", type=Path, required=True, help="the study's runs.parquet")
+    parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
+    parser.add_argument("--plots", type=Path, nargs="+", required=True, help="the study's plots (png)")
+    parser.add_argument("--out", type=Path, required=True, help="HTML to write")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
+    options = parser.parse_args(arguments)
+    if options.code:
+        refuse_changed_code(options.code, "longshort.results.report")
+    try:
+        study = read_json(options.study)
+        metrics, runs = tables.read(options.metrics, options.runs, study)
+        write_atomic(options.out, page(metrics, runs, study, options.plots))
+    except ValueError as error:
+        sys.exit(f"longshort.results.report: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A page in headless Chromium, over its DevTools protocol: what it loads, what it complains of, what keys do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+PROGRAM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+class Page:
+    """One tab. requests: every URL that was asked for; complaints: what the console says, and exceptions."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket, self._count = socket, 0
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._count += 1
+        await self._socket.send_json({"id": self._count, "method": method, "params": parameters})
+        while True:
+            message = await self._socket.receive_json(timeout=60)
+            if message.get("id") == self._count:
+                assert "error" not in message, message
+                result: dict[str, Any] = message["result"]
+                return result
+            self._note(message)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        said = message.get("params", {})
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(said["request"]["url"])
+        elif message.get("method") == "Runtime.exceptionThrown":
+            self.complaints.append(str(said["exceptionDetails"]))
+        elif message.get("method") == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning"):
+            self.complaints.append(str(said["args"]))
+        elif message.get("method") == "Log.entryAdded":
+            self.complaints.append(said["entry"]["text"])
+
+    async def run(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    async def press(self, key: str, code: int) -> None:
+        for kind in ("rawKeyDown", "char", "keyUp") if key == "Enter" else ("rawKeyDown", "keyUp"):
+            text = {"text": "\r"} if key == "Enter" and kind == "char" else {}
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
+    async def picture(self, width: int, path: Path) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        whole = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(whole["data"]))
+
+
+@asynccontextmanager
+async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
+    """The file in a fresh browser, loaded."""
+    assert PROGRAM is not None, "needs Chromium (Debian: apt-get install chromium)"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
+    command = [PROGRAM, *options, f"--user-data-dir={profile}", "about:blank"]
+    browser = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert browser.stderr is not None
+        port = next(found[1] for line in browser.stderr if (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                tabs = await answer.json()
+            address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+            async with session.ws_connect(address, max_msg_size=0) as socket:
+                page = Page(socket)
+                for domain in ("Page", "Network", "Runtime", "Log"):
+                    await page.call(f"{domain}.enable")
+                await page.call("Page.navigate", url=file.as_uri())
+                for _ in range(100):
+                    if await page.run(
+                        f"document.readyState === 'complete' && location.href.startsWith({file.as_uri()!r})"
+                    ):
+                        break
+                    await asyncio.sleep(0.1)
+                yield page
+    finally:
+        browser.terminate()
+        browser.wait(timeout=30)

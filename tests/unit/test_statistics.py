@@ -1,0 +1,131 @@
+"""Intervals and tests against simulated studies whose truth is known, closed forms, scipy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from longshort.results import statistics
+
+DOCUMENTS, SIMULATIONS, ARMS = 64, 500, 9
+# Standard deviation of the seeds' part; the documents' and the rest's are 1. With 64 documents both weigh alike at
+# about 0.2, and at 1 the seeds alone decide.
+SEED_NOISE = [0.2, 0.4, 1.0]
+
+
+def simulated(generator: np.random.Generator, seeds: int, noise: float, size: tuple[int, ...] = ()) -> NDArray:
+    """[*size, seeds, documents]: crossed random effects around 0."""
+    parts = [(noise, (seeds, 1)), (1.0, (1, DOCUMENTS)), (1.0, (seeds, DOCUMENTS))]
+    return sum(generator.normal(0, sd, (*size, *shape)) for sd, shape in parts)
+
+
+@pytest.mark.parametrize("noise", SEED_NOISE)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_intervals_cover_the_truth(seeds: int, noise: float) -> None:
+    generator = np.random.default_rng([seeds, int(10 * noise)])
+    truth = 0.7
+    found = [statistics.paired_difference(truth + simulated(generator, seeds, noise)) for _ in range(SIMULATIONS)]
+    covered = sum(one.low <= truth <= one.high for one in found) / SIMULATIONS
+    assert 0.92 <= covered <= 0.98
+
+
+@pytest.mark.parametrize("noise", SEED_NOISE)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_nine_arms_that_do_nothing_are_seldom_called_an_effect(seeds: int, noise: float) -> None:
+    """All are compared with one baseline, whose chance they share."""
+    generator = np.random.default_rng([seeds, int(10 * noise), 1])
+    false = 0
+    for _ in range(SIMULATIONS):
+        arms, baseline = simulated(generator, seeds, noise, (ARMS,)), simulated(generator, seeds, noise)
+        found = [statistics.paired_difference(arm - baseline, comparisons=ARMS) for arm in arms]
+        false += any(one.joint_low > 0 or one.joint_high < 0 for one in found)
+    assert false / SIMULATIONS <= 0.06
+
+
+def test_without_documents_it_is_the_paired_t_interval() -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(1, 1, 6), generator.normal(0, 1, 6)
+    found = statistics.paired_difference((one - other)[:, None], comparisons=3)
+    expected = stats.ttest_rel(one, other).confidence_interval(0.95)
+    joint = stats.ttest_rel(one, other).confidence_interval(1 - 0.05 / 3)
+    assert found[1:5] == pytest.approx((expected.low, expected.high, joint.low, joint.high), rel=1e-12)
+    assert (found.seeds, found.documents) == (6, 0)
+
+
+def test_variance_components_are_those_of_reml() -> None:
+    """In a balanced design without a negative estimate, restricted maximum likelihood is the method of moments."""
+    import statsmodels.formula.api as models
+
+    values = simulated(np.random.default_rng(3), 5, 1.0)[:, :10]
+    seeds, documents = values.shape
+    frame = pd.DataFrame(
+        {"d": values.ravel(), "s": np.repeat(range(seeds), documents), "i": [*range(documents)] * seeds}
+    )
+    crossed = {"s": "0 + C(s)", "i": "0 + C(i)"}
+    fitted = models.mixedlm("d ~ 1", frame, groups=np.ones(len(frame)), re_formula="0", vc_formula=crossed).fit()
+    of_document, of_seed = fitted.vcomp  # by name
+    quantiles = [float(stats.t.ppf(0.975, count - 1)) for count in (seeds, documents)]
+    half = math.sqrt(
+        quantiles[0] ** 2 * of_seed / seeds
+        + quantiles[1] ** 2 * (of_document / documents + fitted.scale / (seeds * documents))
+    )
+    found = statistics.paired_difference(values)
+    assert found.mean == pytest.approx(fitted.params["Intercept"], rel=1e-6)
+    assert found.high - found.mean == pytest.approx(half, rel=1e-3)
+
+
+def test_weights_and_strata_by_hand() -> None:
+    values = np.array([[1.0, 2.0, 5.0, 7.0], [2.0, 3.0, 6.0, 10.0]])
+    # A weight of 2 is a document that is there twice, but for the one degree of freedom less.
+    found = statistics.paired_difference(values, np.array([2.0, 1.0, 1.0, 0.0]))
+    assert found.mean == pytest.approx((9 / 4 + 13 / 4) / 2)
+    # Two tasks far apart, with documents that agree: what differs between tasks is no chance.
+    apart = np.array([[0.0, 0.1, 9.0, 9.1], [0.1, 0.0, 9.1, 9.0], [0.0, 0.1, 9.1, 9.0]])
+    tasks = np.array([0, 0, 1, 1])
+    with_tasks, without = (statistics.paired_difference(apart, strata=some) for some in (tasks, None))
+    assert with_tasks.mean == without.mean
+    assert with_tasks.high - with_tasks.low < (without.high - without.low) / 20
+    alone = statistics.paired_difference(apart, strata=np.array([0, 0, 0, 1]))
+    assert alone == without
+
+
+def test_one_seed_has_no_interval() -> None:
+    found = statistics.paired_difference(np.array([[1.0, 3.0]]))
+    assert found.mean == 2 and all(math.isnan(end) for end in found[1:5]) and found.seeds == 1
+    with pytest.raises(ValueError, match="nothing to compare"):
+        statistics.paired_difference(np.zeros((0, 3)))
+
+
+def test_sign_flips_are_those_of_scipy() -> None:
+    differences = np.random.default_rng(1).normal(0.5, 1, 8)
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert statistics.sign_flip(differences) == pytest.approx(expected.pvalue, abs=1e-12)
+    assert statistics.sign_flip(np.array([1.0, 2.0])) == statistics.sign_flip_floor(2) == 0.5
+    assert [count for count in range(1, 12) if statistics.sign_flip_floor(count) < 0.05][
+        0
+    ] == statistics.SEEDS_FOR_A_TEST
+    assert math.isnan(statistics.sign_flip(np.array([])))
+
+
+def test_correlations_are_those_of_scipy_and_runs_are_resampled() -> None:
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=30)
+    points = pd.DataFrame({"x": x, "y": -x + generator.normal(size=30), "run": np.repeat(range(10), 3)})
+    found = statistics.correlation(points)
+    assert found.pearson == pytest.approx(stats.pearsonr(points["x"], points["y"]).statistic)
+    assert found.spearman == pytest.approx(stats.spearmanr(points["x"], points["y"]).statistic)
+    assert found.pearson_low < found.pearson < found.pearson_high and (found.runs, found.points) == (10, 30)
+    assert statistics.correlation(points) == found  # the same numbers each time
+    # Runs whose checkpoints repeat each other tell no more than one checkpoint each.
+    repeated = points.assign(x=points["x"].to_numpy()[::3].repeat(3), y=points["y"].to_numpy()[::3].repeat(3))
+    single = statistics.correlation(repeated.iloc[::3])
+    assert statistics.correlation(repeated)[:6] == pytest.approx(single[:6], abs=1e-12)
+    assert math.isnan(statistics.correlation(points.head(2)).pearson)
+    assert math.isnan(statistics.correlation(points.assign(x=1.0)).spearman_low)
