@@ -19,10 +19,7 @@ from longshort.results.drawing import (
     WIDTH,
     Ending,
     Look,
-    label_endings,
-    labels_of,
     looks_of,
-    panels,
     reference_arm,
 )
 
@@ -136,31 +133,33 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         f"Step {step}; {INTERVALS}.\nCost: device-hours of the training, mean over seeds, over those of {reference}; "
         "other jobs on the same machine change it."
     )
-    figure, (axes,) = panels(1, 1, labels_of(study, metrics), footer)
+    left, below, right, height = 0.6, 0.75, 1.7, 3.0
+    figure = Figure(figsize=(WIDTH, height))
+    box = (left / WIDTH, below / height, (WIDTH - left - right) / WIDTH, (height - below - 0.12) / height)
+    axes = figure.add_axes(box)
     base = numbers.by_seed(hours, reference, step, seeds).mean()
     axes.axhline(0, color="0.3", linewidth=0.6, zorder=0.6)
-    endings = []
-    for arm, look in looks.items():
+    for place, (arm, look) in enumerate(looks.items()):
         cost = numbers.by_seed(hours, arm, step, seeds).mean() / base
         one = numbers.compared(column, arm, reference, step, seeds)
         if arm == reference:
             one = one._replace(mean=0.0, low=math.nan)
-        if not (math.isfinite(cost) and math.isfinite(one.mean)):
-            endings.append(Ending(None, 0.0, look._replace(label=f"{look.label}: missing")))
-            continue
-        if math.isfinite(one.low):
+        there = math.isfinite(cost) and math.isfinite(one.mean)
+        if there and math.isfinite(one.low):
             axes.plot([cost, cost], [one.low, one.high], color=look.colour, linewidth=0.8)
-        axes.plot(
-            [cost], [one.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
-            markerfacecolor="white",
-        )  # fmt: skip
-        endings.append(Ending(float(cost), float(one.mean), look._replace(line="none")))
+        if there:
+            axes.plot(
+                [cost], [one.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
+                markerfacecolor="white",
+            )  # fmt: skip
+        named = look if there else look._replace(label=f"{look.label}: missing")
+        _legend(figure, named, place, height, right, 0.12)
     better = "higher" if column.higher_is_better else "lower"
     unit = "%" if column.relative else "difference"
     axes.set_ylabel(f"{column.header.removesuffix(' (%)')} to {reference} ({unit}; {better} is better)")
     axes.set_xlabel(f"training cost / that of {reference}")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-    label_endings(axes, endings)
+    figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
     return figure
 
 
@@ -212,7 +211,7 @@ def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     said = {(x, y): one for x, y, one in correlations(metrics, study)}
     rows = [name for name in EXPLAINED if name in found]
     columns = list(EXPLAINING)
-    left, gap, above, side, below, bottom, right = 0.5, 0.42, 0.36, 1.42, 0.36, 0.34, 1.35
+    left, gap, above, side, below, bottom, right = 0.5, 0.36, 0.36, 1.4, 0.36, 0.34, 1.75
     height = len(rows) * (above + side + below) + bottom
     figure = Figure(figsize=(WIDTH, height))
     lengths = study["evaluations"].get("perplexity", {}).get("lengths", [0])
@@ -237,7 +236,7 @@ def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(4))
     for place, look in enumerate(looks.values()):
         _legend(figure, look, place, height, right, above)
-    runs = found["run"].nunique()
+    runs = max((one.runs for one in said.values()), default=0)
     footer = (
         f"One point for each checkpoint of {runs} runs. r Pearson, $\\rho$ Spearman, with 95 % intervals of a "
         "bootstrap over runs.\nTraining loss: mean cross-entropy of the steps since the checkpoint before."
@@ -264,4 +263,4 @@ def _legend(figure: Figure, look: Look, place: int, height: float, right: float,
             markerfacecolor="white",
         )  # fmt: skip
     )
-    figure.text((x + 0.1) / WIDTH, y / height, look.label, fontsize=5.5, va="center")
+    figure.text((x + 0.1) / WIDTH, y / height, look.label, fontsize=LABEL_SIZE, va="center")
