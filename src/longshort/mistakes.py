@@ -34,6 +34,7 @@ MUST = {
     "less_than_equal": "must be at most {le:g}",
     "less_than": "must be below {lt}",
     "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must have the form {pattern}",
     "too_short": "must have at least {min_length} entry",
     "literal_error": "must be {expected}",
     "finite_number": "must be a finite number",

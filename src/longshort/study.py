@@ -31,6 +31,7 @@ NOT_IDENTITY: dict[str, Any] = {"identity": False}
 MOST_SEEDS = 2**31  # every generator takes a seed below this
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
 LEAST_PROMPT = 16  # tokens
+COMMIT = r"^[0-9a-f]{40}$"  # a branch or a tag of the hub moves, and the study with it
 
 
 class StudyError(ValueError):
@@ -248,7 +249,9 @@ class PretrainedModel(Strict):
     kind: Literal["pretrained"]
     name: str = Field(min_length=1, description="hub id or path of a local folder")
     revision: str | None = Field(
-        None, min_length=1, description="commit of the hub repository; null for a local folder"
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     layers: int = Field(  # this and max_length are for checks only: the model's own files say them
@@ -283,7 +286,9 @@ class HubCorpus(Strict):
 
     kind: Literal["hub"]
     dataset: str = Field(min_length=1, description="dataset id")
-    revision: str = Field(min_length=1, description="commit of the dataset repository")
+    revision: str = Field(
+        pattern=COMMIT, description="commit of the dataset repository, its 40 hexadecimal digits; no branch, no tag"
+    )
     configuration: str | None = Field(None, description="configuration name; null for the default")
     split: str = Field("train", description="split to read")
     column: str = Field("text", description="text column")
@@ -299,7 +304,9 @@ class PretrainedTokenizer(Strict):
     kind: Literal["pretrained"]
     name: str = Field(min_length=1, description="hub id or path of a local folder")
     revision: str | None = Field(
-        None, min_length=1, description="commit of the hub repository; null for a local folder"
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
     )
 
 
@@ -420,7 +427,9 @@ class TaskHub(Strict):
 
     kind: Literal["hub"]
     dataset: str = Field("THUDM/LongBench", min_length=1, description="dataset id")
-    revision: str = Field(min_length=1, description="commit of the dataset repository")
+    revision: str = Field(
+        pattern=COMMIT, description="commit of the dataset repository, its 40 hexadecimal digits; no branch, no tag"
+    )
 
 
 class LongBench(Strict):

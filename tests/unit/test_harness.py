@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -360,17 +362,65 @@ def test_the_tokenizer_that_tasks_load_names_no_code(tokenizer: Any, tmp_path: P
     assert AutoTokenizer.from_pretrained(tmp_path / "copy")("\u00e9").input_ids == [0xC3, 0xA9]
 
 
-def test_a_killed_job_goes_on_after_the_last_task(model: Any, tokenizer: Any, own: Path, tmp_path: Path) -> None:
-    settings = asked(own, "own_choose", "own_answer")
-    whole = evaluate(model, tokenizer, settings, Journal(tmp_path / "journal").of("step 2"))
-    forwards = []
-    model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    assert evaluate(model, tokenizer, settings, Journal(tmp_path / "journal").of("step 2")) == whole
-    assert not forwards
-    first, _ = (tmp_path / "journal").read_bytes().splitlines(keepends=True)
-    (tmp_path / "journal").write_bytes(first)
-    assert evaluate(model, tokenizer, settings, Journal(tmp_path / "journal").of("step 2")) == whole
-    assert forwards
+class Killed(Exception):
+    pass
+
+
+@contextmanager
+def forwards(model: Any, most: float = math.inf) -> Iterator[list[int]]:
+    """Counts the forwards; the job is killed in that after `most`."""
+    done: list[int] = []
+
+    def count(*_: Any) -> None:
+        if len(done) == most:
+            raise Killed
+        done.append(1)
+
+    hook = model.register_forward_pre_hook(count)
+    try:
+        yield done
+    finally:
+        hook.remove()
+
+
+LETTER = CHOOSE.replace("own_choose", "own_letter").replace("doc_to_choice: choices", "doc_to_choice: [a, b, c]")
+DRAW = ANSWER.replace("own_answer", "own_draw").replace("do_sample: false", "do_sample: true, temperature: 1.0")
+
+
+@pytest.mark.parametrize(
+    ("task", "killed_after", "spared", "said"),
+    [
+        ("own_choose", 7, 7, "own_choose: 7 of 11"),
+        # The three answers of an item need one forward; of the second item's, the kill below takes one.
+        ("own_letter", 2, 1, "own_letter: 6 of 12"),
+        ("own_flow", 3, 3, "own_flow: 3 of 4"),
+        # Six tokens an answer.
+        ("own_answer", 15, 12, "own_answer: 2 of 4"),
+        ("own_draw", 15, 0, "own_draw: 2 of 4"),
+    ],
+)
+def test_a_killed_job_goes_on_after_the_last_answer(
+    task: str, killed_after: int, spared: int, said: str, model: Any, tokenizer: Any, own: Path,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name, text in {"letter": LETTER + 'target_delimiter: ""\n', "draw": DRAW}.items():
+        (own / f"{name}.yaml").write_text(text.replace("DATA", str(own / "items.jsonl")))
+    settings = asked(own, task, lower_is_better=[task] if task == "own_flow" else [])
+    with forwards(model) as needed:
+        whole = evaluate(model, tokenizer, settings)
+    file = tmp_path / "journal"
+    part = Journal(file).of("step 2")
+    with forwards(model, killed_after), pytest.raises(Killed):
+        evaluate(model, tokenizer, settings, part)
+    assert part.progress() == {"done": 0, "total": 1, "unit": f"items of step 2, {said}"}
+    if task == "own_letter":
+        file.write_bytes(file.read_bytes()[:-1])
+    with forwards(model) as again:
+        assert evaluate(model, tokenizer, settings, Journal(file).of("step 2")) == whole
+    assert len(again) == len(needed) - spared
+    with forwards(model, 0):
+        assert evaluate(model, tokenizer, settings, Journal(file).of("step 2")) == whole
+    assert "requests" not in capfd.readouterr().err  # lm_eval's bars
 
 
 def test_rotary_frequencies_that_follow_the_length_are_reset(tokenizer: Any, own: Path) -> None:

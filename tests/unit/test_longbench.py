@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 import string
@@ -182,9 +183,33 @@ def test_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert result["overall"] == 87.5
     assert "no predictions for qasper" in capsys.readouterr().err
 
-    file.write_text('{"dataset": "lcc", "answers": ["x"], "length": 1}\n')
-    with pytest.raises(SystemExit, match="row 1: no field 'pred'"):
-        longbench._score_main(["--predictions", str(file), "--out", str(out)])
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"pred": ...}, "row 2: no field 'pred'; give dataset"),
+        ({"pred": None}, r"row 2: pred = null is of a wrong kind: give .* pred \(text\)"),
+        ({"answers": None}, "row 2: answers = null is of a wrong kind"),
+        ({"answers": "5"}, 'row 2: answers = "5" is of a wrong kind'),
+        ({"answers": [5]}, r"row 2: answers = \[5\] is of a wrong kind"),
+        ({"length": None}, "row 2: length = null is of a wrong kind"),
+        ({"length": "100"}, 'row 2: length = "100" is of a wrong kind'),
+        ({"dataset": 1}, "row 2: dataset = 1 is of a wrong kind"),
+        ({"all_classes": "city"}, 'row 2: all_classes = "city" is of a wrong kind'),
+        ("a text", 'row 2: "a text" is no object: give dataset'),
+        ([1], r"row 2: \[1\] is no object"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_named(second: Any, said: str, tmp_path: Path) -> None:
+    right = {"dataset": "passage_count", "pred": "5", "answers": ["5"], "length": 100}
+    wrong = second
+    if isinstance(second, dict):
+        wrong = {field: value for field, value in {**right, **second}.items() if value is not ...}
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}\n")
+    with pytest.raises(SystemExit, match=rf"predictions\.jsonl, {said}"):
+        longbench._score_main(["--predictions", str(file), "--out", str(tmp_path / "scores.json")])
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_scoring_needs_no_model_stack() -> None:
@@ -446,6 +471,31 @@ def test_stand_in_is_deterministic(documents: list[tuple[str, str]], items: dict
     assert longbench.read_items(str(folder / "longbench-e-3" / "{task}_e.jsonl"), "trec") == fewer["trec"]
 
 
+def made_source(module: int) -> str:
+    """A Python source of 8 documented functions in some 400 words, with a line of each kind."""
+    functions = "\n\n".join(
+        f"def find_{module}_{place}(table, limit):\n"
+        f'    """Finds row {place} of part {module} in a table of rows."""\n'
+        f"    # The limit of part {module} holds for row {place}\n"
+        f"    for row in table[{place} : limit + {module}]:\n"
+        f"        if row.number == {7 * module + place}:\n"
+        f"            return row.value + {module * place}\n"
+        f"    raise KeyError('no row', {module}, {place})"
+        for place in range(8)
+    )
+    head = f'"""Part {module} of the made sources."""\n\nimport part_{module}\n\n\nclass Row{module}:\n    value = 0\n'
+    return f"{head}\n\n{functions}\n"
+
+
+def test_the_stand_in_keeps_its_name_only_while_it_is_the_same() -> None:
+    built = standin.build([(f"part_{module}.py", made_source(module)) for module in range(40)], items_per_task=3)
+    said = json.dumps(built, sort_keys=True)
+    assert (longbench.protocol(STAND_IN, 128), hashlib.sha256(said.encode()).hexdigest()[:12]) == (
+        "longbench-e/stand-in-v1?items=3&max=192&new=8&prompts=2d83260f914a",
+        "6a0cd2f98d7d",
+    ), "these items are others: give the stand-in a new version (in longbench.protocol) and its digest here"
+
+
 def test_too_few_documents_are_named() -> None:
     with pytest.raises(ValueError, match="have 2 words together"):
         standin.build([("a.py", "import os")], 1)
@@ -584,3 +634,35 @@ def test_evaluate_gives_all_rows_and_keeps_predictions(model: Any, tokenizer: An
         for row in kept
     ]
     assert summarise(again)["overall"] == values["overall"]["value"]
+
+
+def test_scores_of_kept_predictions_are_those_published(
+    model: Any, tokenizer: Any, folder: Path, tmp_path: Path
+) -> None:
+    import pandas
+
+    rows, kept = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128)
+    file, out = tmp_path / "2-4.items.parquet", tmp_path / "scores.json"
+    others = [{**row, "step": 4, "prediction": "no"} for row in kept]
+    pandas.DataFrame([*({"step": 2, **row} for row in kept), *others]).to_parquet(file, index=False)
+    command = ["--predictions", str(file), "--out", str(out)]
+    longbench._score_main([*command, "--step", "2"])
+    scored = json.loads(out.read_text())
+    found = {"overall": scored["overall"], "overall-bucket-mean": scored["overall_bucket_mean"]}
+    for task, means in scored["tasks"].items():
+        found |= {task: means["all"], **{f"{task}:{bucket}": means[bucket] for bucket in scoring.BUCKETS}}
+    published = {row["task"]: row["value"] for row in rows if row["document"] is None}
+    assert found == {task: published[task] for task in found} and len(found) == 13 * 4 + 2
+    assert found["overall"] > 0
+    for step, said in {(): "several", ("--step", "3"): "step 3 is not there"}.items():
+        with pytest.raises(SystemExit, match=rf"holds the steps 2, 4 and .*{said}.*: choose one with --step"):
+            longbench._score_main([*command, *step])
+    pandas.DataFrame([{"step": 2, "response": "a"}]).to_parquet(file)
+    with pytest.raises(SystemExit, match=r"has no all_classes, length, .*: give an \*\.items\.parquet of longbench_e"):
+        longbench._score_main(command)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(SystemExit, match=r"2-4\.items\.parquet is no whole parquet file"):
+        longbench._score_main(command)
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(SystemExit, match=r"rows\.jsonl has no steps.*: leave --step out"):
+        longbench._score_main(["--predictions", str(tmp_path / "rows.jsonl"), "--out", str(out), "--step", "2"])

@@ -142,20 +142,61 @@ def test_equals_a_second_implementation(tmp_path_factory: pytest.TempPathFactory
             assert found["tasks"][task][name] == (None if value is None else pytest.approx(value, abs=1e-9))
 
 
+def answering() -> Any:
+    """A model whose next token depends on the last one alone, with a wide margin: ":5 red\\ncat(4)#y:", over and over;
+    after z comes the end, after d the newline, and where that is not allowed, b."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=260, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=1024, bos_token_id=256, eos_token_id=256, pad_token_id=256,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    said = b":5 red\ncat(4)#y:"
+    after = {token: said[0] for token in range(257)} | dict(zip(said, said[1:], strict=False))
+    after |= {ord("z"): 256, ord("b"): ord("\n")}
+    with torch.no_grad():
+        block = model.model.layers[0]
+        for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight, model.lm_head.weight):
+            weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(257, 260))
+        model.lm_head.weight[ord("b")] = 0.1
+        for token, follower in after.items():
+            model.lm_head.weight[follower, token] = 1
+    return model
+
+
 def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path) -> None:
-    """Prompts, truncation and scores of fixed texts."""
+    """Prompts, truncation and scores of fixed texts; then a fixed model's answers to fixed items, and their means."""
     from longshort.data import tokenizers
 
     tokenizer = tokenizers.load({"kind": "bytes"})
     said: list[Any] = [(task, prompt) for task, prompt in prompts.official_prompts().items()]
     said += [longbench.encode(tokenizer, "a middle that is left out", size) for size in (5, 8, 12, 99)]
+    answers = {"trec": "City", "passage_count": "5", "passage_retrieval_en": "Paragraph 5"}
     for task in prompts.TASKS:
         for text in ("The red\ncar 5", "\n#5\nred 12 City", "City of x Paragraph 5", ""):
-            answer = {"trec": "City", "passage_count": "5", "passage_retrieval_en": "Paragraph 5"}.get(task, "a red 5")
+            answer = answers.get(task, "a red 5")
             said.append(f"{longbench.score_prediction(task, text, [answer], CLASSES):.10g}")
+        items = [
+            {"input": asked, "context": context, "length": length, "answers": [answers.get(task, "5 red cat")],
+             "all_classes": [*CLASSES, "5 red"] if task == "trec" else None, "_id": f"{task}-{length}"}
+            for length, asked, context in [
+                (0, "end", "short"), (3999, "quiz", "words " * 200), (4000, "why:", "more"),
+                (7999, "so", "that " * 150), (8000, "is", "all\n"),
+            ]
+        ]  # fmt: skip
+        (tmp_path / f"{task}_e.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    chosen = {"source": {"kind": "folder", "path": str(tmp_path)}, "max_length": 800, "max_new_tokens": 40}
+    predicted = longbench.predictions(answering(), tokenizer, chosen, tmp_path)
+    assert {row["truncated"] for row in predicted} == {True, False}
+    assert {"", "b\n", "5 red\n"} <= {row["prediction"] for row in predicted}  # all ways to end before the length
+    numbers = json.dumps([predicted, longbench.summarise(predicted)])
+    said.append(json.loads(numbers, parse_float=lambda number: f"{float(number):.10g}"))
     hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": "0" * 40}
     name = longbench.protocol({"source": hub, "max_length": 4096, "max_new_tokens": None}, 128)
     assert (name, hashlib.sha256(repr(said).encode()).hexdigest()[:12]) == (
         "longbench-e/official-v1?data=000000000000&max=4096&prompts=2d83260f914a",
-        "66a219c18448",
+        "cee9603472f4",
     ), "this protocol now gives other numbers: give it a new version (in longbench.protocol) and its digest here"

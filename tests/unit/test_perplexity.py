@@ -283,6 +283,26 @@ def test_calibration_error_by_hand(tmp_path: Path) -> None:
     assert values["accuracy", 8, None] == 0.5
 
 
+def test_the_calibration_error_has_fifteen_bins(tmp_path: Path) -> None:
+    """Of no other number of bins does it have this value."""
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, 300)
+    ids = random.integers(0, 3, 300)
+
+    def said(position: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        p = torch.from_numpy(confidence)[position]
+        return torch.stack([p, *[(1 - p) / 3] * 3], dim=-1).log()
+
+    def by_hand(bins: int) -> float:
+        gaps = confidence - (ids == 0)
+        return sum(abs(gaps[(confidence * bins).astype(int) == place].sum()) for place in range(bins)) / 300
+
+    Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
+    settings = {"lengths": [300], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    found = by_key(perplexity.evaluate(FromStates(said), TOKENIZER, settings, tmp_path, 16).rows)["ece", 300, None]
+    assert [bins for bins in range(1, 100) if found == pytest.approx(by_hand(bins), abs=1e-4)] == [15]
+
+
 def test_a_killed_evaluation_goes_on_after_the_last_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_folder(tmp_path, [40, 50, 60], split="validation")
     data_folder(tmp_path, [40, 50, 60])
@@ -452,5 +472,49 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     rows = [row for row in rows if row["document"] is None or row["metric"] == "nll"]
     said = repr([(row["metric"], row["length"], row["document"], row["n"], f"{row['value']:.4g}") for row in rows])
     assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings, 16)], (
+        "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
+    )
+
+
+GOLDEN_FITTED = {
+    "ppl/prefix-v2?docs=1&lengths=600,640&temperature-docs=2": "b27c70a21602",
+    "ppl/same-targets-v2?docs=1&lengths=600,640&targets=550&temperature-docs=2": "5a88a11696af",
+    "ppl/block-v2?docs=1&lengths=600,640&tokens=1300&temperature-docs=2": "b9ea8ae6272a",
+    "ppl/sliding-v2?docs=1&lengths=600,640&stride=100&tokens=700&temperature-docs=2": "83022bcb1ca6",
+}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"kind": "prefix"},
+        {"kind": "same-targets", "targets": 550},
+        {"kind": "block", "tokens": 1300},
+        {"kind": "sliding", "stride": 100, "tokens": 700},
+    ],
+    ids=lambda chosen: chosen["kind"],
+)
+def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(chosen: dict, tmp_path: Path) -> None:
+    """Where every constant of the fit counts: of two validation documents each has more tokens than are fitted, of
+    forty more than the least number, and the last two models are best below the coldest and above the hottest."""
+    random = np.random.default_rng(0)
+    for split, count in {"test": 2, "validation": 40}.items():
+        ids = np.zeros((count, 1400), dtype=np.int64)
+        for place in range(1, 1400):
+            drawn = random.integers(0, BOS, count)
+            ids[:, place] = np.where(random.random(count) < 0.5, (7 * ids[:, place - 1] + 1) % BOS, drawn)
+        rows = {"name": [f"d{i}" for i in range(count)], "text": [""] * count, "input_ids": ids.tolist()}
+        Dataset.from_dict(rows).save_to_disk(str(tmp_path / split))
+    table = random.normal(size=(64, VOCABULARY, VOCABULARY))
+    table[:, np.arange(VOCABULARY), (7 * np.arange(VOCABULARY) + 1) % BOS] += 4
+    logits = torch.from_numpy(table)
+    settings = {"lengths": [600, 640], "documents": 1, "protocol": chosen, "temperature_documents": 2}
+    said = []
+    for documents, scale in [(2, 1.0), (40, 1.0), (2, 1e-3), (2, 1e3)]:
+        model = FromStates(lambda position, token, scale=scale: scale * logits[position % 64, token])
+        fitted = {**settings, "temperature_documents": documents}
+        rows = perplexity.evaluate(model, TOKENIZER, fitted, tmp_path, 16).rows
+        said += [(row["metric"], row["length"], f"{row['value']:.4g}") for row in rows if row["document"] is None]
+    assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == GOLDEN_FITTED[perplexity.protocol(settings, 16)], (
         "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
     )

@@ -369,11 +369,22 @@ def test_tasks_of_the_harness_are_columns(metrics: pd.DataFrame, study: dict[str
     pd.testing.assert_frame_equal(tidy[~tidy["column"].str.startswith("harness")].reset_index(drop=True), before)
 
 
-def test_two_protocols_in_a_column_are_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("metric", "length", "rule"),
+    [("symkl", 16, "misalignment"), ("perplexity", 16, "perplexity"), ("longbench_e", None, "longbench_e")],
+)
+def test_two_protocols_in_a_column_are_refused(
+    metric: str, length: int | None, rule: str, metrics: pd.DataFrame, tmp_path: Path
+) -> None:
     mixed = metrics.copy()
-    mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq("symkl") & mixed["length"].eq(16), "protocol"] = "symkl/v2"
+    at = mixed["length"].eq(length).fillna(False) if length else mixed["length"].isna()
+    mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq(metric) & at, "protocol"] = f"{metric}/v2"
     mixed.to_parquet(tmp_path / "metrics.parquet")
-    with pytest.raises(ValueError, match=r"symkl at length 16 .*'symkl/v1'.*'symkl/v2' \(twin\).*two studies"):
+    place = f"{metric} at length {length}" if length else metric
+    said = (
+        rf"{place} holds .*'{metric}/v1'.*'{metric}/v2' \(twin\).*--forcerun {rule} --config study=tiny`.*two studies"
+    )
+    with pytest.raises(ValueError, match=said):
         long_table.read(tmp_path / "metrics.parquet")
 
 

@@ -119,6 +119,19 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"model": PRETRAINED}, ["model.revision", "'some/model'", COMMIT]),
         ({"data__tokenizer": {"kind": "pretrained", "name": "some/model"}}, ["data.tokenizer.revision", COMMIT]),
         (
+            {"data__corpus": {"kind": "hub", "dataset": "some/texts", "revision": "main"}},
+            ["data.corpus.revision = 'main': must have the form ^[0-9a-f]{40}$ (commit of the", "40 hexadecimal"],
+        ),
+        (
+            {"evaluations__longbench_e": {"source": {"kind": "hub", "revision": "v1"}, "max_length": 600}},
+            ["evaluations.longbench_e.source.revision = 'v1': must have the form", "40 hexadecimal"],
+        ),
+        (
+            {"data__tokenizer": {"kind": "pretrained", "name": "some/model", "revision": "main"}},
+            ["data.tokenizer.revision = 'main': must have the form", "40 hexadecimal"],
+        ),
+        ({"model": {**PRETRAINED, "revision": "0123abc"}}, ["model.revision = '0123abc': must have", "40 hexadecimal"]),
+        (
             {"evaluations__perplexity__lengths": [256]},
             ["evaluations.perplexity.lengths", "256", "model.max_length 128"],
         ),
@@ -262,10 +275,10 @@ def test_what_has_no_effect_makes_no_other_run(config: Path) -> None:
 
 
 def test_what_is_only_checked_of_a_pretrained_model_is_no_part_of_a_run(config: Path) -> None:
-    named = {**PRETRAINED, "revision": "0123abcd"}
+    named = {**PRETRAINED, "revision": "0123abcd" * 5}
     runs = load(config, model=named).arm_runs
     assert load(config, model={**named, "layers": 4, "max_length": 256}).arm_runs == runs
-    assert load(config, model={**named, "revision": "4567abcd"}).arm_runs != runs
+    assert load(config, model={**named, "revision": "4567abcd" * 5}).arm_runs != runs
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.5, 50), (1, 99)])

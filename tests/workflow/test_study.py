@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from longshort.evaluation.prompts import TASKS
+from longshort.publish import file_digest, read_record, write_record
 from tests.conftest import TINY, edit, make_project, planned, run_snakemake
 
 
@@ -140,3 +141,23 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     assert done.returncode != 0
     logs = "".join(path.read_text() for path in project.glob("results/runs/*/training/0.log"))
     assert "holds no .safetensors file; only those are loaded" in logs
+
+
+@pytest.mark.long
+def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -> None:
+    """An arm whose numbers stand as an older version would have left them."""
+    study = {**TINY, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
+    project = make_project(tmp_path / "project", study)
+    run_snakemake(project, "all")
+    whole = metrics_of(project)
+    (numbers,) = project.glob("results/tiny/arms/baseline/seed-0/perplexity/*/2-6.parquet")
+    pandas.read_parquet(numbers).assign(protocol="ppl/prefix-v1?").to_parquet(numbers, index=False)
+    record = read_record(numbers.with_suffix(".json"))
+    write_record(numbers.with_suffix(".json"), {**record, "protocol": "ppl/prefix-v1?", "sha256": file_digest(numbers)})
+    assert run_snakemake(project, "all", check=False).returncode != 0
+    said = (project / "results/tiny/logs/tables.log").read_text()
+    assert "'ppl/prefix-v1?' (baseline)" in said
+    _, *command = re.findall(r"`snakemake (.*) --config study=tiny`", said)[0].split()
+    run_snakemake(project, "all", *command)
+    pandas.testing.assert_frame_equal(metrics_of(project), whole)
+    assert planned(project) == {}

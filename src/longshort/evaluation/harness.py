@@ -1,8 +1,8 @@
 """Tasks of lm_eval (the LM Evaluation Harness) on the model that the other evaluations load.
 
 As lm_eval does it, with its own prompts, metrics and seeds: no chat template, prompts that are too long lose their
-beginning. Rows go through the model one by one, so no number depends on what shares a batch with it. Task by task, so
-that a killed job goes on after the last finished one; groups are put together from their tasks.
+beginning. Rows go through the model one by one, so no number depends on what shares a batch with it, and the answer to
+each is kept as it comes: a killed job goes on after the last one. Groups are put together from their tasks.
 
 An entry of `tasks` is a name of lm_eval: a task, a group or a tag. "name@4096" gives the length to tasks that make
 their own data (RULER, tokens), "name@4k" to those whose data has named lengths (BABILong).
@@ -17,9 +17,10 @@ import math
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -88,7 +89,7 @@ def evaluate(
             `lower_is_better`, entries whose main metric is better when lower.
         data: not used; all evaluations have one signature.
         l_train: not used.
-        journal: keeps each task's result; those that it has are not measured again.
+        journal: keeps each task's result and each answer of the model; those that it has are not measured again.
 
     Raises:
         ValueError: a task is unknown, cannot be loaded, runs code that its model wrote, leaves no room for a prompt, or
@@ -98,7 +99,7 @@ def evaluate(
     tasks = {label: task for entry in asked for label, task in entry.tasks.items()}
     journal = journal or Journal().of("harness")
     journal.expect(len(tasks))
-    lm = _wrapped(model, tokenizer, settings["max_length"])
+    lm = _wrapped(model, tokenizer, settings["max_length"], journal)
     done: dict[str, Any] = {}
     for label, task in tasks.items():
         done[label] = journal.get(label)
@@ -258,13 +259,82 @@ def _refuse_long_answers(label: str, task: Any, max_length: int) -> None:
 # ---- one task --------------------------------------------------------------------------------------------------------
 
 
-def _wrapped(model: Any, tokenizer: Any, max_length: int) -> Any:
-    """The model as lm_eval calls it."""
+class Answers:
+    """The model's answers, each in the journal from the moment that lm_eval has it and calls its cache hook."""
+
+    def __init__(self, journal: Part) -> None:
+        self._journal = journal
+        self._task, self._done, self._total = "", 0, 0
+
+    def to(self, kind: str, requests: list[Any], ask: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        """The answers in the order of the requests (lm_eval's instances).
+
+        Args:
+            kind: lm_eval's name for what is asked, that of the model's method.
+            ask: answers those requests that the journal has no answer to.
+        """
+        keys = [_answer_key(kind, request.args) for request in requests]
+        answers = [self._journal.peek(key) for key in keys]
+        absent = [place for place, answer in enumerate(answers) if answer is None]
+        self._done, self._total = len(requests) - len(absent), len(requests)
+        if absent:
+            self._task = requests[0].task_name
+            for place, answer in zip(absent, ask([requests[place] for place in absent]), strict=True):
+                answers[place] = answer
+        # JSON has no tuples.
+        return [tuple(answer) if isinstance(answer, list) else answer for answer in answers]
+
+    def add_partial(self, kind: str, arguments: tuple[Any, ...], answer: Any) -> None:
+        """What lm_eval calls with each answer."""
+        # Drawn answers depend on those drawn before them: a resumed job draws them all again.
+        if kind != "generate_until" or not _is_drawn(arguments[1]):
+            self._journal.keep(_answer_key(kind, arguments), answer)
+        self._done += 1
+        self._journal.within(self._task, self._done, self._total)
+
+
+def _answer_key(kind: str, arguments: tuple[Any, ...]) -> str:
+    from lm_eval.api.model import hash_args
+
+    return f"answer/{hash_args(kind, arguments)}"
+
+
+def _is_drawn(generation: dict[str, Any]) -> bool:
+    """Whether an answer is a random sample, so that the same request can have another one."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return bool(normalize_gen_kwargs(generation)["do_sample"])
+
+
+def _wrapped(model: Any, tokenizer: Any, max_length: int, journal: Part) -> Any:
+    """The model as lm_eval calls it; its bars, one a call, would hide that of the journal."""
     from lm_eval.models.huggingface import HFLM
 
     from longshort.evaluation.forward import rope_depends_on_length
 
-    class Resetting(HFLM):
+    answers = Answers(journal)
+
+    class Journalled(HFLM):
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+            return answers.to("loglikelihood", requests, partial(super().loglikelihood, disable_tqdm=True))
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+            ask = partial(super().loglikelihood_rolling, disable_tqdm=True)
+
+            # lm_eval would hand over no answer before it has all of them.
+            def one_by_one(absent: list[Any]) -> list[Any]:
+                return [answer for request in absent for answer in ask([request])]
+
+            return answers.to("loglikelihood_rolling", requests, one_by_one)
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+            return answers.to("generate_until", requests, partial(super().generate_until, disable_tqdm=True))
+
+        def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **others: Any) -> list[Any]:
+            found: list[Any] = super()._loglikelihood_tokens(requests, disable_tqdm=True, **others)
+            return found
+
+    class Resetting(Journalled):
         """transformers' dynamic NTK keeps the frequencies of the longest input seen until a short one resets them."""
 
         def _model_call(self, inps: Any, **kwargs: Any) -> Any:
@@ -278,8 +348,10 @@ def _wrapped(model: Any, tokenizer: Any, max_length: int) -> Any:
                 self.model(context[:1, :1], use_cache=False)
             return super()._model_generate(context, **kwargs)
 
-    kind = Resetting if rope_depends_on_length(model) else HFLM
-    return kind(pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1)
+    kind = Resetting if rope_depends_on_length(model) else Journalled
+    lm = kind(pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1)
+    lm.set_cache_hook(answers)
+    return lm
 
 
 def _measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[str, Any]:

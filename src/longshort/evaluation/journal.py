@@ -72,6 +72,7 @@ class Part:
         self._bar: Any = None
         self._said = self._began = time.monotonic()
         self._count = self._total = 0
+        self._within = ""
 
     def expect(self, total: int) -> None:
         """How many items there will be, those that are there included."""
@@ -79,7 +80,7 @@ class Part:
         self._bar = tqdm(total=total, desc=self._prefix, file=sys.stdout, disable=not sys.stdout.isatty())
 
     def progress(self) -> dict[str, Any]:
-        return {"done": self._count, "total": self._total, "unit": f"items of {self._prefix}"}
+        return {"done": self._count, "total": self._total, "unit": f"items of {self._prefix}{self._within}"}
 
     def get(self, key: str) -> Any:
         value = self._journal.get(f"{self._prefix}/{key}")
@@ -91,14 +92,34 @@ class Part:
         self._journal.add(f"{self._prefix}/{key}", value)
         self._step()
 
+    def peek(self, key: str) -> Any:
+        """The value of a key that is a part of an item, or None; it does not count as an item."""
+        return self._journal.get(f"{self._prefix}/{key}")
+
+    def keep(self, key: str, value: Any) -> None:
+        """Adds a part of an item, which does not count as an item."""
+        self._journal.add(f"{self._prefix}/{key}", value)
+
+    def within(self, item: str, done: int, total: int) -> None:
+        """How far the item is that is being measured, in parts of it."""
+        self._within = f", {item}: {done} of {total}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._within.removeprefix(", "))
+        self._say()
+
     def _step(self) -> None:
         self._count += 1
+        self._within = ""
         if self._bar is not None:
             self._bar.update()
+        self._say()
+
+    def _say(self) -> None:
         now = time.monotonic()
         if now - self._said > SECONDS_BETWEEN_LINES and not sys.stdout.isatty():
             self._said = now
-            print(f"{self._prefix}: {self._count} of {self._total} in {now - self._began:.0f} s", flush=True)
+            done = f"{self._count} of {self._total}{self._within}"
+            print(f"{self._prefix}: {done} in {now - self._began:.0f} s", flush=True)
 
 
 def _is_whole(line: bytes) -> bool:

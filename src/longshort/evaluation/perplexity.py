@@ -98,7 +98,9 @@ def evaluate(
             `temperature_documents` how many validation documents, 0 for no temperature.
         data: a published data folder; its `test` and `validation` splits are read.
         l_train: not used; all evaluations have one signature.
-        journal: keeps each document; those that it has are not read again.
+        journal: keeps each document; those that it has are not read again. The temperatures are one item, as the hidden
+            states that they are fitted to are too large to be kept: a job killed there reads the validation documents
+            again.
 
     Raises:
         ValueError: the tokenizer has no BOS token and the protocol needs one, or there are too few documents that are

@@ -190,8 +190,16 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
             place = "" if pd.isna(length) else f" at length {length}"
             raise ValueError(
                 f"the column {metric}{place} holds two protocols, {found}, whose numbers are not comparable: "
-                "evaluate all of these arms with one protocol, or put them into two studies"
+                f"measure them all by the present one with `snakemake all --cores 2 --forcerun {_rule_of(metric)} "
+                f"--config study={metrics['study'].iloc[0]}`, or put these arms into two studies"
             )
+
+
+def _rule_of(metric: str) -> str:
+    """The rule of the workflow that measures a metric."""
+    if metric.startswith(("harness", "longbench_e")):
+        return metric.split(":")[0]
+    return "misalignment" if metric.startswith(("sce", "entropy_floor", "symkl")) else "perplexity"
 
 
 def equal_arms(study: dict[str, Any]) -> list[list[str]]:
