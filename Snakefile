@@ -2,13 +2,12 @@ import os
 import sys
 from pathlib import Path
 
-from longshort import driver, resolve
+from longshort import driver, resolve, stale
 from longshort.identity import PLANNED, code_hash, source_as_planned
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
-here = str(Path(sys.executable).parent)
 os.environ.update(
-    PATH=os.pathsep.join([here, *os.get_exec_path()]),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
@@ -16,6 +15,7 @@ os.environ.update(
 os.environ.setdefault(PLANNED, source_as_planned())
 
 STUDY = resolve.load(config.get("study", "demo"))
+stale.refuse_unnoticed(STUDY)
 
 
 wildcard_constraints:

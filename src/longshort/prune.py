@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longshort import resolve
-from longshort.publish import read_json
+from longshort.publish import read_json, read_record
 from longshort.study import StudyError
 
 RESULTS, WORK = Path("results"), Path("work")
@@ -27,6 +27,7 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
 
     Raises:
         StudyError: a study's configuration is wrong: what it needs is not known, so nothing is called unneeded.
+        Altered: a record was edited or cut: what it names is not known.
     """
     studies = {
         path.stem: set(resolve.load(path.stem, config).texts) for path in sorted((config / "studies").glob("*.yaml"))
@@ -64,7 +65,7 @@ def _work_of(results: Path) -> set[str]:
     """The folders of checkpoints that a run's records name, and of a training that has not ended: it will go on."""
     names: set[str] = set()
     for record in results.glob("training/*.json"):
-        said = read_json(record)
+        said = read_record(record)
         names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
     for beat in results.glob("training/*.heartbeat"):
         names |= {read_json(beat).get("run_id")} - {None}
