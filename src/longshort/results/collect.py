@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas
 
+from longshort.identity import refuse_changed_code
 from longshort.publish import file_digest, read_json, read_record, write_atomic
 from longshort.results.long_table import BASE, BASE_SEED
 
@@ -131,7 +132,10 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
     parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
+    if arguments.code:
+        refuse_changed_code(arguments.code, "longshort.results.collect")
     study = read_json(arguments.study)
     frame = collect(study, arguments.results)
     write_atomic(arguments.out, frame.to_parquet(index=False))
