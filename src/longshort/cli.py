@@ -141,8 +141,20 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="delete all that no study needs")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list only, whatever is named")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="the records of results that other code made, so that they are made anew")
+    ] = False,
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
+    if stale:
+        records = _or_exit(pruning.stale_records)
+        typer.echo("\n".join(f"{record}: {why}" for record, why in records.items()))
+        typer.echo(f"{len(records)} results that other code than the present one made")
+        if records and not dry_run and (yes or typer.confirm(f"Delete these {len(records)} records?")):
+            for record in records:
+                Path(record).unlink()
+            typer.echo("deleted; snakemake makes them anew")
+        return
     found = _or_exit(pruning.kept)
     unneeded = [folder for folder in found if not folder.needed_by]
     for study in sorted({study for folder in found for study in folder.needed_by}):

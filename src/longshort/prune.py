@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from longshort import resolve
+from longshort import resolve, stale
 from longshort.publish import read_json, read_record
 from longshort.study import StudyError
 
@@ -43,6 +43,17 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         if folder.is_dir() and folder.name not in ("evaluations", "drivers") and not (folder / "owner.json").exists():
             found.append(Kept(folder, _size(folder), needed_work.get(folder.name, [])))
     return found
+
+
+def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
+    """The records that a study needs and other code than the present one made, each with the reason.
+
+    Raises:
+        StudyError: a study's configuration is wrong.
+        Altered: a record was edited or cut.
+    """
+    studies = (resolve.load(path.stem, config) for path in sorted((config / "studies").glob("*.yaml")))
+    return {record: why for study in studies for record, why in stale.found(study)}
 
 
 def remove(names: list[str], found: list[Kept]) -> None:

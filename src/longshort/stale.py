@@ -11,7 +11,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from longshort.publish import read_record
+from longshort.publish import Altered, read_record
 from longshort.resolve import ResolvedStudy
 from longshort.study import StudyError
 
@@ -38,36 +38,41 @@ def refuse(study: ResolvedStudy, concerns: Callable[[str], bool]) -> None:
         StudyError: some are not of the present code, or were altered; it names them.
     """
     try:
-        found = list(_stale(study, concerns))
-    except ValueError as error:
+        stale = [f"{record}: {why}" for record, why in found(study, concerns)]
+    except Altered as error:
         raise StudyError(str(error)) from None
-    if found:
-        rest = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        shown = "".join(f"\n  {line}" for line in found[:SHOWN] + rest)
+    if stale:
+        rest = [f"and {len(stale) - SHOWN} more"] if len(stale) > SHOWN else []
+        shown = "".join(f"\n  {line}" for line in stale[:SHOWN] + rest)
         raise StudyError(
-            f"study {study.name}: {len(found)} results are not of the present code, and snakemake would take them for "
-            f"up to date, as its own record of them, below .snakemake, is gone or says otherwise:{shown}\n"
-            "Delete them and run snakemake again, which makes them anew; or bring .snakemake along from where "
-            "they were made; or, where the change leaves results as they are, declare it with `longshort accept`"
+            f"study {study.name}: {len(stale)} results are not of the present code, and snakemake would keep them, as "
+            f"its own record of them, below .snakemake, is gone or says otherwise:{shown}\n"
+            "Delete them (`longshort prune --stale`) and run snakemake again, which makes them anew; or bring "
+            ".snakemake along from where they were made; or, where the change leaves results as they are, declare it "
+            "with `longshort accept`"
         )
 
 
-def _stale(study: ResolvedStudy, concerns: Callable[[str], bool]) -> Iterator[str]:
-    """Each record that is not of the present code, and why."""
+def found(study: ResolvedStudy, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
+    """The records of a study that are not of the present code, and why.
+
+    Raises:
+        Altered: a record was edited or cut.
+    """
     for run, codes in study.codes().items():
         training = study.record(run)
         if concerns(training) and os.path.exists(training):
             made = read_record(Path(training))["code"]
             if made != codes["training"]:
-                yield f"{training}: code {made}, now {codes['training']}"
+                yield training, f"code {made}, now {codes['training']}"
         for metric in study.evaluations:
             record = study.evaluation_record(metric, run)
             if concerns(record) and os.path.exists(record):
                 said = read_record(Path(record))
                 if said["code"] != codes[metric]:
-                    yield f"{record}: code {said['code']}, now {codes[metric]}"
+                    yield record, f"code {said['code']}, now {codes[metric]}"
                 elif os.path.exists(training) and said["run_id"] != (now := read_record(Path(training))["run_id"]):
-                    yield f"{record}: it measured the training {said['run_id']}, now {now}"
+                    yield record, f"it measured the training {said['run_id']}, now {now}"
 
 
 def _name_in_engine(path: str) -> str:
