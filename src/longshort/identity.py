@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -232,12 +233,16 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
 
 def source_as_planned() -> str:
     """The hash of every module that a job may ask for, as the plan knows it, for the environment variable PLANNED."""
-    words = []
+    words = [f"python={_python()}"]
     for path in sorted(SOURCE.rglob("*.py")):
         name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
         if name not in OUTSIDE:
             words.append(f"{name}={_tree_hash(path)}")
     return " ".join(words)
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) -> str:
@@ -247,10 +252,16 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
     variable PLANNED comes from the process that planned.
 
     Raises:
-        SystemExit: the source is not the one that was planned, which the result's name would deny.
+        SystemExit: the source is not the one that was planned, which the result's name would deny; or the Python is
+            another one, so that it cannot be known.
     """
     now = modules(entry, chosen)
     before = dict(word.split("=") for word in os.environ.get(PLANNED, "").split())
+    if before.get("python", _python()) != _python():
+        raise SystemExit(
+            f"this job runs with Python {_python()} and was planned with {before['python']}, which writes other syntax "
+            "trees, so the code cannot be compared: run snakemake with the Python of the job's environment"
+        )
     changed = changed_modules({name: before.get(name, "") for name in now}, now) if before else []
     current = code_hash(entry, chosen)
     accepted = any(a["stage"] == entry and (a["from"], a["to"]) == (planned, current) for a in accepted_changes())

@@ -143,6 +143,15 @@ def test_cut_or_edited_acceptances_are_named(tmp_path: Path, text: str) -> None:
         identity.accepted_changes(tmp_path / "accepted.json")
 
 
+def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(identity.PLANNED, identity.source_as_planned())
+    code = identity.code_hash(resolve.TRAINING)
+    assert identity.refuse_changed_code(code, resolve.TRAINING) == code
+    monkeypatch.setattr(identity, "_python", lambda: "3.99")
+    with pytest.raises(SystemExit, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
+        identity.refuse_changed_code(code, resolve.TRAINING)
+
+
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:
     with pytest.raises(SystemExit, match="changed after this job was planned"):
         identity.refuse_changed_code("0" * 16, "longshort.training.trainer")
