@@ -11,11 +11,11 @@ os.environ.update(
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
-# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
-os.environ.setdefault(PLANNED, source_as_planned())
-
 STUDY = resolve.load(config.get("study", "demo"))
-stale.refuse_unnoticed(STUDY)
+# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
+if PLANNED not in os.environ:
+    stale.refuse_unnoticed(STUDY)
+    os.environ[PLANNED] = source_as_planned()
 
 
 wildcard_constraints:
