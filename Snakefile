@@ -2,20 +2,20 @@ import os
 import sys
 from pathlib import Path
 
-from longshort import driver, resolve
+from longshort import driver, resolve, stale
 from longshort.identity import PLANNED, code_hash, source_as_planned
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
-here = str(Path(sys.executable).parent)
 os.environ.update(
-    PATH=os.pathsep.join([here, *os.get_exec_path()]),
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
-# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
-os.environ.setdefault(PLANNED, source_as_planned())
-
 STUDY = resolve.load(config.get("study", "demo"))
+# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
+if PLANNED not in os.environ:
+    stale.refuse_unnoticed(STUDY)
+    os.environ[PLANNED] = source_as_planned()
 
 
 wildcard_constraints:
@@ -35,4 +35,5 @@ include: "workflow/handlers.smk"
 rule all:
     default_target: True
     input:
+        STUDY.published(),  # else the engine misses one only where the tables are made again
         STUDY.targets(),

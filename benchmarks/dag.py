@@ -34,6 +34,7 @@ import yaml
 from side_by_side import Seconds, alternate, arguments, ratio, report
 
 from longshort import resolve
+from longshort.publish import write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = "benchmark"
@@ -82,7 +83,7 @@ ruleorder: base > train
 
 rule all:
     default_target: True
-    input: TABLES, PLOTS
+    input: PUBLISHED, TABLES, PLOTS
 
 
 rule specification:
@@ -226,6 +227,8 @@ class Planned:
             path = done.folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        for file, record in records(self.folder).items():
+            write_record(done.folder / file, record)
         done.snakemake("--touch", "--forceall", "all", "--cores", "1")
         said = done.plan()
         assert "Nothing to be done" in said and "missing metadata" not in said, said[-3000:]
@@ -235,6 +238,19 @@ class Planned:
 
 def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def records(project: Path) -> dict[str, dict[str, str]]:
+    """What the results of a study say of themselves, as far as its plan reads it; none in the bare folder."""
+    if not (project / "config").exists():
+        return {}
+    study = resolve.load(STUDY, project / "config")
+    found = {}
+    for run, codes in study.codes().items():
+        found[study.record(run)] = {"code": codes["training"], "run_id": run}
+        for metric in study.evaluations:
+            found[study.evaluation_record(metric, run)] = {"code": codes[metric], "run_id": run}
+    return found
 
 
 def jobs(plan: str) -> set[tuple[str, frozenset[str], frozenset[str]]]:

@@ -33,7 +33,7 @@ from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import sole_owner
-from longshort.training import checkpoints, launch, trainer
+from longshort.training import launch, log, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 UNCOUNTED = 2  # steps at the start of every training
@@ -89,7 +89,7 @@ def trained(folder: Path, shape: dict[str, Any], zero: str) -> list[float]:
     }
     with contextlib.redirect_stdout(io.StringIO()), sole_owner(work) as owner:
         trainer.train({**job, "owner": owner.token})
-    rows = [json.loads(line) for line in (work / checkpoints.LOG).read_text().splitlines()]
+    rows = [json.loads(line) for line in (work / log.NAME).read_text().splitlines()]
     return [row["tokens_per_second"] for row in rows[UNCOUNTED:]]
 
 

@@ -1,23 +1,20 @@
 """`longshort accept`: a person declares that a change of the code leaves the results of finished runs as they are.
 
-The runs of an arm, and the base that they start from, keep the code that they were made with; reason, time and both
-hashes stand in results/accepted.json and in the notes of the tables. A changed parameter has another run and is never
-accepted.
+The results of an arm, and those of the base that it starts from, keep the code that they were made with; reason, time
+and both hashes stand in results/accepted.json and in the notes of the tables. A changed parameter, an evaluation's too,
+and an added checkpoint have other results and are never accepted.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from longshort.identity import ACCEPTED, accepted_changes, changed_modules, code_hash, modules
-from longshort.publish import read_json, write_json
+from longshort.publish import Altered, read_record, write_json
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.study import StudyError
-
-RUNS = Path("results/runs")
 
 
 def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:
@@ -33,7 +30,7 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
         raise StudyError(f"{where}: give a reason with --because: it stands in the tables' notes")
     changes: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in [study.base, *study.arm_runs[arm].values()]:
-        for stage, record in _records(study, run, where):
+        for stage, path, record in _records(study, run, where):
             chosen = study.runs[run].modules if stage == TRAINING else ()
             now = code_hash(stage, chosen)
             if record["code"] == now:
@@ -43,21 +40,25 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
                 {
                     "arm": arm,
                     "runs": [],
+                    "records": [],
                     "stage": stage,
                     "from": record["code"],
                     "to": now,
-                    "modules": changed_modules(record.get("modules", {}), modules(stage, chosen)),
+                    "modules": changed_modules(record["modules"], modules(stage, chosen)),
                     "because": because.strip(),
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 },
             )
-            change["runs"].append(run)
+            if run not in change["runs"]:
+                change["runs"].append(run)
+            change["records"].append(str(path))
     known = accepted_changes()
     new = [
         change
         for change in changes.values()
         if not any(
-            all(old[key] == change[key] for key in ("stage", "from", "to")) and set(change["runs"]) <= set(old["runs"])
+            all(old[key] == change[key] for key in ("stage", "from", "to"))
+            and set(change["records"]) <= set(old["records"])
             for old in known
         )
     ]
@@ -67,11 +68,10 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
     return new
 
 
-def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, dict[str, Any]]]:
-    """Stage and record of every finished result of a run that the study needs."""
+def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Stage, path and content of the record of every finished result of a run that the study needs."""
     paths = [(TRAINING, Path(study.record(run)))]
-    for metric, (identity, _) in study.evaluations.items():
-        paths.append((EVALUATIONS[metric], RUNS / run / metric / identity / f"{study.steps_of(run)}.json"))
+    paths += [(EVALUATIONS[metric], Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
     found = []
     for stage, path in paths:
         if not path.exists():
@@ -80,7 +80,7 @@ def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, dict
                 "run it, or take the change of its parameters back"
             )
         try:
-            found.append((stage, read_json(path)))
-        except (ValueError, json.JSONDecodeError) as error:
+            found.append((stage, path, read_record(path)))
+        except Altered as error:
             raise StudyError(f"{where}: {error}") from None
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from longshort import accept as acceptance
 from longshort import cost, resolve, trace
 from longshort import plan as plans
 from longshort import prune as pruning
-from longshort.publish import in_words, read_json
+from longshort.publish import Altered, in_words, read_json
 from longshort.study import StudyError
 
 Result = TypeVar("Result")
@@ -64,11 +65,11 @@ def plan(
     throughput: Annotated[
         float, typer.Option(min=1.0, help="operations per second of a device, where no finished run tells")
     ] = cost.THROUGHPUT,
-    budget: Annotated[str, typer.Option(help="refuse above so many device-hours, e.g. 200h")] = "",
+    budget: Annotated[str | None, typer.Option(help="refuse above so many device-hours, e.g. 200h")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
     """Say what would run, why, and what it would cost; nothing runs."""
-    limit = _hours(budget)
+    limit = _hours(budget) if budget is not None else None
     made = _or_exit(lambda: plans.make(_load(study), target, jobs, throughput))
     assert made.cost is not None
     typer.echo(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
@@ -140,8 +141,20 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="delete all that no study needs")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list only, whatever is named")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="the records of results that other code made, so that they are made anew")
+    ] = False,
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
+    if stale:
+        records = _or_exit(pruning.stale_records)
+        typer.echo("\n".join(f"{record}: {why}" for record, why in records.items()))
+        typer.echo(f"{len(records)} results that other code than the present one made")
+        if records and not dry_run and (yes or typer.confirm(f"Delete these {len(records)} records?")):
+            for record in records:
+                Path(record).unlink()
+            typer.echo("deleted; snakemake makes them anew")
+        return
     found = _or_exit(pruning.kept)
     unneeded = [folder for folder in found if not folder.needed_by]
     for study in sorted({study for folder in found for study in folder.needed_by}):
@@ -232,17 +245,18 @@ def _load(study: str) -> resolve.ResolvedStudy:
 def _or_exit(work: Callable[[], Result]) -> Result:
     try:
         return work()
-    except StudyError as error:
+    except (StudyError, Altered) as error:
         raise SystemExit(str(error)) from None
 
 
-def _hours(text: str) -> float | None:
-    if not text:
-        return None
+def _hours(text: str) -> float:
     try:
-        return float(text.removesuffix("h"))
+        hours = float(text.removesuffix("h"))
     except ValueError:
-        raise SystemExit(f"--budget {text!r}: give device-hours, such as 200h") from None
+        hours = math.nan
+    if not hours >= 0:  # nan neither
+        raise SystemExit(f"--budget {text!r}: give device-hours, such as 200h")
+    return hours
 
 
 def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort.publish import read_json
+from longshort.identity import dumps
+from longshort.publish import read_json, read_record, write_json
 from longshort.resolve import ResolvedStudy
+from longshort.resuming import Resuming
 
 RUNS = Path("results/runs")
 # Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.
@@ -46,31 +48,69 @@ class Cost:
     sources: list[str] = field(default_factory=list)
 
 
-def estimate(study: ResolvedStudy, work: list[Work], jobs_at_once: int, throughput: float = THROUGHPUT) -> Cost:
-    """The cost of planned work.
+def seconds_of(
+    study: ResolvedStudy, work: list[Work], throughput: float = THROUGHPUT, data_anew: bool = False
+) -> dict[Work, tuple[float, str]]:
+    """How long each planned job takes, and how that is known.
 
     Args:
         throughput: operations per second and device, used where no finished run tells.
+        data_anew: whether the corpus is prepared again, so that no training can count on its checkpoints.
+
+    Raises:
+        Altered: the record of the corpus or of the base was edited or cut.
     """
-    finished = _finished_trainings()
+    return _seconds_of(_Known(study, work, data_anew), work, throughput)
+
+
+def estimate(
+    study: ResolvedStudy,
+    work: list[Work],
+    jobs_at_once: int,
+    throughput: float = THROUGHPUT,
+    data_anew: bool = False,
+) -> Cost:
+    """The cost of planned work; arguments and errors are those of seconds_of."""
+    known = _Known(study, work, data_anew)
     seconds: dict[Work, float] = {}
     sources: dict[str, set[str]] = {}
-    device_seconds = storage = 0.0
-    for one in work:
-        if one.rule == "train":
-            seconds[one], source = _training_seconds(study, one, finished, throughput)
-            devices = _processes(study, one.run)
-            bytes_each, of = _checkpoint_bytes(study, finished)
-            storage += bytes_each * len(one.steps.split("-"))
-            sources.setdefault(of, set()).add("storage")
-        else:
-            seconds[one], source = _evaluation_seconds(study, one, throughput)
-            devices = 1
-        device_seconds += seconds[one] * devices
+    device_seconds = 0.0
+    for one, (took, source) in _seconds_of(known, work, throughput).items():
+        seconds[one] = took
+        device_seconds += took * (_processes(study, one.run) if one.rule == "train" else 1)
         sources.setdefault(source, set()).add("training" if one.rule == "train" else one.rule)
+    storage = 0.0
+    if new := sum(len(known.missing(one)) for one in work if one.rule == "train"):
+        each, of = _checkpoint_bytes(study, known.finished)
+        storage = new * each
+        sources.setdefault(of, set()).add("storage")
     wall = _wall_seconds(study, seconds, jobs_at_once)
     said = [f"{', '.join(sorted(of))}: {source}" for source, of in sources.items()]
     return Cost(device_seconds / 3600, wall, storage, jobs_at_once, said)
+
+
+def write_down(study: ResolvedStudy) -> None:
+    """Keeps what each job of a study was expected to take when it was first asked for, in device-seconds, for the report:
+    results/<study>/planned.json. Jobs that are done, or written down already, are left as they are.
+
+    Raises:
+        Altered: as seconds_of.
+    """
+    path = Path("results") / study.name / "planned.json"
+    known = read_json(path) if path.exists() else {}
+    work = {}
+    for run in study.runs:
+        steps = study.steps_of(run)
+        stages = {"training": "train", **{metric: metric for metric in study.evaluations}}
+        for stage, rule in stages.items():
+            place = stage if stage == "training" else f"{stage}/{study.evaluations[stage][0]}"
+            if f"{run}/{stage}/{steps}" not in known and not (RUNS / run / place / f"{steps}.json").exists():
+                work[Work(rule, run, steps)] = f"{run}/{stage}/{steps}"
+    for one, (seconds, source) in seconds_of(study, list(work)).items():
+        devices = _processes(study, one.run) if one.rule == "train" else 1
+        known[work[one]] = {"seconds": seconds * devices, "source": source}
+    if work:
+        write_json(path, known)
 
 
 def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once: int) -> float:
@@ -89,26 +129,56 @@ def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once
     return max(places)
 
 
+class _Known:
+    """What finished work tells, read once for all planned jobs."""
+
+    def __init__(self, study: ResolvedStudy, work: list[Work], data_anew: bool) -> None:
+        self.study = study
+        self.resuming = Resuming(study, {one.run for one in work if one.rule == "train"}, data_anew)
+        self.finished = _finished_trainings()
+        each: dict[str, list[float]] = {}
+        for spec, record in self.finished:
+            spent = record["spent"]
+            each.setdefault(_kind(spec), []).append(spent["seconds"] / (spent["steps"] * _tokens_per_step(spec)))
+        # Kind of training -> seconds a token, and of how many trainings that is the median.
+        self.trainings = {kind: (statistics.median(some), len(some)) for kind, some in each.items()}
+        # Metric -> seconds a checkpoint, and of how many evaluations that is the median.
+        self.evaluations: dict[str, tuple[float, int]] = {}
+        for metric in {one.rule for one in work} - {"train"}:
+            if measured := _finished_evaluations(metric, study.evaluations[metric][0]):
+                self.evaluations[metric] = statistics.median(measured), len(measured)
+
+    def pieces(self, one: Work) -> list[tuple[int, list[int]]]:
+        spec = self.study.runs[one.run]
+        return self.resuming.pieces(one.run, [int(step) for step in one.steps.split("-")]) if spec.training else []
+
+    def missing(self, one: Work) -> list[int]:
+        """The checkpoints that a training would write."""
+        return [step for _, steps in self.pieces(one) for step in steps]
+
+
+def _seconds_of(known: _Known, work: list[Work], throughput: float) -> dict[Work, tuple[float, str]]:
+    found = {}
+    for one in work:
+        estimated = _training_seconds if one.rule == "train" else _evaluation_seconds
+        found[one] = estimated(known, one, throughput)
+    return found
+
+
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
-def _training_seconds(
-    study: ResolvedStudy, one: Work, finished: list[tuple[dict[str, Any], dict[str, Any]]], throughput: float
-) -> tuple[float, str]:
+def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:
+    study = known.study
     spec = json.loads(study.texts[one.run])
     if not spec.get("training"):
         return JOB_START, "a pretrained base is only read"
-    steps = max(int(step) for step in one.steps.split("-"))
-    there = [step for step in _checkpoints_there(one.run) if step < steps]
-    missing = steps - max(there, default=0)
+    missing = sum(max(targets) - resume for resume, targets in known.pieces(one))
+    if not missing:
+        return JOB_START, "its checkpoints are there, it is only published"
     tokens = missing * _tokens_per_step(spec)
-    alike = [
-        record["seconds"] / (record["trained"] * _tokens_per_step(other))
-        for other, record in finished
-        if _alike(spec, other)
-    ]
-    if alike:
-        return statistics.median(alike) * tokens, f"from {len(alike)} finished trainings of this model"
+    if alike := known.trainings.get(_kind(spec)):
+        return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
     operations = 6 * _weights(study)[0] * tokens
     computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
     return JOB_START + computing, _counted(study, throughput)
@@ -128,36 +198,24 @@ def _tokens_per_step(spec: dict[str, Any]) -> int:
     return tokens
 
 
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a token costs the same in both: model, length, processes, precision."""
-    keys = ("architecture", "pretrained", "base", "length")
-    training = ("processes", "nodes", "precision", "deepspeed")
-    return all(one.get(key) == other.get(key) for key in keys) and all(
-        one["training"].get(key) == other["training"].get(key) for key in training
-    )
+def _kind(spec: dict[str, Any]) -> str:
+    """What a token's cost depends on: model, length, processes, precision."""
+    training = {key: spec["training"].get(key) for key in ("processes", "nodes", "precision")}
+    kind = {key: spec.get(key) for key in ("architecture", "pretrained", "base", "length", "deepspeed")}
+    return dumps({**kind, "training": training})
 
 
 def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Specification and record of every training that took time."""
+    """Specification and record of every training that took time; one that cannot be read tells nothing."""
     found = []
     for path in sorted(RUNS.glob("*/training/*.json")):
         try:
-            record, spec = read_json(path), read_json(path.parents[1] / "spec.json")
+            record, spec = read_record(path), read_json(path.parents[1] / "spec.json")
         except (OSError, ValueError):
             continue
-        if record.get("trained") and spec.get("training"):
+        if (record.get("spent") or {}).get("steps"):
             found.append((spec, record))
     return found
-
-
-def _checkpoints_there(run: str) -> list[int]:
-    """Steps that an earlier training of this run left, as far as their folders still exist."""
-    steps = []
-    for path in (RUNS / run / "training").glob("*.json"):
-        for step, checkpoint in read_json(path).get("checkpoints", {}).items():
-            if Path(checkpoint["path"]).is_dir():
-                steps.append(int(step))
-    return steps
 
 
 def _processes(study: ResolvedStudy, run: str) -> int:
@@ -200,17 +258,23 @@ def _weights(study: ResolvedStudy) -> tuple[float, str]:
 # ---- evaluations -----------------------------------------------------------------------------------------------------
 
 
-def _evaluation_seconds(study: ResolvedStudy, one: Work, throughput: float) -> tuple[float, str]:
-    identity, evaluation = study.evaluations[one.rule]
-    checkpoints = len(one.steps.split("-"))
-    measured = []
-    for path in RUNS.glob(f"*/{one.rule}/{identity}/*.json"):
+def _finished_evaluations(metric: str, identity: str) -> list[float]:
+    """Seconds a checkpoint of every evaluation with these settings; one that cannot be read tells nothing."""
+    found = []
+    for path in RUNS.glob(f"*/{metric}/{identity}/*.json"):
         try:
-            measured.append(read_json(path)["seconds"] / len(path.stem.split("-")))
-        except (OSError, ValueError, KeyError):
+            found.append(read_record(path)["seconds"] / len(path.stem.split("-")))
+        except (OSError, ValueError):
             continue
-    if measured:
-        return statistics.median(measured) * checkpoints, f"from {len(measured)} finished evaluations"
+    return found
+
+
+def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:
+    study = known.study
+    evaluation = study.evaluations[one.rule][1]
+    checkpoints = len(one.steps.split("-"))
+    if measured := known.evaluations.get(one.rule):
+        return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
     settings: Any = evaluation.settings
     if one.rule == "perplexity":
         tokens = settings.documents * sum(settings.lengths)

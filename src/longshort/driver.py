@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort import fetch, hub, ownership, slurm
+from longshort import cost, fetch, hub, ownership, slurm
 from longshort.resolve import ResolvedStudy
 from longshort.resources import SITE_FILE, VARIABLES
 
@@ -44,6 +44,10 @@ def start(study: ResolvedStudy) -> None:
         ) from None
     atexit.register(held.close)
     clear_orphans(study)
+    try:
+        cost.write_down(study)
+    except (OSError, ValueError) as error:  # a report without an estimate is better than no study
+        print(f"what the jobs are expected to take is not written down: {error}", flush=True)
     # What the engine's plugin asks SLURM for, it asks through these.
     os.environ["PATH"] = os.pathsep.join([str(PROGRAMS.resolve()), *os.get_exec_path()])
 

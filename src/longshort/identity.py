@@ -9,6 +9,8 @@ import ast
 import hashlib
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +36,11 @@ OUTSIDE = {
     "longshort.identity",
     "longshort.provenance",
     "longshort.publish",
+    # They run jobs, or say how far one is.
+    "longshort.heartbeat",
+    "longshort.interruption",
+    "longshort.ownership",
+    "longshort.slurm",
 }
 
 
@@ -64,6 +71,23 @@ def canonical(model: BaseModel) -> dict[str, Any]:
 def spec_id(model: BaseModel) -> str:
     """The hash of the canonical specification: the name of a run, a corpus or an evaluation."""
     return digest(dumps(canonical(model)))
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """A specification that a stage was given.
+
+    Raises:
+        SystemExit: it is not the one that its folder is named by; a folder with another kind of name promises none.
+    """
+    remedy = "it was edited or cut by hand; delete it and run snakemake again, or change the study in config/"
+    try:
+        spec: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise SystemExit(f"{path} is no valid JSON ({error}): {remedy}") from None
+    name = path.absolute().parent.name
+    if re.fullmatch("[0-9a-f]{16}", name) and digest(dumps(spec)) != name:
+        raise SystemExit(f"{path} is not the specification {name} that its folder is named by: {remedy}")
+    return spec
 
 
 def _mark(field: FieldInfo) -> dict[str, Any]:
@@ -184,19 +208,41 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
-    """What `longshort accept` recorded: {arm, runs, stage, from, to, modules, because, time} each."""
+    """What `longshort accept` recorded: {arm, runs, records, stage, from, to, modules, because, time} each.
+
+    Raises:
+        ValueError: the file was cut or edited.
+    """
     path = path or ACCEPTED
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        changes: list[dict[str, Any]] = json.loads(path.read_text())
+        if not isinstance(changes, list):
+            raise TypeError("it is no list")
+        for change in changes:
+            for key in ("arm", "runs", "records", "stage", "from", "to", "modules", "because", "time"):
+                change[key]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not what `longshort accept` wrote ({type(error).__name__}: {error}): it was edited or cut; "
+            "restore it, or delete it and accept again what it held"
+        ) from None
+    return changes
 
 
 def source_as_planned() -> str:
     """The hash of every module that a job may ask for, as the plan knows it, for the environment variable PLANNED."""
-    words = []
+    words = [f"python={_python()}"]
     for path in sorted(SOURCE.rglob("*.py")):
         name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
         if name not in OUTSIDE:
             words.append(f"{name}={_tree_hash(path)}")
     return " ".join(words)
+
+
+def _python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) -> str:
@@ -206,10 +252,16 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
     variable PLANNED comes from the process that planned.
 
     Raises:
-        SystemExit: the source is not the one that was planned, which the result's name would deny.
+        SystemExit: the source is not the one that was planned, which the result's name would deny; or the Python is
+            another one, so that it cannot be known.
     """
     now = modules(entry, chosen)
     before = dict(word.split("=") for word in os.environ.get(PLANNED, "").split())
+    if before.get("python", _python()) != _python():
+        raise SystemExit(
+            f"this job runs with Python {_python()} and was planned with {before['python']}, which writes other syntax "
+            "trees, so the code cannot be compared: run snakemake with the Python of the job's environment"
+        )
     changed = changed_modules({name: before.get(name, "") for name in now}, now) if before else []
     current = code_hash(entry, chosen)
     accepted = any(a["stage"] == entry and (a["from"], a["to"]) == (planned, current) for a in accepted_changes())

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort import cost
+from longshort import cost, stale
 from longshort.identity import changed_modules, modules, trajectory
-from longshort.publish import read_json
+from longshort.publish import read_json, read_record
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.resuming import Resuming
 from longshort.study import StudyError
 
 BASE = "(base)"
@@ -38,9 +39,11 @@ class Job(NamedTuple):
 
 @dataclass
 class Plan:
-    """What a study still needs. why: arm -> reasons; jobs: arm -> rule -> number of jobs; others: the rest."""
+    """What a study, or one target of it, still needs. why: arm -> reasons; jobs: arm -> rule -> number of jobs, of runs
+    that no arm before it has; others: the rest; stays: arms without a job, known where the target is all."""
 
     study: str
+    target: str = "all"
     why: dict[str, list[str]] = field(default_factory=dict)
     jobs: dict[str, dict[str, int]] = field(default_factory=dict)
     others: dict[str, int] = field(default_factory=dict)
@@ -52,29 +55,43 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
     """The plan of a study.
 
     Raises:
-        StudyError: the engine refuses to plan; its own words.
+        StudyError: the engine refuses to plan, in its own words; or results are not of the present code, and it would
+            keep them.
+        Altered: a file that the plan reads was edited or cut.
     """
     jobs = dry_run(study.name, target)
+    if target == "all":
+        made_again = {str(job.record) for job in jobs if job.record}
+        stale.refuse(study, lambda record: record not in made_again)
     path = Path("results") / study.name / "study.json"
     before = read_json(path) if path.exists() else None
-    plan = Plan(study.name)
+    plan = Plan(study.name, target)
     by_run: dict[str, list[Job]] = {}
     for job in jobs:
         if job.run:
             by_run.setdefault(job.run, []).append(job)
     rules = Counter(job.rule for job in jobs if not job.run)
     plan.others = {rule: count for rule, count in rules.items() if rule not in ("all", "specification")}
+    trained = {run for run, some in by_run.items() if any(job.rule == "train" for job in some)}
+    asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
+    first: dict[str, str] = {}
     for arm, runs in {BASE: {0: study.base}, **study.arm_runs}.items():
         needed = {seed: run for seed, run in runs.items() if run in by_run}
         if not needed:
-            plan.stays.append(arm)
+            if target == "all":
+                plan.stays.append(arm)
             continue
-        reasons = [_why(study, before, arm, seed, run, by_run, plan.others) for seed, run in needed.items()]
-        plan.why[arm] = list(dict.fromkeys(reason for some in reasons for reason in some))
-        counts = Counter(job.rule for run in set(needed.values()) for job in by_run[run])
+        reasons, counts = [], Counter[str]()
+        for seed, run in needed.items():
+            if (same := first.setdefault(run, arm)) != arm:
+                reasons.append(f"the same run as {same}")
+                continue
+            reasons += _why(asked, arm, seed, run)
+            counts.update(job.rule for job in by_run[run])
+        plan.why[arm] = list(dict.fromkeys(reasons))
         plan.jobs[arm] = {rule: counts[rule] for rule in ("train", *EVALUATIONS) if counts[rule]}
     work = [cost.Work(job.rule, run, str(job.steps)) for run, some in by_run.items() for job in some]
-    plan.cost = cost.estimate(study, work, jobs_at_once, throughput)
+    plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
 
 
@@ -83,10 +100,11 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
 
 def dry_run(study: str, target: str = "all") -> list[Job]:
     """The jobs that the engine would run for a target."""
-    command = [sys.executable, "-m", "snakemake", target, "--dry-run", "--config", f"study={study}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # What a killed job left is made again, as the next run of the engine will be told to.
+    command = [sys.executable, "-m", "snakemake", target, "--dry-run", "--rerun-incomplete"]
+    done = subprocess.run([*command, "--config", f"study={study}"], capture_output=True, text=True)
     if done.returncode:
-        raise StudyError(f"snakemake cannot plan {target}:\n{done.stderr.strip() or done.stdout.strip()}")
+        raise StudyError(f"snakemake cannot plan {target}:\n{_error(done.stderr) or _error(done.stdout)}")
     jobs = []
     for block in re.split(r"\n(?=\[)", done.stdout + done.stderr):
         rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
@@ -94,6 +112,12 @@ def dry_run(study: str, target: str = "all") -> list[Job]:
             said = dict(re.findall(r"^    (\w+): (.*)$", block, re.MULTILINE))
             jobs.append(_job(rule[1], said))
     return jobs
+
+
+def _error(output: str) -> str:
+    """The engine's own error, without what it says before of its host and its progress."""
+    error = re.search(r"^\w*(Error|Exception)\b.*", output, re.MULTILINE | re.DOTALL)
+    return (error[0] if error else output).strip()
 
 
 def _job(rule: str, said: dict[str, str]) -> Job:
@@ -107,38 +131,51 @@ def _job(rule: str, said: dict[str, str]) -> Job:
 # ---- why -------------------------------------------------------------------------------------------------------------
 
 
-def _why(
-    study: ResolvedStudy,
-    before: dict[str, Any] | None,
-    arm: str,
-    seed: int,
-    run: str,
-    by_run: dict[str, list[Job]],
-    others: dict[str, int],
-) -> list[str]:
+class Asked(NamedTuple):
+    """What the reasons are found from: the study now and at the last run, and the planned jobs."""
+
+    study: ResolvedStudy
+    before: dict[str, Any] | None
+    by_run: dict[str, list[Job]]
+    resuming: Resuming
+    data_anew: bool
+
+
+def _why(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
     """The reasons of one run's jobs. Of a training that reruns, its evaluations are a consequence."""
-    training = next((job for job in by_run[run] if job.rule == "train"), None)
+    study = asked.study
+    training = next((job for job in asked.by_run[run] if job.rule == "train"), None)
     if training is None:
-        return [reason for job in by_run[run] for reason in _why_measured(study, before, job)]
+        return [reason for job in asked.by_run[run] for reason in _why_measured(study, asked.before, job)]
     assert training.record is not None
+    again = _why_again(asked, run, training.record)
     if training.record.exists():
-        changed = _changed(training.record, modules(TRAINING, study.runs[run].modules))
-        if changed:
-            return [f"{', '.join(changed)} changed"]
-        if "data" in others:
-            return ["the corpus is prepared again"]
-        if run != study.base and study.base in by_run:
-            return ["its base is trained again"]
-        return [f"the engine says: {training.reason}"]
+        return again or [f"the engine says: {training.reason}"]
     if trained := _steps_of_records(training.record.parent):
         wanted = {int(step) for step in str(training.steps).split("-")}
         new = sorted(wanted - trained)
-        return [f"checkpoint {', '.join(map(str, new))} is new" if new else "the checkpoints asked for are others"]
-    return _why_new(study, before, arm, seed, run)
+        said = f"checkpoint {', '.join(map(str, new))} is new" if new else "the checkpoints asked for are others"
+        return [said, *again]
+    return _why_new(asked, arm, seed, run)
 
 
-def _why_new(study: ResolvedStudy, before: dict[str, Any] | None, arm: str, seed: int, run: str) -> list[str]:
+def _why_again(asked: Asked, run: str, record: Path) -> list[str]:
+    """Why a run that was trained before is trained from the start."""
+    records = [record] if record.exists() else sorted(record.parent.glob("*.json"))
+    code, now = asked.study.training_code(run), modules(TRAINING, asked.study.runs[run].modules)
+    changed = {name: None for path in records for name in _changed(path, code, now)}
+    if changed:
+        return [f"{', '.join(changed)} changed"]
+    if asked.data_anew:
+        return ["the corpus is prepared again"]
+    if run != asked.study.base and asked.study.base in asked.resuming.trained:
+        return ["its base is trained again"]
+    return []
+
+
+def _why_new(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
     """A run that was never trained: what of the settings is new."""
+    study, before = asked.study, asked.before
     if before is None:
         return ["not trained yet"]
     then = {some["name"]: some for some in before["arms"]}
@@ -152,12 +189,13 @@ def _why_new(study: ResolvedStudy, before: dict[str, Any] | None, arm: str, seed
     if then[arm]["runs"][str(seed)] == run:
         return ["not finished yet"]
     said = shared + differences(then[arm].get("settings", {}), study.settings[arm])
-    said += _continues(then[arm]["runs"][str(seed)], study, run)
+    said += _continues(then[arm]["runs"][str(seed)], asked, run)
     return said or _differing_alpha(then[arm]["runs"][str(seed)], study, run) or ["another base"]
 
 
-def _continues(old: str, study: ResolvedStudy, run: str) -> list[str]:
+def _continues(old: str, asked: Asked, run: str) -> list[str]:
     """Where the last step is another one: whether the training goes on from the old one's checkpoints."""
+    study = asked.study
     path = RUNS / old / "spec.json"
     if not path.exists():
         return []
@@ -165,7 +203,10 @@ def _continues(old: str, study: ResolvedStudy, run: str) -> list[str]:
     if then.get("training", {}).get("steps") == now.get("training", {}).get("steps"):
         return []
     if trajectory(then) == trajectory(now):
-        return ["it goes on from the checkpoints that are there"]
+        resumed = max((step for step, _ in asked.resuming.pieces(run, sorted(study.study.checkpoints))), default=0)
+        if resumed:
+            return [f"it goes on from the checkpoint of step {resumed}"]
+        return ["it starts anew: no checkpoint of the present code, corpus and base is there to go on from"]
     return ["it starts anew: a schedule of its learning rate or alpha ends at the last step, or more has changed"]
 
 
@@ -189,7 +230,8 @@ def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: Job)
     """An evaluation whose training stays."""
     assert job.record is not None
     if job.record.exists():
-        changed = _changed(job.record, modules(EVALUATIONS[job.rule]))
+        code = study.evaluation_code(job.rule, str(job.run))
+        changed = _changed(job.record, code, modules(EVALUATIONS[job.rule]))
         return [f"{', '.join(changed)} changed" if changed else f"{job.rule}: the engine says: {job.reason}"]
     if before is None or job.rule not in before["evaluations"]:
         return [f"{job.rule} is new" if before else f"{job.rule}: not measured yet"]
@@ -218,11 +260,10 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _changed(record: Path, now: dict[str, str]) -> list[str]:
-    try:
-        return changed_modules(read_json(record).get("modules", {}), now)
-    except ValueError:
-        return []
+def _changed(record: Path, code: str, now: dict[str, str]) -> list[str]:
+    """The modules that differ from those that a result was made by, where that was not the code that makes it now."""
+    made = read_record(record)
+    return [] if made["code"] == code else changed_modules(made["modules"], now)
 
 
 def _steps_of_records(folder: Path) -> set[int]:
@@ -243,6 +284,8 @@ def text(plan: Plan) -> str:
     assert plan.cost is not None
     total = sum(sum(jobs.values()) for jobs in plan.jobs.values())
     if not total and not plan.others:
+        if plan.target != "all":
+            return f"study {plan.study}: nothing to do for {plan.target}"
         return f"study {plan.study}: nothing to do, every result is up to date"
     lines = [f"study {plan.study}"]
     grouped: dict[tuple[tuple[str, ...], tuple[tuple[str, int], ...]], list[str]] = {}
@@ -250,6 +293,9 @@ def text(plan: Plan) -> str:
         grouped.setdefault((tuple(said), tuple(plan.jobs[arm].items())), []).append(arm)
     for (reasons, jobs), arms in grouped.items():
         counted = ", ".join(f"{count} {rule}" for rule, count in jobs)
+        if not jobs:  # its runs stand with another arm
+            lines += ["", *(f"  {arm}: {', '.join(reasons)}" for arm in arms)]
+            continue
         lines += ["", f"  {', '.join(arms)}: {counted}{' each' if len(arms) > 1 else ''}"]
         lines += [f"      {reason}" for reason in reasons]
     if plan.others:

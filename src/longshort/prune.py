@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from longshort import resolve
-from longshort.publish import read_json
+from longshort import resolve, stale
+from longshort.publish import read_json, read_record
 from longshort.study import StudyError
 
 RESULTS, WORK = Path("results"), Path("work")
@@ -27,6 +27,7 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
 
     Raises:
         StudyError: a study's configuration is wrong: what it needs is not known, so nothing is called unneeded.
+        Altered: a record was edited or cut: what it names is not known.
     """
     studies = {
         path.stem: set(resolve.load(path.stem, config).texts) for path in sorted((config / "studies").glob("*.yaml"))
@@ -42,6 +43,17 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         if folder.is_dir() and folder.name not in ("evaluations", "drivers") and not (folder / "owner.json").exists():
             found.append(Kept(folder, _size(folder), needed_work.get(folder.name, [])))
     return found
+
+
+def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
+    """The records that a study needs and other code than the present one made, each with the reason.
+
+    Raises:
+        StudyError: a study's configuration is wrong.
+        Altered: a record was edited or cut.
+    """
+    studies = (resolve.load(path.stem, config) for path in sorted((config / "studies").glob("*.yaml")))
+    return {record: why for study in studies for record, why in stale.found(study)}
 
 
 def remove(names: list[str], found: list[Kept]) -> None:
@@ -64,7 +76,7 @@ def _work_of(results: Path) -> set[str]:
     """The folders of checkpoints that a run's records name, and of a training that has not ended: it will go on."""
     names: set[str] = set()
     for record in results.glob("training/*.json"):
-        said = read_json(record)
+        said = read_record(record)
         names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
     for beat in results.glob("training/*.heartbeat"):
         names |= {read_json(beat).get("run_id")} - {None}

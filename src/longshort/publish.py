@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+
+class Altered(ValueError):
+    """A published file was edited or cut by hand; says which one, and what to do."""
+
+
 # A shared file system may show a file of another node late: NFS keeps for up to a minute what a folder held.
 LATE = 60.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -66,10 +71,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        Altered: it is no JSON.
+    """
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run again") from error
+        raise Altered(f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run again") from error
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -81,11 +91,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """What write_record wrote.
 
     Raises:
-        ValueError: it was edited or cut since.
+        Altered: it was edited or cut since.
     """
     record = read_json(path)
     if not isinstance(record, dict) or record.pop("seal", None) != _seal(record):
-        raise ValueError(f"{path} is not the record that was published; delete it and run snakemake again")
+        raise Altered(f"{path} is not the record that was published; delete it and run snakemake again")
     return record
 
 

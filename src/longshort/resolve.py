@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel
@@ -42,6 +42,7 @@ from longshort.study import (
     TwoViews,
 )
 
+Read = TypeVar("Read")
 CONFIG = Path("config")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
@@ -89,16 +90,20 @@ class ResolvedStudy:
         """The file that says how a run's training ended."""
         return f"results/runs/{run}/training/{self.steps_of(run)}.json"
 
+    def evaluation_record(self, metric: str, run: str) -> str:
+        """The file that says how an evaluation of a run was made."""
+        return f"results/runs/{run}/{metric}/{self.evaluations[metric][0]}/{self.steps_of(run)}.json"
+
     def base_record(self, run: str) -> list[str]:
         """The record of the run that this one starts from; none for the base itself."""
         base = self.runs[run].base
         return [self.record(base)] if base else []
 
     def training_code(self, run: str) -> str:
-        return self._accepted(run, TRAINING, code_hash(TRAINING, self.runs[run].modules))
+        return self._accepted(self.record(run), code_hash(TRAINING, self.runs[run].modules))
 
     def evaluation_code(self, metric: str, run: str) -> str:
-        return self._accepted(run, EVALUATIONS[metric], code_hash(EVALUATIONS[metric]))
+        return self._accepted(self.evaluation_record(metric, run), code_hash(EVALUATIONS[metric]))
 
     def evaluation_codes(self, metric: str) -> str | Callable[[Any], str]:
         """The code of a metric's jobs: one for all runs or, where a change was accepted for some, a function of a job's
@@ -115,10 +120,10 @@ class ResolvedStudy:
             for run in self.runs
         }
 
-    def _accepted(self, run: str, stage: str, code: str) -> str:
-        """The code that the run's results were made with, where a person declared that `code` would give the same."""
+    def _accepted(self, record: str, code: str) -> str:
+        """The code that a result was made with, where a person declared that `code` would give the same."""
         for change in self.accepted:
-            if change["stage"] == stage and change["to"] == code and run in change["runs"]:
+            if change["to"] == code and record in change["records"]:
                 return str(change["from"])
         return code
 
@@ -562,14 +567,14 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         tables,
         texts,
         {"study": _study_settings(study), **arm_settings},
-        accepted_changes(),
-        _site(),
+        _or_study_error(accepted_changes),
+        _or_study_error(resources.site),
     )
 
 
-def _site() -> resources.Site:
+def _or_study_error(read: Callable[[], Read]) -> Read:
     try:
-        return resources.site()
+        return read()
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from longshort.publish import file_digest, read_json
+from longshort.publish import Altered, file_digest, read_json, read_record
 from longshort.study import StudyError
 
 RESULTS = Path("results")
@@ -16,12 +16,13 @@ def of_file(path: Path) -> dict[str, Any]:
 
     Raises:
         StudyError: no such file, or none that a stage published.
+        Altered: its record was cut.
     """
     if not path.exists():
         raise StudyError(f"{path} does not exist; give a file of results/, or TABLE ROW COLUMN")
     # Arms are links to runs: the run's own folder names it.
     path = path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path.resolve()
-    record_path = path if path.suffix == ".json" else path.with_suffix(".json")
+    record_path = path.with_name(path.name.removesuffix(".items.parquet")).with_suffix(".json")
     folder = next((parent for parent in path.parents if parent.parent.name in ("runs", "data")), None)
     if folder is None or not record_path.exists() or record_path.name == "spec.json":
         raise StudyError(
@@ -30,7 +31,7 @@ def of_file(path: Path) -> dict[str, Any]:
         )
     record = read_json(record_path)
     if "code" not in record:
-        raise StudyError(f"{record_path} names no code: it was made by an older version; run snakemake again")
+        raise StudyError(f"{record_path} names no code: give the record of a corpus, a training or an evaluation")
     machine = record.get("machine", {})
     said = {
         "result": str(path),
@@ -45,10 +46,17 @@ def of_file(path: Path) -> dict[str, Any]:
         "machine": f"{machine.get('host')} ({machine.get('processor')})",
         "job": machine.get("job") or "none (no scheduler)",
         "finished": record.get("finished", ""),
-        "log": str(record_path.with_suffix(".log")),
+        "log": str(folder / "prepare.log" if folder.parent.name == "data" else record_path.with_suffix(".log")),
     }
-    stated = record.get("sha256") or (record.get("log") or {}).get("sha256")
-    numbers = record_path.with_suffix(".parquet")
+    try:
+        read_record(record_path)
+    except Altered:
+        said["record"] = f"{record_path} WAS ALTERED since it was published: what stands here may be wrong"
+    if path.name.endswith(".items.parquet"):
+        numbers, stated = path, record.get("items_sha256")
+    else:
+        numbers = record_path.with_suffix(".parquet")
+        stated = record.get("sha256") or (record.get("log") or {}).get("sha256")
     if stated and numbers.exists():
         said["file"] = "as published" if file_digest(numbers) == stated else f"{numbers} WAS ALTERED since"
     return said
@@ -58,10 +66,8 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     """Where a cell of a table comes from: one entry a seed, with its value.
 
     Raises:
-        StudyError: no such table, row or column; it names what there is.
+        StudyError: no such table, row, column or step; it names what there is.
     """
-    import pandas
-
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of
     from longshort.results.long_table import BASE, BASE_SEED
@@ -77,11 +83,15 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     of_table = columns_of(summary, tables.kind_of(chosen))
     columns = {name: some for some in of_table if some.compared for name in (some.key, some.header)}
     if column not in columns:
-        raise StudyError(f"table {table} has no column {column!r}; it has {', '.join(c.key for c in columns.values())}")
+        known = dict.fromkeys(some.key for some in columns.values())
+        raise StudyError(f"table {table} has no column {column!r}; it has {', '.join(known)}")
     rows = [BASE, *chosen["arms"]] if table == "main" else chosen["arms"]
     if row not in rows:
         raise StudyError(f"table {table} has no row {row!r}; it has {', '.join(rows)}")
-    step = 0 if row == BASE else step or max(summary["checkpoints"])
+    steps_there = [0] if row == BASE else summary["checkpoints"]
+    step = max(steps_there) if step is None else step
+    if step not in steps_there:
+        raise StudyError(f"row {row} has no step {step}; it has {', '.join(map(str, steps_there))}")
     metrics = long_table.read(folder / "metrics.parquet")
     shown = columns[column]
     behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
@@ -90,11 +100,18 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     metric = long_table.evaluation_of(columns[column].metric)
     found = []
     for seed, run in runs[row].items():
-        values = long_table.by_seed(behind, row, step, [int(seed)])
         steps = str(summary["base_steps"]) if row == BASE else summary["steps_key"]
         numbers = RESULTS / "runs" / run / metric / summary["evaluations"][metric]["id"] / f"{steps}.parquet"
-        value = next((v for v in pandas.Series(values).tolist()), float("nan"))
-        found.append({"number": f"{row}, {column}, step {step}, seed {seed}: {value:.6g}", **of_file(numbers)})
+        chosen_rows = behind["arm"].eq(row) & behind["step"].eq(step) & behind["seed"].eq(int(seed))
+        there = behind[chosen_rows].to_dict("records")
+        value = f"{there[0]['value']:.6g}" if there else "not there"
+        said = {"number": f"{row}, {column}, step {step}, seed {seed}: {value}", **of_file(numbers)}
+        if there and (there[0]["run_id"], there[0]["code"]) != (said["run id"], said["code"]):
+            said["but"] = (
+                f"the number is of run id {there[0]['run_id']} and code {there[0]['code']}: what stands here was made "
+                "after it; run snakemake again"
+            )
+        found.append(said)
     return found
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pandas
 import pytest
 
 from tests.conftest import edit, edit_study, planned, run_snakemake
+from tests.contract.common import RESULTS
 
 ARMS = ("baseline", "constant", "ratio", "hidden+output", "step-linear")
 
@@ -38,6 +41,14 @@ def cell(project: Path, arm: str, column: str) -> float:
     return float(table[(table["arm"] == arm) & (table["column"] == column)].sort_values("step")["mean"].iloc[-1])
 
 
+def each(*why: str) -> dict[str, list[str]]:
+    """The same reasons for every arm; ratio has no run of its own."""
+    return {**dict.fromkeys(ARMS, [*why]), "ratio": ["the same run as constant"]}
+
+
+NUMBER = ("main", "constant", "PPL 32")
+PERPLEXITY = {"lengths": [16, 32], "documents": 3}
+LONGER = "evaluations.perplexity.lengths [16, 32] -> [16, 32, 64]"
 EVALUATED = {"perplexity": 1, "misalignment": 1, "longbench_e": 1}
 
 
@@ -65,24 +76,20 @@ def test_a_parameter_is_named_with_both_values_and_the_rest_stays(finished_copy:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"seeds": [0, 1]}, dict.fromkeys(ARMS, ["new seed 1"])),
+        ({"seeds": [0, 1]}, each("new seed 1")),
         ({"arms": [*ARMS, "hidden"]}, {"hidden": ["new arm"]}),
-        ({"checkpoints": [2, 4, 6]}, dict.fromkeys(ARMS, ["checkpoint 4 is new"])),
+        ({"checkpoints": [2, 4, 6]}, each("checkpoint 4 is new")),
         (
             {"training__steps": 8, "checkpoints": [2, 6, 8]},
-            dict.fromkeys(
-                ARMS,
-                [
-                    "training.steps 6 -> 8",
-                    "it starts anew: a schedule of its learning rate or alpha ends at the last step, "
-                    "or more has changed",
-                ],
+            each(
+                "training.steps 6 -> 8",
+                "it starts anew: a schedule of its learning rate or alpha ends at the last step, or more has changed",
             ),
         ),
-        ({"training__weight_decay": 0.5}, dict.fromkeys(ARMS, ["training.weight_decay 0 -> 0.5"])),
+        ({"training__weight_decay": 0.5}, each("training.weight_decay 0 -> 0.5")),
         (
             {"evaluations__perplexity__lengths": [16, 32, 64]},
-            dict.fromkeys(["(base)", *ARMS], ["evaluations.perplexity.lengths [16, 32] -> [16, 32, 64]"]),
+            {"(base)": [LONGER], **each(LONGER)},
         ),
     ],
     ids=["seed", "arm", "checkpoint", "last-step", "training", "evaluation"],
@@ -99,13 +106,13 @@ def test_what_is_new_is_said(finished_copy: Path, change: dict, why: dict) -> No
             "src/longshort/alignment/objective.py",
             "import torch\n",
             "import abc\nimport torch\n",
-            dict.fromkeys(["(base)", *ARMS], ["alignment/objective.py changed"]),
+            {"(base)": ["alignment/objective.py changed"], **each("alignment/objective.py changed")},
         ),
         (
             "src/longshort/evaluation/misalignment.py",
             "import torch\n",
             "import abc\nimport torch\n",
-            dict.fromkeys(["(base)", *ARMS], ["evaluation/misalignment.py changed"]),
+            {"(base)": ["evaluation/misalignment.py changed"], **each("evaluation/misalignment.py changed")},
         ),
         (
             "src/longshort/alignment/schedules.py",
@@ -126,6 +133,88 @@ def test_a_budget_is_kept(finished_copy: Path) -> None:
     assert longshort(finished_copy, "plan", "--study", "tiny", "--budget", "100h").returncode == 0
     refused = longshort(finished_copy, "plan", "--study", "tiny", "--budget", "0.0001h", check=False)
     assert refused.returncode != 0 and "more than the budget of 0.0001" in refused.stderr
+    for wrong in ("", "nan", "-1h", "200 hours"):
+        refused = longshort(finished_copy, "plan", "--study", "tiny", f"--budget={wrong}", check=False)
+        assert refused.returncode != 0 and f"--budget {wrong!r}: give device-hours" in refused.stderr
+
+
+def test_a_run_of_two_arms_is_counted_once(finished_copy: Path) -> None:
+    edit_study(finished_copy, training__weight_decay=0.5)
+    said = longshort(finished_copy, "plan", "--study", "tiny").stdout
+    counts = [line for line in said.splitlines() if "1 train" in line]
+    assert "\n  ratio: the same run as constant\n" in said and len(counts) == 1 and "ratio" not in counts[0]
+
+
+def test_of_one_target_nothing_is_said_of_the_others(finished_copy: Path) -> None:
+    edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
+    assert longshort(finished_copy, "plan", "results/tiny/study.json", "--study", "tiny").stdout == (
+        "study tiny: nothing to do for results/tiny/study.json\n"
+    )
+    numbers = next((finished_copy / "results/tiny/arms/constant/seed-0").resolve().glob("misalignment/*/2-6.parquet"))
+    said = longshort(finished_copy, "plan", str(numbers.relative_to(finished_copy)), "--study", "tiny").stdout
+    assert "  constant: 1 misalignment\n" in said and "stays" not in said
+    refused = longshort(finished_copy, "plan", "nonsense", "--study", "tiny", check=False)
+    assert refused.stderr.startswith("snakemake cannot plan nonsense:\nMissingRuleException")
+
+
+def test_what_a_killed_job_left_is_planned(finished_copy: Path) -> None:
+    record = next(finished_copy.glob("results/runs/*/perplexity/*/2-6.json"))
+    name = urlsafe_b64encode(str(record.relative_to(finished_copy)).encode()).decode()
+    (finished_copy / ".snakemake/incomplete" / name).write_text("{}")
+    assert sum(jobs.get("perplexity", 0) for jobs in plan(finished_copy)["jobs"].values()) == 1
+
+
+@pytest.mark.long
+def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_copy: Path) -> None:
+    edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
+    edit_study(finished_copy, training__learning_rate_schedule="constant")
+    run_snakemake(finished_copy, "all")
+    edit_study(finished_copy, training__steps=8, checkpoints=[2, 6, 8])
+    steps = "training.steps 6 -> 8"
+    goes_on, anew = (
+        "it goes on from the checkpoint of step 6",
+        "it starts anew: no checkpoint of the present code, corpus and base is there to go on from",
+    )
+    assert plan(finished_copy)["why"]["baseline"] == [steps, goes_on]
+    module = "src/longshort/alignment/objective.py"
+    edit(finished_copy, module, "import torch\n", "import abc\nimport torch\n")
+    assert plan(finished_copy)["why"]["baseline"] == [steps, anew]
+    edit(finished_copy, module, "import abc\nimport torch\n", "import torch\n")
+    shutil.rmtree(finished_copy / "work")
+    assert plan(finished_copy)["why"]["baseline"] == [steps, anew]
+
+
+@pytest.mark.long
+def test_an_edit_that_was_run_and_taken_back_costs_nothing(finished_copy: Path) -> None:
+    edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
+    run_snakemake(finished_copy, "all")
+    edit_study(finished_copy, training__weight_decay=0.5)
+    run_snakemake(finished_copy, "all")
+    edit_study(finished_copy, training__weight_decay=0.0)
+    assert planned(finished_copy) == RESULTS
+    assert not plan(finished_copy)["jobs"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "commands"),
+    [
+        ("results/accepted.json", [["plan", "--study", "tiny"], ["prune"]]),
+        ("results/tiny/study.json", [["plan", "--study", "tiny"], ["why", "main", "constant", "PPL 32"]]),
+        ("results/runs/*/training/2-6.json", [["plan", "--study", "tiny"], ["prune"]]),
+    ],
+)
+def test_a_file_that_was_cut_is_named(finished_copy: Path, pattern: str, commands: list[list[str]]) -> None:
+    accepted = finished_copy / "results/accepted.json"
+    accepted.write_text("[{}]")
+    path = next(finished_copy.glob(pattern))
+    if path != accepted:
+        accepted.unlink()
+    path.write_text(path.read_text()[:-3])
+    for command in commands:
+        study = ["--study", "tiny"] if command[0] == "why" else []
+        done = longshort(finished_copy, *command, *study, check=False)
+        assert done.returncode != 0 and "Traceback" not in done.stderr
+        assert str(path.relative_to(finished_copy)) in done.stderr
 
 
 def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy: Path) -> None:
@@ -166,9 +255,30 @@ def test_why_leads_from_a_number_to_what_made_it(finished_copy: Path) -> None:
     numbers = finished_copy / entry["result"]
     numbers.write_bytes(numbers.read_bytes()[:-1] + b"?")
     assert "WAS ALTERED" in longshort(finished_copy, "why", entry["result"]).stdout
+    record = numbers.with_suffix(".json")
+    record.write_text(record.read_text().replace('"host"', '"guest"'))
+    assert "WAS ALTERED since it was published" in longshort(finished_copy, "why", entry["result"]).stdout
+    items = next(
+        (finished_copy / "results/tiny/arms/constant/seed-0").resolve().glob("longbench_e/*/2-6.items.parquet")
+    )
+    assert "as published" in longshort(finished_copy, "why", str(items)).stdout
+    manifest = next(finished_copy.glob("results/data/*/manifest.json"))
+    assert "/prepare.log" in longshort(finished_copy, "why", str(manifest)).stdout
+    for step in ("0", "4"):
+        said = longshort(finished_copy, "why", *NUMBER, "--study", "tiny", "--step", step, check=False)
+        assert said.returncode != 0 and f"row constant has no step {step}; it has 2, 6" in said.stderr
     for wrong in (["main", "constant", "PPL 7"], ["main", "nobody", "PPL 32"], ["config/arms.yaml"], ["nowhere"]):
         done = longshort(finished_copy, "why", *wrong, "--study", "tiny", check=False)
         assert done.returncode != 0 and ("has no" in done.stderr or "give" in done.stderr)
+
+
+def test_a_number_of_an_earlier_run_is_not_taken_for_one_of_the_present(finished_copy: Path) -> None:
+    metrics = finished_copy / "results/tiny/metrics.parquet"
+    rows = pandas.read_parquet(metrics)
+    rows.loc[rows["arm"].eq("constant"), "run_id"] = "0" * 16
+    rows.to_parquet(metrics, index=False)
+    said = longshort(finished_copy, "why", *NUMBER, "--study", "tiny").stdout
+    assert f"the number is of run id {'0' * 16}" in said and "run snakemake again" in said
 
 
 def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Path) -> None:

@@ -107,6 +107,15 @@ def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None
     assert "Nothing to be done" in run_snakemake(finished_copy, "all", *on_a_cluster).stdout
 
 
+def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
+    """It computes no number."""
+    names = ("training/__main__", "training/launch", "training/worker", "driver", "plan", "cost")
+    for module in (*names, "heartbeat", "ownership", "interruption", "slurm"):
+        with (finished_copy / f"src/longshort/{module}.py").open("a") as file:
+            file.write("\nimport abc\n")
+    assert planned(finished_copy) == {}
+
+
 # ---- code ------------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +131,9 @@ def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None
         ("alignment/divergences/js", {}),  # no arm uses it
         ("alignment/objective", {**runs(5), **AFTER}),
         ("alignment/schedules", {}),  # what counts are its values
+        ("evaluation/longbench", {"longbench_e": 5, **AFTER}),
         ("training/trainer", {**runs(5), **AFTER}),
+        ("training/log", {**runs(5), **AFTER}),
         ("models/load", {**runs(5), **AFTER}),
         ("data/__main__", {"data": 1, "longbench_stand_in": 1, **runs(5), **AFTER}),
     ],

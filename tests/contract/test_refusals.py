@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,30 @@ def test_results_cut_or_edited_by_hand_are_refused_by_name(
     # It advises to delete it and to run again.
     path.unlink()
     run_snakemake(finished_copy, "metrics")
+
+
+def test_an_edited_specification_is_refused_by_name(finished_copy: Path) -> None:
+    run = (finished_copy / "results/tiny/arms/constant/seed-0").resolve().relative_to(finished_copy)
+    edit(finished_copy, f"{run}/spec.json", '"learning_rate": 0.01', '"learning_rate": 0.02')
+    record = f"{run}/training/2-6.json"
+    assert run_snakemake(finished_copy, record, "--force", check=False).returncode != 0
+    log = (finished_copy / record).with_suffix(".log").read_text()
+    assert f"{run}/spec.json is not the specification {run.name} that its folder is named by" in log
+    (finished_copy / run / "spec.json").unlink()
+    run_snakemake(finished_copy, record)
+
+
+def test_an_altered_corpus_is_refused_by_name(finished_copy: Path) -> None:
+    shard = next(finished_copy.glob("results/data/*/test/*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    shutil.rmtree(finished_copy / "work/evaluations")  # what is finished is found, and reads no corpus
+    run = (finished_copy / "results/tiny/arms/constant/seed-0").resolve()
+    numbers = next(run.glob("perplexity/*/2-6.parquet")).relative_to(finished_copy)
+    assert run_snakemake(finished_copy, str(numbers), "--force", check=False).returncode != 0
+    log = (finished_copy / numbers).with_suffix(".log").read_text()
+    assert f"test/{shard.name} is not the file that was written; delete " in log and "manifest.json" in log
 
 
 def test_source_edited_after_the_plan_is_refused_by_name(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.conftest import TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
-from tests.contract.common import RESULTS, files, reverse_ages
+from tests.contract.common import AFTER, RESULTS, files, reverse_ages
 
 # As `training from step 2 to 4` in the log of a training.
 TRAINED = re.compile(r"training from step (\d+) to (\d+)")
@@ -135,19 +135,24 @@ def test_other_items_are_measured_anew(finished_copy: Path) -> None:
 
 @pytest.mark.long
 def test_one_byte_of_a_training_document_trains_anew(project: Path) -> None:
-    """One of a test document does not: what is trained on is the same."""
+    """One of a test document does not: what is trained on is the same. Measured is anew what either was changed for."""
+    edit_study(project, arms=["baseline"], evaluations={"perplexity": TINY["evaluations"]["perplexity"]})
 
-    def change(split: str) -> list[tuple[int, int]]:
+    def change(split: str) -> list[list[tuple[int, int]]]:
+        """The steps that the base and the arm trained."""
         sources = json.loads(next(project.glob("results/data/*/sources.json")).read_text())
         document = project / "corpus" / sorted(sources[split])[0]
         content = document.read_bytes()
         document.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        assert planned(project)["data"] == 1
-        return train(project, "base")[2]
+        assert planned(project) == {"data": 1, "train": 2, "perplexity": 2, **AFTER}
+        run_snakemake(project, "all")
+        measured = [path.read_text() for path in project.glob("results/runs/*/perplexity/*/*.log")]
+        assert len(measured) == 2 and all("numbers in" in log and "found finished" not in log for log in measured)
+        return [published(record_of(project, arm))[2] for arm in ("base", "baseline")]
 
-    assert train(project, "base")[2] == [(0, 4)]
-    assert change("test") == []
-    assert change("train") == [(0, 4)]
+    run_snakemake(project, "all")
+    assert change("test") == [[], []]
+    assert change("train") == [[(0, 4)], [(0, 6)]]
 
 
 def test_an_arm_that_is_taken_out_loses_no_results(finished_copy: Path) -> None:

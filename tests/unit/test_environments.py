@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longshort.identity import OUTSIDE, SOURCE, closure
+from longshort import identity
 from tests.conftest import ROOT
 
 STAGES = {
@@ -45,14 +45,22 @@ def environment(stage: str) -> dict[str, str]:
     return pins(listed)
 
 
+def reached(entry: str) -> set[str]:
+    """The modules that an entry imports, those outside of the code identity too; of the study only its meaning."""
+    found, waiting = set(), [f"longshort.{entry}"]
+    while waiting:
+        module = waiting.pop()
+        if module not in found and module not in {"longshort.study", "longshort.resolve", "longshort.mistakes"}:
+            found.add(module)
+            waiting += identity._imports(module, identity.SOURCE)
+    return found
+
+
 def imported(entries: list[str]) -> set[str]:
     """The packages that the modules behind the entries import."""
-    modules = {module for entry in entries for module in closure(f"longshort.{entry}")}
     names: set[str] = set()
-    for module in modules | OUTSIDE - {"longshort.study", "longshort.resolve", "longshort.mistakes"}:
-        path = SOURCE.joinpath(*module.split(".")[1:])
-        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-        for node in ast.walk(ast.parse(text)):
+    for module in {module for entry in entries for module in reached(entry)}:
+        for node in ast.walk(ast.parse(identity._file(module, identity.SOURCE).read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field
 
-from longshort import identity
+from longshort import identity, resolve
 
 
 class Old(BaseModel):
@@ -104,6 +104,52 @@ def test_divergences_are_no_part_of_the_trainers_own_closure() -> None:
     assert "longshort.alignment.objective" in trainer and "longshort.data.windows" in trainer
     assert not [m for m in trainer if m.startswith(("longshort.alignment.divergences.", "longshort.results"))]
     assert not {"longshort.study", "longshort.alignment.schedules", "longshort.evaluation"} & set(trainer)
+
+
+OF_TRAINING = ("training.log", "training.checkpoints", "data.windows")  # they shape its numbers
+
+
+@pytest.mark.parametrize("outside", ["slurm", "heartbeat", "ownership", "interruption", "training.launch", "cli"])
+def test_what_runs_jobs_is_no_part_of_what_they_compute(outside: str) -> None:
+    for stage in (resolve.TRAINING, *resolve.EVALUATIONS.values()):
+        assert f"longshort.{outside}" not in identity.closure(stage)
+    assert {f"longshort.{module}" for module in OF_TRAINING} <= set(identity.closure(resolve.TRAINING))
+
+
+def test_an_evaluation_is_no_part_of_another_one() -> None:
+    for stage in resolve.EVALUATIONS.values():
+        assert set(identity.closure(stage)) & set(resolve.EVALUATIONS.values()) == {stage}
+
+
+def test_a_specification_is_the_one_that_its_folder_is_named_by(tmp_path: Path) -> None:
+    text = '{"rate": 1.0}'
+    path = tmp_path / identity.digest(identity.dumps({"rate": 1.0})) / "spec.json"
+    path.parent.mkdir()
+    path.write_text(f"{text}\n")
+    assert identity.read_spec(path) == {"rate": 1.0}
+    for wrong, words in ((text.replace("1", "2"), "is not the specification"), (text[:-1], "is no valid JSON")):
+        path.write_text(wrong)
+        with pytest.raises(SystemExit, match=rf"{path} {words}.* delete it and run snakemake again"):
+            identity.read_spec(path)
+    by_hand = tmp_path / "spec.json"
+    by_hand.write_text('{"rate": 2.0}')
+    assert identity.read_spec(by_hand) == {"rate": 2.0}
+
+
+@pytest.mark.parametrize("text", ['[{"arm": "constant"', '[{"arm": "constant"}]', "{}", "3"])
+def test_cut_or_edited_acceptances_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "accepted.json").write_text(text)
+    with pytest.raises(ValueError, match="accepted.json is not what `longshort accept` wrote"):
+        identity.accepted_changes(tmp_path / "accepted.json")
+
+
+def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(identity.PLANNED, identity.source_as_planned())
+    code = identity.code_hash(resolve.TRAINING)
+    assert identity.refuse_changed_code(code, resolve.TRAINING) == code
+    monkeypatch.setattr(identity, "_python", lambda: "3.99")
+    with pytest.raises(SystemExit, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
+        identity.refuse_changed_code(code, resolve.TRAINING)
 
 
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:

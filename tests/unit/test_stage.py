@@ -26,7 +26,7 @@ def evaluated(folder: Path, metric: str, settings: dict[str, Any], module: Any, 
     checkpoint = folder / "checkpoint"
     files = folder_digests(checkpoint) if checkpoint.exists() else {}
     write_json(folder / "spec.json", {"settings": settings, "length": 16, "data": {"tokenizer": {"kind": "bytes"}}})
-    write_json(folder / "data.json", {"content": "d"})
+    write_record(folder / "data.json", {"content": "d", "files": {}})
     step = {"5": {"path": str(checkpoint), "files": files}}
     write_record(folder / "run.json", {"run_id": "r", "status": "ok", "checkpoints": step})
     arguments = Namespace(

@@ -16,7 +16,7 @@ from longshort import ownership, resolve
 from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
-from longshort.training import checkpoints, launch, trainer
+from longshort.training import launch, log, trainer
 from tests.conftest import ROOT, TINY, write_corpus
 
 ARMS = yaml.safe_load((ROOT / "config" / "arms.yaml").read_text())["arms"]
@@ -84,7 +84,7 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
     }
     with ownership.sole_owner(work) as owner:
         trainer.train({**job, "owner": owner.token})
-    return [json.loads(line) for line in (work / checkpoints.LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (work / log.NAME).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -94,9 +94,9 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
     resolved, folder = prepared
     run = resolved.arm_runs[arm][0]
     base = folder / resolved.base / f"checkpoint-{resolved.base_steps}"
-    log = folder / run / checkpoints.LOG
-    if log.exists():  # an equal arm came before
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
+    path = folder / run / log.NAME
+    if path.exists():  # an equal arm came before
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
         rows = train(resolved, folder, run, STEPS, str(base))
 

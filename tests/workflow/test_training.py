@@ -15,6 +15,7 @@ from typing import Any
 import pandas
 import pytest
 
+from longshort.publish import read_record, write_record
 from tests.conftest import ROOT
 
 
@@ -64,6 +65,7 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
     whole, log, _ = stage.run("3-6")
     again, _, said = stage.run("3-6")
     assert "training from" not in said and again["checkpoints"] == whole["checkpoints"]
+    assert again["trained"] == 0 and again["spent"] == whole["spent"] and whole["spent"]["steps"] == 6
     added, added_log, said = stage.run("3-5-6")
     assert "training from step 3 to 5" in said and said.count("training from") == 1
     assert {step: added["checkpoints"][step] for step in ("3", "6")} == whole["checkpoints"]
@@ -162,14 +164,14 @@ def test_a_step_before_the_divergence_is_trained_whenever_it_is_asked_for(finish
 
 def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(finished: Path, tmp_path: Path) -> None:
     stage = Stage(finished, tmp_path)
-    record = json.loads(stage.base.read_text())
+    record = read_record(stage.base)
     checkpoint = record["checkpoints"]["4"]
     checkpoint["files"]["model.safetensors"] = "0" * 64
     stage.base = tmp_path / "base.json"
-    stage.base.write_text(json.dumps(record))
+    write_record(stage.base, record)
     process = stage.start("6")
     assert "model.safetensors is not the file that was written" in process.communicate()[0]
     assert process.returncode != 0
 
-    stage.base.write_text(json.dumps({**record, "status": "diverged", "checkpoints": {}, "diverged": {"step": 2}}))
+    write_record(stage.base, {**record, "status": "diverged", "checkpoints": {}, "diverged": {"step": 2}})
     assert stage.run("6")[0]["status"] == "diverged"

@@ -33,7 +33,7 @@ rule metrics:
     params:
         code=code_hash("longshort.results.collect"),
     shell:
-        "python -m longshort.results.collect --study {input.study} --results results --out {output.numbers} > {log} 2>&1"
+        "python -m longshort.results.collect --code {params.code} --study {input.study} --results results --out {output.numbers} > {log} 2>&1"
 
 
 rule tables:

@@ -1,7 +1,8 @@
 """Stage: corpus -> tokens. `python -m longshort.data --spec FILE --out DIR`
 
 Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train), DIR/sources.json (the hash of every
-document) and, last, DIR/manifest.json (documents, tokens and hash of every split, what was left out).
+document) and, last, DIR/manifest.json (documents, tokens and hash of every split, the hash of every file, what was left
+out).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 
 from longshort import hub, provenance
 from longshort.data import corpora, tokenizers
-from longshort.identity import code_hash, digest, dumps, modules, refuse_changed_code
-from longshort.publish import folder_in_place, read_json, write_json
+from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
+from longshort.publish import folder_digests, folder_in_place, write_json, write_record
 
 ENTRY = "longshort.data.__main__"
 SPLITS = ("train", "validation", "test")
@@ -63,7 +64,8 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         splits[split], sources[split] = _content(chosen)
     write_json(out / "sources.json", sources)
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
-    return {"spec": spec, "splits": splits, "left_out": dict(left_out), "content": content}
+    files = {f"{split}/{name}": sha for split in SPLITS for name, sha in folder_digests(out / split).items()}
+    return {"spec": spec, "splits": splits, "files": files, "left_out": dict(left_out), "content": content}
 
 
 def _content(split: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -90,7 +92,7 @@ def main() -> None:
         refuse_changed_code(arguments.code, ENTRY)
     hub.refuse_network()
     try:
-        manifest = prepare(read_json(arguments.spec), arguments.out)
+        manifest = prepare(read_spec(arguments.spec), arguments.out)
     except ValueError as error:
         raise SystemExit(f"data: {error}") from None
     manifest.update(
@@ -100,7 +102,7 @@ def main() -> None:
         environment=provenance.environment(),
         machine=provenance.machine(),
     )
-    write_json(arguments.out / "manifest.json", manifest)
+    write_record(arguments.out / "manifest.json", manifest)
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")
     if manifest["left_out"]:

@@ -16,10 +16,11 @@ from typing import Any
 import pandas
 
 from longshort import heartbeat, hub, interruption, provenance
+from longshort.data import prepared
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.identity import code_hash, modules, refuse_changed_code, run_id
+from longshort.identity import code_hash, modules, read_spec, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
-from longshort.publish import LATE, altered, file_digest, read_json, read_record, write_atomic, write_record
+from longshort.publish import LATE, altered, file_digest, read_record, write_atomic, write_record
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
@@ -62,8 +63,8 @@ def make(
 ) -> None:
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
-    spec, run = read_json(arguments.spec), read_record(arguments.run)
-    manifest = read_json(arguments.data)
+    spec, run = read_spec(arguments.spec), read_record(arguments.run)
+    manifest = read_record(arguments.data)
     inputs = {
         "checkpoints": {step: checkpoint["files"] for step, checkpoint in run["checkpoints"].items()},
         "steps": arguments.steps,
@@ -81,6 +82,7 @@ def make(
         if _sound(finished):
             print(f"found finished: {finished}")
         else:
+            prepared.refuse_altered(arguments.data, "validation", "test")
             began = time.monotonic()
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from longshort.data import prepared
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
 from longshort.identity import refuse_changed_code
@@ -419,6 +420,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.evaluation.standin")
+    prepared.refuse_altered(arguments.data / "manifest.json", "test")
     test = load_from_disk(str(arguments.data / "test"))
     documents = list(zip(test["name"], test["text"], strict=True))
     write(build(documents, arguments.items, arguments.seed), arguments.out)

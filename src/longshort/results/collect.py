@@ -16,6 +16,7 @@ from typing import Any
 import pandas
 
 from longshort import heartbeat
+from longshort.identity import refuse_changed_code
 from longshort.publish import file_digest, read_json, read_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
@@ -110,7 +111,7 @@ def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
     said |= {name: record.get(name) for name in ("run_id", "code", "commit", "data", "environment", "finished")}
     said |= {"status": record.get("status", "ok"), "host": machine.get("host"), "job": machine.get("job")}
     said["hardware"] = machine.get("device") or machine.get("processor")
-    devices, seconds = 1, float(record.get("seconds") or 0.0)
+    devices, seconds = 1, float(record.get("seconds") or 0.0) + float(beat.get("seconds_before") or 0.0)
     if stage == "training" and (training := spec.get("training")):
         devices = training.get("processes", 1) * training.get("nodes", 1)
         log_path = out.with_suffix(".parquet")
@@ -120,9 +121,10 @@ def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
             said["tokens_per_second"] = float(steps["tokens_per_second"].median())
             # Of a training that was resumed the record knows the last attempt only.
             seconds = max(seconds, float((tokens / steps["tokens_per_second"]).sum()))
+        seconds = max(seconds, float((record.get("spent") or {}).get("seconds", 0.0)))
         if "device_memory_mb" in steps:
             said["device_memory_mb"] = float(steps["device_memory_mb"].max()) * devices
-    said["device_seconds"] = devices * (seconds + float(beat.get("seconds_before") or 0.0))
+    said["device_seconds"] = devices * seconds
     return said
 
 
@@ -234,7 +236,10 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
     parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
+    parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
+    if arguments.code:
+        refuse_changed_code(arguments.code, "longshort.results.collect")
     study = read_json(arguments.study)
     frame = collect(study, arguments.results)
     publish(frame, collect_runs(study, arguments.results), arguments.out)

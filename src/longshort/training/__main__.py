@@ -14,10 +14,19 @@ from typing import Any
 
 from longshort import heartbeat, hub, interruption, provenance
 from longshort.alignment.kinds import chosen
-from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
+from longshort.identity import code_hash, modules, read_spec, refuse_changed_code
 from longshort.ownership import sole_owner
-from longshort.publish import LATE, altered, file_digest, folder_digests, read_json, write_atomic, write_record
-from longshort.training import checkpoints, launch
+from longshort.publish import (
+    LATE,
+    altered,
+    file_digest,
+    folder_digests,
+    read_json,
+    read_record,
+    write_atomic,
+    write_record,
+)
+from longshort.training import checkpoints, launch, log
 
 ENTRY = "longshort.training.trainer"
 RESTORE = "delete its record and run snakemake again, which trains it anew"
@@ -47,19 +56,18 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
-    spec = read_json(arguments.spec)
+    spec = read_spec(arguments.spec)
     chosen_modules = chosen(spec.get("alignment"))
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
     code = code or code_hash(ENTRY, chosen_modules)
-    manifest = read_json(arguments.data)
+    manifest = read_record(arguments.data)
     wanted = [int(step) for step in arguments.steps.split("-")]
-    base = read_json(arguments.base) if arguments.base else None
+    base = read_record(arguments.base) if arguments.base else None
     files: dict[str, str] | None = None
     base_path: Path | None = None
-    if base and base["checkpoints"]:
-        newest = base["checkpoints"][max(base["checkpoints"], key=int)]
-        base_path, files = Path(newest["path"]), newest["files"]
-    identity = run_id(trajectory(spec), code, {"data": manifest["splits"]["train"]["sha256"], "base": files})
+    if base and (last := checkpoints.last_of(base)):
+        base_path, files = Path(last["path"]), last["files"]
+    identity = checkpoints.identity_of(spec, code, manifest, files)
     record = {
         "run_id": identity,
         "code": code,
@@ -94,9 +102,9 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     }
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
-        beat.watch(partial(progress, work / checkpoints.LOG, max(wanted)))
+        beat.watch(partial(progress, work / log.NAME, max(wanted)))
         there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
-        ended = launch.diverged_at(work)
+        ended = checkpoints.diverged_at(work)
         diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
         record["checkpoints"] = {
             str(step): {
@@ -106,8 +114,9 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
             for step in there
         }
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
+        record["spent"] = launch.spent(work)
         owner.refuse_if_lost()
-        publish(arguments.out, record, read_log(work / checkpoints.LOG, max(wanted)))
+        publish(arguments.out, record, log.read(work / log.NAME, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
 
 
@@ -127,39 +136,24 @@ def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
     return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
 
 
-def progress(log: Path, last: int) -> dict[str, Any]:
+def progress(path: Path, last: int) -> dict[str, Any]:
     """How far a training is, from the last line of its log."""
     found: dict[str, Any] = {"done": 0, "total": last, "unit": "steps"}
-    if log.exists():
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
+    if path.exists():
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
             lines = [line for line in file.read().splitlines(keepends=True)[-2:] if line.endswith(b"}\n")]
         row = json.loads(lines[-1]) if lines else {"step": 0}
         found.update(done=min(row["step"], last), loss=row.get("loss"), tokens_per_second=row.get("tokens_per_second"))
     return found
 
 
-def read_log(path: Path, last: int) -> list[dict[str, float]]:
-    """One row a step."""
-    rows = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill; the step was trained and written again
-        if row["step"] <= last:
-            rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
-
-
 def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
     """The log as parquet, then the record that names its hash."""
-    import pandas
-
-    log = out.with_suffix(".parquet")
-    write_atomic(log, pandas.DataFrame(rows).to_parquet(index=False))
+    table = out.with_suffix(".parquet")
+    write_atomic(table, log.as_parquet(rows))
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_record(out, {**record, "finished": finished, "log": {"path": str(log), "sha256": file_digest(log)}})
+    write_record(out, {**record, "finished": finished, "log": {"path": str(table), "sha256": file_digest(table)}})
 
 
 if __name__ == "__main__":

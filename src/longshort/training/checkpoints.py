@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from longshort.identity import run_id, trajectory
 from longshort.publish import altered, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"
-# What else a training leaves in its folder.
-LOG = "log.jsonl"
+# What else a training leaves in its folder, beside its log.
 DIVERGED = "diverged.json"
 # A request to save and end.
 STOP = "stop"
@@ -69,6 +71,35 @@ def newest(work: Path, first: int, last: int) -> int:
     """The last step of first..last that was sealed; `first` if there is none."""
     sealed = (step for step in steps_there(work) if is_sealed(work, step))
     return max((step for step in sealed if first < step <= last), default=first)
+
+
+def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]]:
+    """(step to resume from, wanted steps) of every piece that must be trained; 0 is the start.
+
+    >>> segments([25, 100], [50, 150])
+    [(0, [25]), (50, [100])]
+    """
+    pieces: dict[int, list[int]] = {}
+    for step in missing:
+        pieces.setdefault(max((s for s in sound if s < step), default=0), []).append(step)
+    return sorted(pieces.items())
+
+
+def diverged_at(work: Path) -> float:
+    """The step whose loss or gradient was not finite; infinity for a run that did not diverge."""
+    path = work / DIVERGED
+    return read_json(path)["step"] if path.exists() else math.inf
+
+
+def identity_of(spec: dict[str, Any], code: str, manifest: dict[str, Any], base: dict[str, str] | None) -> str:
+    """Names a training and its folder in work/: what was asked, by which code, from which texts and weights."""
+    return run_id(trajectory(spec), code, {"data": manifest["splits"]["train"]["sha256"], "base": base})
+
+
+def last_of(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The last checkpoint of a training's record, which other runs start from; None where it diverged before any."""
+    steps = record["checkpoints"]
+    return steps[max(steps, key=int)] if steps else None
 
 
 def keep(work: Path, wanted: list[int]) -> list[int]:

@@ -5,8 +5,6 @@ Imports no torch, so that a job that finds its run finished republishes in secon
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
 import signal
@@ -18,22 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from longshort import interruption, slurm
+from longshort.data import prepared
 from longshort.ownership import Owner
-from longshort.publish import read_json, write_atomic, write_json
-from longshort.training import checkpoints
+from longshort.publish import read_json, write_json
+from longshort.training import checkpoints, log
 from longshort.training.worker import LAST_WORDS
 
-
-def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]]:
-    """(step to resume from, wanted steps) of every piece that must be trained; 0 is the start.
-
-    >>> segments([25, 100], [50, 150])
-    [(0, [25]), (50, [100])]
-    """
-    pieces: dict[int, list[int]] = {}
-    for step in missing:
-        pieces.setdefault(max((s for s in sound if s < step), default=0), []).append(step)
-    return sorted(pieces.items())
+SPENT = "spent.json"
 
 
 def complete(
@@ -48,45 +37,50 @@ def complete(
         SystemExit: the training failed, or was asked to stop; the exit code is not 0.
     """
     began, trained = time.monotonic(), 0
+    checked = False
     keep = checkpoints.keep(work, wanted)
     checkpoints.remove_unfinished(work)
     sound = checkpoints.sound_steps(work)
-    for resume, targets in segments([step for step in wanted if step not in sound], sound):
-        targets = [step for step in targets if step < diverged_at(work)]
+    for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
+        targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
+            if not checked:
+                prepared.refuse_altered(Path(job["data"]) / "manifest.json", "train")
+                checked = True
             print(f"training from step {resume} to {max(targets)}", flush=True)
             for step in targets:  # what a killed or damaged save left there
                 shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
-            forget_steps(work / checkpoints.LOG, resume, max(targets))
+            log.forget_steps(work / log.NAME, resume, max(targets))
             job_file = work / "job.json"
             write_json(job_file, {**job, "resume": resume, "targets": targets, "keep": keep, "owner": owner.token})
+            since = time.monotonic()
             stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
-            trained += max(targets) - resume
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
-            if stopped and newest < max(targets) < diverged_at(work):
+            interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
+            reached = newest if interrupted else int(min(max(targets), checkpoints.diverged_at(work)))
+            trained += reached - resume
+            add_spent(work, reached - resume, time.monotonic() - since)
+            if interrupted:
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise SystemExit(interruption.EXIT_CODE)
     there = [step for step in wanted if step in sound]
-    lost = [step for step in wanted if step not in sound and step < diverged_at(work)]
+    lost = [step for step in wanted if step not in sound and step < checkpoints.diverged_at(work)]
     if lost:
         raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
     checkpoints.thin(work, keep, spare=0)
     return there, trained, time.monotonic() - began
 
 
-def forget_steps(log: Path, first: int, last: int) -> None:
-    """Takes steps first + 1..last, which are trained again, out of the log, and lines that a kill cut short."""
-    if log.exists():
-        kept = [line for line in log.read_text().splitlines() if not first < _step(line) <= last]
-        write_atomic(log, "".join(line + "\n" for line in kept if _step(line)))
+def add_spent(work: Path, steps: int, seconds: float) -> None:
+    before = spent(work)
+    write_json(work / SPENT, {"steps": before["steps"] + steps, "seconds": before["seconds"] + seconds})
 
 
-def _step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except json.JSONDecodeError:
-        return 0
+def spent(work: Path) -> dict[str, float]:
+    """What a training took over all jobs that took part in it: steps whose weights were kept, and seconds. What is
+    published again must still say it, as estimates are made from it."""
+    return read_json(work / SPENT) if (work / SPENT).exists() else {"steps": 0, "seconds": 0.0}
 
 
 def build_extensions() -> None:
@@ -115,12 +109,6 @@ def environment(threads: int) -> dict[str, str]:
         # Shared by all environments of a user, the compiled files would be overwritten in turn.
         values.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     return values
-
-
-def diverged_at(work: Path) -> float:
-    """The step whose loss or gradient was not finite; infinity for a run that did not diverge."""
-    path = work / checkpoints.DIVERGED
-    return read_json(path)["step"] if path.exists() else math.inf
 
 
 def _torchrun(job_file: Path, training: dict[str, Any], threads: int, owner: Owner) -> bool:

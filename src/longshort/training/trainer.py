@@ -7,7 +7,6 @@ the step to resume from and the steps at which weights are wanted.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -34,7 +33,7 @@ from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import Owner
 from longshort.publish import FULL, no_space, read_json, write_json
-from longshort.training import checkpoints
+from longshort.training import checkpoints, log
 
 
 class Diverged(Exception):
@@ -116,8 +115,7 @@ class AlignmentTrainer(Trainer):
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))
         if self.is_world_process_zero():
-            with (self.work / checkpoints.LOG).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            log.append(self.work / log.NAME, row)
             if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
                 shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
                 print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
@@ -145,17 +143,12 @@ class CheckpointAt(TrainerCallback):
             dist.barrier()  # every process writes its share of the optimiser state
         if state.is_world_process_zero:
             self.owner.refuse_if_lost()
-            _sync(self.work / checkpoints.LOG)  # a node that goes down must not take steps before a checkpoint along
+            log.sync(self.work / log.NAME)  # a node that goes down must not take steps before a checkpoint along
             checkpoints.seal(checkpoints.folder(self.work, state.global_step))
             # The newest may be found damaged: then the one before it is resumed from.
             checkpoints.thin(self.work, self.kept, spare=2)
             if state.global_step not in self.steps:
                 print(f"checkpoint at step {state.global_step}, to resume from", flush=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("a") as file:
-        os.fsync(file.fileno())
 
 
 def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:

@@ -1,0 +1,57 @@
+"""What a planned training would go on from: the checkpoints that its job would find in work/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from longshort.publish import read_record
+from longshort.resolve import ResolvedStudy
+from longshort.training import checkpoints
+
+WORK = Path("work")
+
+
+class Resuming:
+    """Of a study's planned trainings.
+
+    Args:
+        trained: the runs that have a planned training.
+        data_anew: whether the corpus is prepared again: its content is not known before.
+    """
+
+    def __init__(self, study: ResolvedStudy, trained: Collection[str] = (), data_anew: bool = False) -> None:
+        self.study, self.trained = study, trained
+        manifest = Path(f"results/data/{study.data}/manifest.json")
+        self.manifest = read_record(manifest) if manifest.exists() and not data_anew else None
+
+    def pieces(self, run: str, wanted: list[int]) -> list[tuple[int, list[int]]]:
+        """(step to resume from, wanted steps) of every piece that the run's job would train."""
+        folder = self._folder(run)
+        if folder is None:
+            return checkpoints.segments(wanted, [])
+        sealed = [step for step in checkpoints.steps_there(folder) if checkpoints.is_sealed(folder, step)]
+        end = checkpoints.diverged_at(folder)
+        return checkpoints.segments([step for step in wanted if step not in sealed and step < end], sealed)
+
+    def _folder(self, run: str) -> Path | None:
+        """The folder of a run's checkpoints; None where it hangs on what is not made yet."""
+        base = self.study.runs[run].base
+        files = self._files_of(base) if base else None
+        if self.manifest is None or (base and files is None):
+            return None
+        spec = json.loads(self.study.texts[run])
+        return WORK / checkpoints.identity_of(spec, self.study.training_code(run), self.manifest, files)
+
+    def _files_of(self, base: str) -> dict[str, str] | None:
+        """The weights that the base has now, or will have where its job only publishes them again."""
+        if base not in self.trained:
+            record = Path(self.study.record(base))
+            last: dict[str, Any] | None = checkpoints.last_of(read_record(record)) if record.exists() else None
+            return last["files"] if last else None
+        folder = self._folder(base)
+        if folder is None or not checkpoints.is_sealed(folder, self.study.base_steps):
+            return None
+        return checkpoints.weights(checkpoints.folder(folder, self.study.base_steps))

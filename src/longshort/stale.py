@@ -1,0 +1,80 @@
+"""Results that were made by other code than the present one, where the engine does not know it.
+
+The engine compares the code of a job with its own record below .snakemake. Where that is gone, as in a checkout that
+results/ was copied to, it looks at the ages of the files only, and takes numbers of other code for up to date.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from longshort.publish import Altered, read_record
+from longshort.resolve import ResolvedStudy
+from longshort.study import StudyError
+
+# Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
+ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
+LONGEST_NAME = 254  # of a file there; a longer one is a folder, and begins with @
+SHOWN = 10
+
+
+def refuse_unnoticed(study: ResolvedStudy) -> None:
+    """To be called where the engine plans: looks at the results that it has no record of, which are none or all.
+
+    Raises:
+        StudyError: some are not of the present code.
+    """
+    known = {name for folder in ENGINE if folder.is_dir() for name in os.listdir(folder)}
+    refuse(study, lambda record: _name_in_engine(record) not in known)
+
+
+def refuse(study: ResolvedStudy, concerns: Callable[[str], bool]) -> None:
+    """Looks at those of a study's records that `concerns` chooses.
+
+    Raises:
+        StudyError: some are not of the present code, or were altered; it names them.
+    """
+    try:
+        stale = [f"{record}: {why}" for record, why in found(study, concerns)]
+    except Altered as error:
+        raise StudyError(str(error)) from None
+    if stale:
+        rest = [f"and {len(stale) - SHOWN} more"] if len(stale) > SHOWN else []
+        shown = "".join(f"\n  {line}" for line in stale[:SHOWN] + rest)
+        raise StudyError(
+            f"study {study.name}: {len(stale)} results are not of the present code, and snakemake would keep them, as "
+            f"its own record of them, below .snakemake, is gone or says otherwise:{shown}\n"
+            "Delete them (`longshort prune --stale`) and run snakemake again, which makes them anew; or bring "
+            ".snakemake along from where they were made; or, where the change leaves results as they are, declare it "
+            "with `longshort accept`"
+        )
+
+
+def found(study: ResolvedStudy, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
+    """The records of a study that are not of the present code, and why.
+
+    Raises:
+        Altered: a record was edited or cut.
+    """
+    for run, codes in study.codes().items():
+        training = study.record(run)
+        if concerns(training) and os.path.exists(training):
+            made = read_record(Path(training))["code"]
+            if made != codes["training"]:
+                yield training, f"code {made}, now {codes['training']}"
+        for metric in study.evaluations:
+            record = study.evaluation_record(metric, run)
+            if concerns(record) and os.path.exists(record):
+                said = read_record(Path(record))
+                if said["code"] != codes[metric]:
+                    yield record, f"code {said['code']}, now {codes[metric]}"
+                elif os.path.exists(training) and said["run_id"] != (now := read_record(Path(training))["run_id"]):
+                    yield record, f"it measured the training {said['run_id']}, now {now}"
+
+
+def _name_in_engine(path: str) -> str:
+    name = urlsafe_b64encode(path.encode()).decode()
+    return name if len(name) <= LONGEST_NAME else f"@{name[:LONGEST_NAME]}"

@@ -1,0 +1,105 @@
+"""What planned jobs are estimated to take: the steps that they would train, from what finished ones took."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshort import cost, resolve
+from longshort.cost import Work
+from longshort.publish import read_record
+from longshort.resuming import Resuming
+from longshort.training import checkpoints
+from tests.conftest import edit_study
+
+OTHER_CODE = "0" * 16
+
+
+@pytest.fixture
+def here(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished_copy)
+    return finished_copy
+
+
+def training(study: resolve.ResolvedStudy, arm: str = "constant") -> Work:
+    return Work("train", study.arm_runs[arm][0], study.steps_key)
+
+
+def steps(study: resolve.ResolvedStudy, *works: Work, **given: Any) -> float:
+    """How many steps the seconds of the last job stand for, as finished trainings tell."""
+    found = cost.seconds_of(study, list(works), **given)
+    whole = cost.seconds_of(study, list(works), data_anew=True)[works[-1]]
+    assert "finished trainings of this model" in whole[1]
+    return 6 * found[works[-1]][0] / whole[0] if found[works[-1]][0] != cost.JOB_START else 0
+
+
+def test_only_the_missing_steps_are_counted(here: Path) -> None:
+    study = resolve.load("tiny")
+    assert steps(study, training(study)) == 0  # it is only published again
+    edit_study(here, checkpoints=[2, 3, 4, 6])
+    study = resolve.load("tiny")
+    assert steps(study, training(study)) == pytest.approx(2)  # from 2 to 4
+    assert cost.estimate(study, [training(study)], 1).storage_bytes == pytest.approx(
+        2 / 4 * cost.estimate(study, [training(study)], 1, data_anew=True).storage_bytes
+    )
+    shutil.rmtree(here / "work")
+    assert steps(study, training(study)) == pytest.approx(6)
+
+
+def test_other_code_or_another_base_trains_all_steps(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = resolve.load("tiny")
+    base = Work("train", study.base, str(study.base_steps))
+    assert steps(study, base, training(study)) == 0  # the base is only published again, so the arm is
+    code = type(study).training_code
+    for changed in ({study.base}, set(study.runs)):
+        monkeypatch.setattr(
+            type(study),
+            "training_code",
+            lambda study, run, changed=changed: OTHER_CODE if run in changed else code(study, run),
+        )
+        assert steps(study, base, training(study)) == pytest.approx(6)
+
+
+def test_a_later_last_step_counts_from_where_it_goes_on(here: Path) -> None:
+    constant_rate = {"training__learning_rate_schedule": "constant", "checkpoints": [6, 8]}
+    edit_study(here, training__steps=8, **constant_rate)
+    study = resolve.load("tiny")
+    run = study.arm_runs["constant"][0]
+    assert Resuming(study).pieces(run, [6, 8]) == [(0, [6, 8])]
+    base = checkpoints.last_of(read_record(Path(study.record(study.base))))
+    assert base is not None
+    manifest = read_record(Path(f"results/data/{study.data}/manifest.json"))
+    spec = json.loads(study.texts[run])
+    work = Path("work") / checkpoints.identity_of(spec, study.training_code(run), manifest, base["files"])
+    checkpoints.folder(work, 6).mkdir(parents=True)
+    checkpoints.seal(checkpoints.folder(work, 6))
+    assert Resuming(study).pieces(run, [6, 8]) == [(6, [8])]
+    assert Resuming(study, data_anew=True).pieces(run, [6, 8]) == [(0, [6, 8])]
+
+
+def test_finished_work_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[Path] = Counter()
+
+    def counted(path: Path) -> dict[str, Any]:
+        read[path] += 1
+        return read_record(path)
+
+    monkeypatch.setattr(cost, "read_record", counted)
+    study = resolve.load("tiny")
+    work = [
+        Work(rule, run, study.steps_of(run)) for run in study.runs for rule in ("train", "perplexity", "misalignment")
+    ]
+    cost.estimate(study, work, 1)
+    assert len(read) > 10 and max(read.values()) == 1
+
+
+def test_a_training_that_is_published_again_still_tells_what_it_took(here: Path) -> None:
+    """And one that diverged counts the steps until then: this one at its first."""
+    study = resolve.load("tiny")
+    spent = {arm: read_record(Path(study.record(study.arm_runs[arm][0])))["spent"]["steps"] for arm in study.arms}
+    assert spent["constant"] == 6 and 0 < spent["step-linear"] < 6

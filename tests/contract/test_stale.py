@@ -1,0 +1,60 @@
+"""Results of other code are never taken for up to date, whatever the engine knows of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from longshort.publish import read_record, write_record
+from tests.conftest import edit, planned, run_snakemake
+from tests.contract.common import AFTER
+from tests.contract.test_plan import longshort
+
+STALE = "results are not of the present code"
+
+
+def without_records(project: Path) -> None:
+    """As after `cp -a results work` to another checkout."""
+    shutil.rmtree(project / ".snakemake")
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs"),
+    [
+        ("alignment/objective.py", dict.fromkeys(("train", "perplexity", "misalignment", "longbench_e"), 5)),
+        ("evaluation/misalignment.py", {"misalignment": 5}),
+    ],
+)
+def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: str, jobs: dict[str, int]) -> None:
+    without_records(finished_copy)
+    assert planned(finished_copy) == {}
+    edit(finished_copy, f"src/longshort/{module}", "import torch\n", "import abc\nimport torch\n")
+    for done in (
+        run_snakemake(finished_copy, "all", "--dry-run", check=False),
+        longshort(finished_copy, "plan", "--study", "tiny", check=False),
+    ):
+        assert done.returncode != 0 and STALE in done.stdout + done.stderr
+    said = longshort(finished_copy, "prune", "--stale", "--yes").stdout
+    assert "5 results that other code" in said
+    assert planned(finished_copy) == {**jobs, **AFTER}
+
+
+def test_where_the_engine_was_told_that_they_are_up_to_date(finished_copy: Path) -> None:
+    edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
+    run_snakemake(finished_copy, "all", "--touch")
+    assert planned(finished_copy) == {}
+    done = longshort(finished_copy, "plan", "--study", "tiny", check=False)
+    assert done.returncode != 0 and f"5 {STALE}" in done.stderr and "or says otherwise" in done.stderr
+
+
+def test_a_measurement_of_another_training(finished_copy: Path) -> None:
+    """Its training is the present one, as when only some of the results were copied."""
+    run = (finished_copy / "results/tiny/arms/constant/seed-0").resolve()
+    record = next(run.glob("perplexity/*/2-6.json"))
+    write_record(record, {**read_record(record), "run_id": "0" * 16})
+    without_records(finished_copy)
+    done = run_snakemake(finished_copy, "all", "--dry-run", check=False)
+    assert done.returncode != 0
+    assert f"{record.relative_to(finished_copy)}: it measured the training {'0' * 16}" in done.stdout + done.stderr

@@ -1,0 +1,50 @@
+"""Which results an accepted change of the code covers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longshort import accept, resolve
+from longshort.identity import ACCEPTED, code_hash
+from longshort.publish import write_json
+from longshort.resolve import EVALUATIONS, TRAINING
+from longshort.study import StudyError
+from tests.conftest import edit_study
+
+
+def test_other_settings_of_an_evaluation_and_other_checkpoints_are_not_covered(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    study = resolve.load("tiny")
+    run = study.arm_runs["constant"][0]
+    change = {"arm": "constant", "runs": [run], "from": "old", "modules": [], "because": "x", "time": "t"}
+    trained = {"stage": TRAINING, "to": code_hash(TRAINING, study.runs[run].modules), "records": [study.record(run)]}
+    measured = {
+        "stage": EVALUATIONS["perplexity"],
+        "to": code_hash(EVALUATIONS["perplexity"]),
+        "records": [study.evaluation_record("perplexity", run)],
+    }
+    write_json(ACCEPTED, [change | trained, change | measured])
+
+    def covered() -> tuple[bool, bool]:
+        study = resolve.load("tiny")
+        return study.training_code(run) == "old", study.evaluation_code("perplexity", run) == "old"
+
+    assert covered() == (True, True)
+    edit_study(project, evaluations__perplexity__lengths=[16, 24, 32])
+    assert covered() == (True, False)
+    edit_study(project, evaluations__perplexity__lengths=[16, 32], checkpoints=[2, 4, 6])
+    assert covered() == (False, False)
+
+
+def test_a_record_that_was_altered_is_not_accepted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    study = resolve.load("tiny")
+    for run in study.runs:
+        for record in [study.record(run), *(study.evaluation_record(metric, run) for metric in study.evaluations)]:
+            write_json(Path(record), {"status": "ok"})
+    with pytest.raises(StudyError, match="is not the record that was published; delete it"):
+        accept.accept(study, "constant", "no reason")

@@ -1,0 +1,66 @@
+"""What the launcher counts as trained, and what it remembers of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshort.ownership import sole_owner
+from longshort.publish import write_json, write_record
+from longshort.training import checkpoints, launch
+
+DIVERGES = 4
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A training whose processes write their checkpoints at once, and diverge at a step where there is a file."""
+
+    def torchrun(job_file: Path, *_: Any) -> bool:
+        work = job_file.parent
+        end = DIVERGES if (tmp_path / "diverges").exists() else 100
+        for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
+            checkpoints.folder(work, step).mkdir()
+            checkpoints.seal(checkpoints.folder(work, step))
+        if max(json.loads(job_file.read_text())["targets"]) >= end:
+            write_json(work / checkpoints.DIVERGED, {"step": end})
+        return False
+
+    monkeypatch.setattr(launch, "_torchrun", torchrun)
+    write_record(tmp_path / "data/manifest.json", {"files": {}})
+    return {"data": str(tmp_path / "data"), "threads": 1}
+
+
+def complete(job: dict[str, Any], work: Path, wanted: list[int]) -> tuple[list[int], int]:
+    with sole_owner(work) as owner:
+        there, trained, _ = launch.complete(job, work, wanted, {"training": {}}, owner)
+    return there, trained
+
+
+def test_what_was_spent_is_remembered_where_nothing_is_left_to_train(job: dict[str, Any], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    assert complete(job, work, [2, 6]) == ([2, 6], 6)
+    spent = launch.spent(work)
+    assert spent["steps"] == 6 and spent["seconds"] > 0
+    assert complete(job, work, [2, 6]) == ([2, 6], 0)
+    assert launch.spent(work) == spent
+    assert complete(job, work, [2, 4, 6]) == ([2, 4, 6], 2)
+    assert launch.spent(work)["steps"] == 8
+
+
+def test_a_training_that_diverged_counts_the_steps_until_then(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "diverges").touch()
+    assert complete(job, tmp_path / "work", [2, 6]) == ([2], DIVERGES)
+    assert launch.spent(tmp_path / "work")["steps"] == DIVERGES
+
+
+def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:
+    write_record(tmp_path / "data/manifest.json", {"files": {"train/a.arrow": "0", "test/b.arrow": "0"}})
+    (tmp_path / "data/train").mkdir()
+    (tmp_path / "data/train/a.arrow").write_text("x")
+    with pytest.raises(SystemExit, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
+        complete(job, tmp_path / "work", [2])
+    assert checkpoints.steps_there(tmp_path / "work") == []
