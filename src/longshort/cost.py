@@ -90,8 +90,8 @@ def estimate(
 
 
 def write_down(study: ResolvedStudy) -> None:
-    """Keeps what each job of a study was expected to take when it was first asked for, in device-seconds, for the report:
-    results/<study>/planned.json. Jobs that are done, or written down already, are left as they are.
+    """Keeps what each job of a study was expected to take when it was first asked for, in device-seconds: for the
+    report, in results/<study>/planned.json. Jobs that are done, or written down already, are left as they are.
 
     Raises:
         Altered: as seconds_of.

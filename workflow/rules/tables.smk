@@ -42,7 +42,11 @@ rule tables:
         metrics=f"results/{STUDY.name}/metrics.parquet",
         runs=f"results/{STUDY.name}/runs.parquet",
     output:
-        report(STUDY.table_files("html"), caption="../report/tables.rst", category="Tables"),
+        report(
+            STUDY.table_files("html"),
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
         STUDY.table_files("parquet", "csv", "md", "tex"),
     log:
         f"results/{STUDY.name}/logs/tables.log",
@@ -87,7 +91,11 @@ rule report:
         runs=f"results/{STUDY.name}/runs.parquet",
         plots=STUDY.plot_files("png"),
     output:
-        report(f"results/{STUDY.name}/report.html", caption="../report/report.rst", category="Report"),
+        report(
+            f"results/{STUDY.name}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
     log:
         f"results/{STUDY.name}/logs/report.log",
     conda:
