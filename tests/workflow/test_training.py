@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import pandas
 import pytest
 
+from longshort import slurm
+from longshort.training import launch
 from tests.conftest import ROOT
 
 
@@ -173,3 +176,25 @@ def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(f
 
     stage.base.write_text(json.dumps({**record, "status": "diverged", "checkpoints": {}, "diverged": {"step": 2}}))
     assert stage.run("6")[0]["status"] == "diverged"
+
+
+def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", str(random.SystemRandom().randrange(12000)))
+    monkeypatch.setattr(slurm, "address", lambda node: "127.0.0.1")
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += launch._rendezvous(["n1", "n2"], {"nodes": 2, "processes": 1})
+    command += ["--no-python", "sh", "-c", "echo $RANK of $WORLD_SIZE"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/clock")}
+    launchers = []
+    for node in ("n2", "n1"):  # the one that is ahead comes first, and must not take the other one for dead
+        variables = {**environment, "SLURMD_NODENAME": node}
+        launchers.append(subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True))
+        time.sleep(3)
+    try:
+        said = sorted(launcher.communicate(timeout=90)[0] for launcher in launchers)
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    assert said == ["0 of 2\n", "1 of 2\n"]

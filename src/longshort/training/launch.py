@@ -192,6 +192,9 @@ def _rendezvous(nodes: list[str], training: dict[str, Any]) -> list[str]:
     # Jobs that share a node have different numbers.
     endpoint = f"{slurm.address(nodes[0])}:{20000 + int(job) % 12000}"
     found = [f"--nnodes={len(nodes)}", f"--nproc-per-node={training['processes']}", f"--rdzv-id={job}"]
+    # A launcher gives up each one whose last sign, by the clock of that one, is so many times 5 seconds old. After the
+    # usual 15 seconds those whose clocks differ by more would never meet. That one has ended, srun tells the others.
+    found.append("--rdzv-conf=keep_alive_max_attempt=720")
     return [*found, "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"]
 
 
