@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +19,7 @@ from typing import Any
 
 from longshort import interruption, slurm
 from longshort.ownership import Owner
-from longshort.publish import read_json, write_atomic, write_json
+from longshort.publish import LATE, read_json, write_atomic, write_json
 from longshort.training import checkpoints
 from longshort.training.worker import LAST_WORDS
 
@@ -48,18 +48,21 @@ def complete(
         SystemExit: the training failed, or was asked to stop; the exit code is not 0.
     """
     began, trained = time.monotonic(), 0
+    job_file = work / "job.json"
     keep = checkpoints.keep(work, wanted)
-    checkpoints.remove_unfinished(work)
-    sound = checkpoints.sound_steps(work)
+    patience = 0.0 if job_file.exists() and read_json(job_file).get("host") == socket.gethostname() else LATE
+    checkpoints.remove_unfinished(work, patience)
+    sound = checkpoints.sound_steps(work, patience)
     for resume, targets in segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < diverged_at(work)]
         if targets:
             print(f"training from step {resume} to {max(targets)}", flush=True)
-            for step in targets:  # what a killed or damaged save left there
-                shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
+            for step in checkpoints.steps_there(work):
+                if resume < step <= max(targets):  # damaged: what is saved over it must not mix with it
+                    checkpoints.remove(work, step)
             forget_steps(work / checkpoints.LOG, resume, max(targets))
-            job_file = work / "job.json"
-            write_json(job_file, {**job, "resume": resume, "targets": targets, "keep": keep, "owner": owner.token})
+            piece = {"resume": resume, "targets": targets, "keep": keep}
+            write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
             trained += max(targets) - resume
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]

@@ -283,7 +283,7 @@ def train(job: dict[str, Any]) -> None:
         with owner.beating() if trainer.is_world_process_zero() else nullcontext():
             trainer.train(resume_from_checkpoint=resume)
     except Diverged as error:
-        print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
+        print(f"diverged: {error}; of the checkpoints before it, those of wanted steps are kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
     except Exception as error:
