@@ -150,15 +150,15 @@ class Cluster:
         self._start("mariadbd", "mariadbd", *options, ready=lambda: self.run(*ping))
         self._start("slurmdbd", "slurmdbd", "-D", ready=lambda: self.run("sacctmgr", "list", "cluster"))
 
-    def stop_database(self) -> None:
-        self._stop("slurmdbd")
-        self._stop("mariadbd")
+    def stop_database(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._stop("slurmdbd", number)
+        self._stop("mariadbd", number)
 
     def start_controller(self) -> None:
         self._start("slurmctld", "slurmctld", "-D", ready=lambda: self.run("scontrol", "ping"))
 
-    def stop_controller(self) -> None:
-        self._stop("slurmctld")
+    def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._stop("slurmctld", number)
 
     def start_node(self, node: str, ahead: int = 0) -> None:
         """ahead: seconds of its clock, and of all that runs there; not of the file system's."""

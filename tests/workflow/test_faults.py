@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort.training import launch
 from tests.conftest import ROOT, edit_study, on_a_small_disk, run_snakemake
 from tests.workflow.test_training import Stage
 
@@ -206,6 +208,21 @@ def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finish
     assert json.loads(record.read_text())["trained"] == 0
     steps = [json.loads(line)["step"] for line in whole_lines(started[0].with_name("log.jsonl"))]
     assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
+
+
+def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = Path(launch.environment(1)["TORCH_EXTENSIONS_DIR"])
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(shutil.copytree(compiled, tmp_path / "compiled")))
+    for folder in (tmp_path / "compiled").iterdir():
+        (folder / "lock").touch()
+    process = long_stage(finished, tmp_path).start("1")
+    try:
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, said
 
 
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import Owner
 from longshort.publish import FULL, no_space, read_json, write_json
-from longshort.training import checkpoints
+from longshort.training import checkpoints, extensions
 
 
 class Diverged(Exception):
@@ -232,6 +232,7 @@ def train(job: dict[str, Any]) -> None:
             f"this run is one of {processes} processes, as its specification says, and {arguments.world_size} were "
             "started: another number of them is another run; change training.processes or training.nodes in the study"
         )
+    extensions.lock_as_long_as_processes_live()
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = tokenizers.load(spec["data"]["tokenizer"])
