@@ -92,7 +92,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     zero: str,
     options: tuple[str, ...],
 ) -> None:
-    """Weights and log, bit for bit; with accumulation (micro-batch 1 of 4 windows), and over the ends of epochs."""
+    """Weights and log, bit for bit; with accumulation (micro-batch 1 of 4 windows)."""
     stage = long_stage(finished, tmp_path, processes, zero)
     micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
     whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
@@ -171,6 +171,19 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
     assert "training from step 2 to 40" in said
     record = json.loads((tmp_path / "work-40.json").read_text())
     assert record["checkpoints"]["40"]["files"] == whole["checkpoints"]["40"]["files"]
+    rows = pandas.read_parquet(tmp_path / "work-40.parquet").drop(columns="tokens_per_second")
+    pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+
+
+def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_path: Path) -> None:
+    """A page each for the lock, the job and the wanted steps, and two for the log."""
+    stage = long_stage(finished, tmp_path, 1, "zero0")
+    _, log, _ = stage.run("40", "undisturbed")
+    process = stage.popen(on_a_small_disk(tmp_path / "work", 5 * 4096, stage.command("40")))
+    said, _ = process.communicate()
+    assert process.returncode == 0 and "exit code 1" in said, said
+    assert re.search(rf"the training failed: .*no space for {tmp_path}/work/\w+/log.jsonl: it needs \d+ B", said), said
+    assert "a checkpoint was not written" not in said
     rows = pandas.read_parquet(tmp_path / "work-40.parquet").drop(columns="tokens_per_second")
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 

@@ -33,7 +33,7 @@ from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import Owner
-from longshort.publish import FULL, no_space, read_json, write_json
+from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
 from longshort.training import checkpoints, extensions
 
 
@@ -114,8 +114,9 @@ class AlignmentTrainer(Trainer):
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))
         if self.is_world_process_zero():
-            with (self.work / checkpoints.LOG).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            line, log = json.dumps(row) + "\n", self.work / checkpoints.LOG
+            with naming_a_full_disk(log, len(line)), log.open("a") as file:
+                file.write(line)
             if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
                 shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
                 print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
@@ -287,10 +288,11 @@ def train(job: dict[str, Any]) -> None:
         print(f"diverged: {error}; of the checkpoints before it, those of wanted steps are kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
+    except NoSpace as error:
+        raise SystemExit(str(error)) from error
     except Exception as error:
         needed = checkpoint_size(model)
-        full = any(os.strerror(number) in str(error) for number in FULL)  # not all libraries pass an OSError on
-        if full or shutil.disk_usage(work).free < needed:
+        if is_full(error) or shutil.disk_usage(work).free < needed:
             traceback.print_exc()
             raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
         raise
