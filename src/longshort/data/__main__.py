@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from longshort import hub, provenance
+from longshort import hub, interruption, provenance
 from longshort.data import corpora, tokenizers
 from longshort.identity import code_hash, digest, dumps, modules, refuse_changed_code
-from longshort.publish import folder_in_place, read_json, write_json
+from longshort.ownership import Owner, sole_owner
+from longshort.publish import NoSpace, folder_in_place, naming_a_full_disk, read_json, write_json
 
 ENTRY = "longshort.data.__main__"
 SPLITS = ("train", "validation", "test")
@@ -58,12 +59,14 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
             )
         columns = ["name", "input_ids"] if split == "train" else ["name", "text", "input_ids"]
         chosen = chosen.select_columns(columns)
-        with folder_in_place(out / split) as folder:
+        share = tokenised.data.nbytes * len(chosen) // len(tokenised)
+        with naming_a_full_disk(out / split, share), folder_in_place(out / split) as folder:
             chosen.save_to_disk(str(folder))
         splits[split], sources[split] = _content(chosen)
     write_json(out / "sources.json", sources)
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
-    return {"spec": spec, "splits": splits, "left_out": dict(left_out), "content": content}
+    files = [path.relative_to(out).as_posix() for split in SPLITS for path in sorted((out / split).iterdir())]
+    return {"spec": spec, "splits": splits, "left_out": dict(left_out), "content": content, "files": files}
 
 
 def _content(split: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -89,9 +92,15 @@ def main() -> None:
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
     hub.refuse_network()
+    interruption.end_at_once()
+    with sole_owner(arguments.out) as owner:
+        make(arguments, owner)
+
+
+def make(arguments: argparse.Namespace, owner: Owner) -> None:
     try:
         manifest = prepare(read_json(arguments.spec), arguments.out)
-    except ValueError as error:
+    except (ValueError, NoSpace) as error:
         raise SystemExit(f"data: {error}") from None
     manifest.update(
         code=code_hash(ENTRY),
@@ -100,6 +109,7 @@ def main() -> None:
         environment=provenance.environment(),
         machine=provenance.machine(),
     )
+    owner.refuse_if_lost()
     write_json(arguments.out / "manifest.json", manifest)
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")

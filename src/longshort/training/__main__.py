@@ -16,7 +16,16 @@ from longshort import heartbeat, hub, interruption, provenance
 from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, refuse_changed_code, run_id, trajectory
 from longshort.ownership import sole_owner
-from longshort.publish import LATE, altered, file_digest, folder_digests, read_json, write_atomic, write_record
+from longshort.publish import (
+    LATE,
+    altered,
+    file_digest,
+    folder_digests,
+    read_json,
+    wait_for_files,
+    write_atomic,
+    write_record,
+)
 from longshort.training import checkpoints, launch
 
 ENTRY = "longshort.training.trainer"
@@ -52,6 +61,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
     code = code or code_hash(ENTRY, chosen_modules)
     manifest = read_json(arguments.data)
+    wait_for_files(arguments.data.parent, manifest.get("files", []))
     wanted = [int(step) for step in arguments.steps.split("-")]
     base = read_json(arguments.base) if arguments.base else None
     files: dict[str, str] | None = None
