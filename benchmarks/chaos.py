@@ -7,7 +7,7 @@ undisturbed, and then as often as it takes for N kills. Every few seconds someth
 driver (Snakemake), a job with all its processes, or one training process; in the mode slurm, on the cluster of
 tests/slurm, also a node with all that runs on it, a node's daemon alone, the controller, and accounting; and a job is
 ended by scancel. What an init or an administrator would start again is started again seconds later; so is the driver,
-as a person would. No study is killed more than twelve times.
+as a person would. No study is killed more than 25 times.
 
 kills: how many. wrong: numbers that differ from the undisturbed study's. lost: those that are not there. hanging:
 studies of which nothing moved for ten minutes, or whose driver failed again and again. needless_steps_share: steps that
@@ -41,8 +41,8 @@ from side_by_side import report  # noqa: E402
 from tests.conftest import TINY, make_project  # noqa: E402
 from tests.slurm.cluster import NODES, Cluster  # noqa: E402
 
-STEPS = 300
-KILLS_A_STUDY = 12
+STEPS = 120
+KILLS_A_STUDY = 25
 SECONDS_BETWEEN = 2.0, 12.0
 PATIENCE = 600.0
 # How often more than something was killed a study's driver may be started.
