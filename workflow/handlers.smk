@@ -1,5 +1,5 @@
 onstart:
-    driver.start(STUDY)
+    driver.start(STUDY, submits=workflow.non_local_exec)
 
 
 # A study that ends in error still shows what it has, with the rest marked.

@@ -166,6 +166,10 @@ def prune(
             f"study {study} needs {in_words(total)} in {len(needs)} folders, {in_words(checkpoints)} of it checkpoints "
             f"({in_words(alone)} that no other study needs)"
         )
+    typer.echo(
+        f"{in_words(pruning.size(pruning.EVALUATIONS))} in {pruning.EVALUATIONS}: with it evaluations that run again "
+        "are found finished, without it they are measured anew"
+    )
     for folder in unneeded:
         typer.echo(f"{in_words(folder.size):>10}  {folder.path}")
     typer.echo(

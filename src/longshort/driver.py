@@ -17,33 +17,41 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from longshort import cost, fetch, hub, ownership, slurm
+from longshort.publish import read_json, write_json
 from longshort.resolve import ResolvedStudy
 from longshort.resources import SITE_FILE, VARIABLES
 
 PROGRAMS = Path("slurm/bin")
+DRIVERS = Path("work/drivers")
+# What the jobs of a driver make, in its folder: none of these is another study's orphan while it lives.
+MAKES = "makes.json"
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 
 
-def start(study: ResolvedStudy) -> None:
+def start(study: ResolvedStudy, submits: bool) -> None:
     """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
 
+    submits: whether its jobs go to SLURM, which then must answer.
+
     Raises:
-        SystemExit: another one drives it, or a job would need the network.
+        SystemExit: another one drives it, a job would need the network, or SLURM does not answer.
     """
     if lacking := fetch.missing(study.study):
         raise SystemExit(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
+    mine = DRIVERS / study.name
     try:
-        held.enter_context(ownership.sole_owner(Path("work/drivers") / study.name, wait=False))
+        held.enter_context(ownership.sole_owner(mine, wait=False))
     except ownership.Owned as error:
         raise SystemExit(
             f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
         ) from None
     atexit.register(held.close)
-    clear_orphans(study)
+    write_json(mine / MAKES, sorted(makes(study)))
+    clear_orphans(study, submits)
     try:
         cost.write_down(study)
     except (OSError, ValueError) as error:  # a report without an estimate is better than no study
@@ -52,8 +60,17 @@ def start(study: ResolvedStudy) -> None:
     os.environ["PATH"] = os.pathsep.join([str(PROGRAMS.resolve()), *os.get_exec_path()])
 
 
-def clear_orphans(study: ResolvedStudy) -> None:
+def clear_orphans(study: ResolvedStudy, submits: bool) -> None:
     left = orphans(study)
+    until = time.monotonic() + PATIENCE
+    while left is None and submits:  # jobs that still run would be taken for none
+        if time.monotonic() > until:
+            raise SystemExit(f"squeue has not answered for {PATIENCE:.0f} s: run again when SLURM is there (sinfo)")
+        print("waiting: squeue does not answer", flush=True)
+        time.sleep(BETWEEN_LOOKS)
+        left = orphans(study)
+    if not left:
+        return
     waiting = [job.id for job in left if job.state == "PENDING"]
     running = [job.id for job in left if job.state != "PENDING"]
     if waiting:
@@ -63,7 +80,8 @@ def clear_orphans(study: ResolvedStudy) -> None:
         print(f"asking {len(running)} running jobs of an earlier snakemake to save and end: {', '.join(running)}")
         slurm.ask("scancel", "--signal=TERM", *running)
     until = time.monotonic() + PATIENCE
-    while left := orphans(study):
+    while (now := orphans(study)) != []:
+        left = left if now is None else now
         if time.monotonic() > until:
             print(f"cancelling jobs that did not end: {', '.join(job.id for job in left)}", flush=True)
             slurm.ask("scancel", *(job.id for job in left))
@@ -71,10 +89,21 @@ def clear_orphans(study: ResolvedStudy) -> None:
         time.sleep(BETWEEN_LOOKS)
 
 
-def orphans(study: ResolvedStudy) -> list[slurm.Job]:
-    """Jobs in the queue that make results of this study in this folder; called before this run has submitted any."""
-    ids = {*study.runs, study.data}
-    jobs = slurm.jobs_of(str(Path.cwd())) or []
+def makes(study: ResolvedStudy) -> set[str]:
+    """What the jobs of a study make, as their comments name it."""
+    return {*study.runs, study.data}
+
+
+def orphans(study: ResolvedStudy) -> list[slurm.Job] | None:
+    """Jobs in the queue that make results of this study in this folder, and of no other one that is being driven; None
+    if SLURM does not say. Called before this run has submitted any."""
+    jobs = slurm.jobs_of(str(Path.cwd()))
+    if jobs is None:
+        return None
+    ids = makes(study)
+    for other in DRIVERS.glob(f"*/{MAKES}"):
+        if other.parent.name != study.name and ownership.is_owned(other.parent):
+            ids -= set(read_json(other))
     return [
         job for job in jobs if job.comment.startswith("rule_") and ids & set(re.findall("[0-9a-f]{16}", job.comment))
     ]

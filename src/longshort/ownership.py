@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,7 @@ def about_me() -> dict[str, Any]:
     return {
         "token": uuid.uuid4().hex,
         "host": socket.gethostname(),
+        "boot": _boot(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -126,10 +127,26 @@ def content(owner: Path) -> dict[str, Any]:
     return read
 
 
+def is_owned(folder: Path) -> bool:
+    """Whether a living process owns a folder; that of another host is looked at for a few beats."""
+    file = folder / "owner.json"
+    first = state = content(file)
+    if not state or state["host"] == socket.gethostname():
+        return bool(state) and not is_gone(state, 0.0, 0.0)
+    with suppress(FileNotFoundError):
+        beat, until = file.stat().st_mtime, time.monotonic() + 3 * BEAT
+        while time.monotonic() < until:
+            if file.stat().st_mtime != beat or content(file) != first:
+                return True
+            time.sleep(1.0)
+    return False
+
+
 def is_gone(state: dict[str, Any], silent: float, patience: float) -> bool:
     """Whether an owner is gone, given the seconds that its file has not been touched, as seen from here."""
     if state["host"] == socket.gethostname():
-        return not _alive(state["pid"], state["born"], state["group"])
+        rebooted = state.get("boot", _boot()) != _boot()
+        return rebooted or not _alive(state["pid"], state["born"], state["group"])
     return silent > patience and (state["job"] is None or slurm.is_over(state["job"]) is not False)
 
 
@@ -173,7 +190,8 @@ def _claimed(mine: Path, owner: Path) -> bool:
     try:
         os.link(mine, owner)
     except FileExistsError:
-        return False
+        # An NFS server may have made the link and its answer been lost: the client asks again, and is told this.
+        return content(owner).get("token") == content(mine)["token"]
     return True
 
 
@@ -187,6 +205,11 @@ def _take_away(owner: Path, state: dict[str, Any]) -> None:
     if content(aside)["token"] != state["token"]:  # another one was faster, and this is its file
         os.link(aside, owner)
     aside.unlink()
+
+
+def _boot() -> str:
+    """Which start of this machine this is: with the next one numbers and births of processes begin anew."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:

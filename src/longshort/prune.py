@@ -11,6 +11,8 @@ from longshort.publish import read_json, read_record
 from longshort.study import StudyError
 
 RESULTS, WORK = Path("results"), Path("work")
+# Finished evaluations, by what they are made of: a job that runs again finds its own there.
+EVALUATIONS = WORK / "evaluations"
 KINDS = ("runs", "data", "evaluations")
 
 
@@ -35,13 +37,15 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
     found = []
     needed_work: dict[str, list[str]] = {}
     for folder in (folder for kind in KINDS for folder in sorted((RESULTS / kind).glob("*")) if folder.is_dir()):
+        if (folder / "owner.json").exists():  # a corpus that is being prepared
+            continue
         needed_by = [study for study, needed in studies.items() if folder.name in needed]
-        found.append(Kept(folder, _size(folder), needed_by))
+        found.append(Kept(folder, size(folder), needed_by))
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
     for folder in sorted(WORK.glob("*")):
         if folder.is_dir() and folder.name not in ("evaluations", "drivers") and not (folder / "owner.json").exists():
-            found.append(Kept(folder, _size(folder), needed_work.get(folder.name, [])))
+            found.append(Kept(folder, size(folder), needed_work.get(folder.name, [])))
     return found
 
 
@@ -83,5 +87,5 @@ def _work_of(results: Path) -> set[str]:
     return names
 
 
-def _size(folder: Path) -> int:
+def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

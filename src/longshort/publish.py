@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,43 @@ LATE = 60.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class NoSpace(OSError):
+    """A file system is full; the message says which one, and what is to be done."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a file system is full; not all libraries pass the system's own on."""
+    return any(os.strerror(number) in str(error) for number in FULL)
+
+
+@contextmanager
+def naming_a_full_disk(path: Path, needed: int) -> Iterator[None]:
+    """For a block that writes about so many bytes to a path.
+
+    Raises:
+        NoSpace: in place of the error of a block for which there was no space.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, NoSpace) or not is_full(error):
+            raise
+        raise NoSpace(error.errno or errno.ENOSPC, no_space(path, needed)) from error
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes data to path so that a reader sees the old content or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno in FULL:
-            part.unlink(missing_ok=True)  # what is free without it
-            raise OSError(error.errno, no_space(path, len(data))) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+    with naming_a_full_disk(path, len(data)):  # which says what is free without the part
+        try:
+            with part.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -145,6 +165,17 @@ def appears(path: Path, patience: float = LATE) -> bool:
             os.listdir(path.parent)  # an NFS client asks its server then
         time.sleep(min(1.0, patience))
     return True
+
+
+def wait_for_files(folder: Path, names: Iterable[str], patience: float = LATE) -> None:
+    """For files that another node wrote, whose content is not looked at.
+
+    Raises:
+        FileNotFoundError: one does not come to be seen.
+    """
+    for name in names:
+        if not appears(folder / name, patience):
+            raise FileNotFoundError(f"{folder / name} is missing: delete {folder / 'manifest.json'} and run again")
 
 
 def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = "slurm-wlm slurmdbd munge mariadb-server faketime"
+PACKAGES = "slurm-wlm slurmdbd munge mariadb-server"
 PROGRAMS = [
     "munged",
     "mariadbd",
@@ -32,7 +32,6 @@ PROGRAMS = [
     "slurmd",
     "sbatch",
     "sacct",
-    "faketime",
 ]
 CLIENTS = ["sbatch", "srun", "scontrol", "squeue", "scancel", "sacct", "sacctmgr", "sinfo"]
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
@@ -41,7 +40,7 @@ UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
 # Waits are short, so that tests are. GraceTime is what a preempted job has between SIGTERM and SIGKILL.
 # Without cgroups it is OverMemoryKill that makes of a job's memory a limit. The machine has fewer processors than its
-# nodes are said to have, hence config_overrides. With the usual cred_expire no node may be more than two minutes ahead.
+# nodes are said to have, hence config_overrides.
 SLURM = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -49,7 +48,7 @@ SlurmctldPort={ctld}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=600
+AuthInfo=socket={folder}/munge.socket
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -150,18 +149,17 @@ class Cluster:
         self._start("mariadbd", "mariadbd", *options, ready=lambda: self.run(*ping))
         self._start("slurmdbd", "slurmdbd", "-D", ready=lambda: self.run("sacctmgr", "list", "cluster"))
 
-    def stop_database(self) -> None:
-        self._stop("slurmdbd")
-        self._stop("mariadbd")
+    def stop_database(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._stop("slurmdbd", number)
+        self._stop("mariadbd", number)
 
     def start_controller(self) -> None:
         self._start("slurmctld", "slurmctld", "-D", ready=lambda: self.run("scontrol", "ping"))
 
-    def stop_controller(self) -> None:
-        self._stop("slurmctld")
+    def stop_controller(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._stop("slurmctld", number)
 
-    def start_node(self, node: str, ahead: int = 0) -> None:
-        """ahead: seconds of its clock, and of all that runs there; not of the file system's."""
+    def start_node(self, node: str) -> None:
         since = time.strftime("%Y-%m-%dT%H:%M:%S")
 
         def registered() -> bool:
@@ -169,8 +167,7 @@ class Cluster:
             return fields.get("SlurmdStartTime", "") >= since and fields["State"] in ("IDLE", "MIXED", "ALLOCATED")
 
         keeper = [sys.executable, str(Path(__file__).with_name("node.py"))]
-        clock = ["faketime", "-f", f"+{ahead}s", "env", "NO_FAKE_STAT=1", "DONT_FAKE_MONOTONIC=1"] if ahead else []
-        self._start(node, *clock, *keeper, "slurmd", "-D", "-N", node, ready=registered)
+        self._start(node, *keeper, "slurmd", "-D", "-N", node, ready=registered)
 
     def stop_node(self, node: str) -> None:
         """As when its power fails: what runs there is gone, and nobody is told."""

@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
+import psutil
 import pytest
 
 from tests.conftest import ROOT, TINY, edit_study, make_project, run_snakemake
-from tests.slurm.cluster import NODES, Cluster, wait_until
+from tests.slurm.cluster import NODES, UNFINISHED, Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 120
+STEPS, BASE_STEPS = 120, 60
 ARMS = ["baseline", "constant", "hidden", "hidden+output"]
 
 
 def study(**changes: object) -> dict[str, Any]:
     """Checkpoints after every step; the base on two nodes, an arm by two processes, an arm that diverges."""
     made = copy.deepcopy(TINY)
-    made["model"]["training"]["nodes"] = 2
+    made["model"]["training"].update(nodes=2, steps=BASE_STEPS, checkpoint_minutes=0)
     made["arms"] = ARMS
     made["training"].update(steps=STEPS, checkpoint_minutes=0)
     made["overrides"] = {
@@ -53,10 +54,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def without_constant(reference: Path, tmp_path: Path) -> Path:
     """The finished study, but for the arm `constant`: a training, two evaluations and the tables are to be made."""
-    project = Path(shutil.copytree(reference, tmp_path / "project", symlinks=True))
+    return without(reference, "constant", tmp_path)
+
+
+def without(reference: Path, arm: str, folder: Path) -> Path:
+    project = Path(shutil.copytree(reference, folder / "project", symlinks=True))
     shutil.copytree(ROOT / "slurm", project / "slurm")
-    run = run_of(project, "constant")
-    record = json.loads((project / f"results/runs/{run}/training/{STEPS}.json").read_text())
+    run = run_of(project, arm)
+    record = json.loads((project / record_of(project, arm)).read_text())
     shutil.rmtree(project / "work" / record["run_id"])
     shutil.rmtree(project / "work/evaluations")
     shutil.rmtree(project / "results/runs" / run)
@@ -125,6 +130,16 @@ class Training(NamedTuple):
     group: int
     steps: int
 
+    def rank_on(self, node: str) -> int:
+        """Of a training on several nodes."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                command, where = process.cmdline(), process.environ()
+                is_rank = "longshort.training.worker" in command and "torch.distributed.run" not in command
+                if is_rank and (where.get("SLURM_JOB_ID"), where.get("SLURMD_NODENAME")) == (self.job, node):
+                    return process.pid
+        raise AssertionError(f"job {self.job} has no training process on {node}")
+
     @property
     def ranks(self) -> list[int]:
         listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.group)], capture_output=True, text=True)
@@ -146,9 +161,19 @@ def heartbeat_of(project: Path, arm: str) -> dict[str, Any] | None:
     return json.loads(found[0].read_text()) if found else None
 
 
+def record_of(project: Path, arm: str) -> str:
+    return f"results/runs/{run_of(project, arm)}/training/{BASE_STEPS if arm == 'base' else STEPS}.json"
+
+
 def log_of(project: Path, arm: str) -> Path:
     """Of the last attempt to train it."""
-    return project / f"results/runs/{run_of(project, arm)}/training/{STEPS}.log"
+    return (project / record_of(project, arm)).with_suffix(".log")
+
+
+def assert_went_on(project: Path, *arms: str) -> None:
+    """The last attempt began where an earlier one was."""
+    for arm in arms:
+        assert "training from step 0" not in (said := log_of(project, arm).read_text()), said
 
 
 def numbers(project: Path) -> pandas.DataFrame:
@@ -159,9 +184,20 @@ def numbers(project: Path) -> pandas.DataFrame:
 
 def assert_equal_numbers(project: Path, reference: Path) -> None:
     pandas.testing.assert_frame_equal(numbers(project), numbers(reference), check_exact=True)
-    for log in project.glob("results/runs/*/training/*.parquet"):
-        steps = list(pandas.read_parquet(log)["step"])
-        assert steps == list(range(1, len(steps) + 1))
+    for arm in ("base", *ARMS):
+        assert_equal_training(project, reference, arm)
+
+
+def assert_equal_training(project: Path, reference: Path, arm: str) -> None:
+    """Weights, and the log of every step."""
+    records = [folder / record_of(reference, arm) for folder in (project, reference)]
+    ours, theirs = (json.loads(record.read_text())["checkpoints"] for record in records)
+    assert {step: one["files"] for step, one in ours.items()} == {step: one["files"] for step, one in theirs.items()}
+    logs = [pandas.read_parquet(record.with_suffix(".parquet")) for record in records]
+    ours, theirs = (log.drop(columns="tokens_per_second", errors="ignore") for log in logs)
+    pandas.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    if arm != "hidden+output":  # which diverges before its second step
+        assert list(ours["step"]) == list(range(1, len(ours) + 1))
 
 
 def accounted(cluster: Cluster, project: Path, rule: str, arm: str, field: str) -> list[str]:
@@ -191,12 +227,18 @@ def allocated(cluster: Cluster, project: Path, arm: str) -> list[str]:
 def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:
-    """Everything as typed: the base on two nodes; then SIGKILL, scancel, the death of one rank of two, a divergence."""
+    """Everything as typed: the base on two nodes, of which one loses its rank; then SIGKILL, scancel, the death of one
+    rank of two, a divergence."""
     project = make_project(tmp_path / "project", study())
     shutil.copytree(ROOT / "slurm", project / "slurm")
     driver = Driver(cluster, project)
     process = driver.start()
 
+    base = driver.training("base", 5)
+    os.kill(base.rank_on("n2"), signal.SIGKILL)
+    # At once: its other rank does not wait for it.
+    wait_until(lambda: cluster.squeue()[base.job] not in UNFINISHED, lambda: f"{cluster.squeue()}{driver.said()}", 45)
+    assert cluster.squeue()[base.job] == "FAILED"
     killed = driver.training("baseline", 5)
     os.killpg(killed.group, signal.SIGKILL)
     cancelled = driver.training("constant", 5)
@@ -209,7 +251,8 @@ def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
     assert process.wait(timeout=900) == 0, driver.said()
 
     assert_equal_numbers(project, reference)
-    for arm in ("baseline", "constant", "hidden"):
+    assert_went_on(project, "base", "baseline", "constant", "hidden")
+    for arm in ("base", "baseline", "constant", "hidden"):
         beat = heartbeat_of(project, arm)
         assert beat is not None and (beat["state"], beat["attempt"]) == ("finished", 2), (arm, beat)
         assert len(jobs_of(cluster, project, "train", arm)) == 2
@@ -219,7 +262,7 @@ def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
     assert jobs_of(cluster, project, "train", "hidden+output") == ["COMPLETED"]
     assert jobs_of(cluster, project, "train", "hidden")[0] == "FAILED"
     # The base had a GPU on each of two nodes, and the arm of two processes both of its own on one.
-    assert allocated(cluster, project, "base") == ["billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"]
+    assert allocated(cluster, project, "base")[0] == "billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"
     assert "gres/gpu=2" in (one_node := allocated(cluster, project, "hidden")[-1]) and "node=1" in one_node
 
 
@@ -246,6 +289,7 @@ def test_of_a_preempted_training_exactly_one_begins_again(
     cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
     assert process.wait(timeout=600) == 0, driver.said()
     assert_equal_numbers(without_constant, reference)
+    assert_went_on(without_constant, "constant")
     states = jobs_of(cluster, without_constant, "train", "constant")
     assert states in (["PREEMPTED", "PREEMPTED", "COMPLETED"], ["FAILED", "PREEMPTED", "COMPLETED"])
 
@@ -275,14 +319,28 @@ def test_a_study_whose_cluster_fails_ends_as_if_nothing_had_happened(
     assert process.wait(timeout=600) == 0, driver.said()
     cluster.start_database()
     assert_equal_numbers(without_constant, reference)
+    assert_went_on(without_constant, "constant")
     assert f"after: its node failed (job {first.job})" in log.read_text()
 
 
-def test_the_clocks_of_nodes_may_differ(cluster: Cluster, reference: Path, without_constant: Path) -> None:
-    """A training hangs on a node whose clock is three minutes ahead; its next attempt, on the other node, waits."""
+def set_n2_ahead(project: Path) -> None:
+    """By three minutes, for all jobs of a project: this folder is on their PYTHONPATH."""
+    shutil.copy(ROOT / "tests/clock/sitecustomize.py", project / "src")
+
+
+def test_nodes_whose_clocks_differ_train_together(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
+    project = without(reference, "base", tmp_path)
+    set_n2_ahead(project)
+    Driver(cluster, project).run("--retries", "0", target=record_of(project, "base"))
+    assert_equal_training(project, reference, "base")
+
+
+def test_an_attempt_on_a_node_with_another_clock_is_waited_for(
+    cluster: Cluster, reference: Path, without_constant: Path
+) -> None:
+    """A training hangs on a node whose clock is three minutes ahead; its next attempt is on the other node."""
     driver = Driver(cluster, without_constant)
-    cluster.stop_node("n2")
-    cluster.start_node("n2", ahead=180)
+    set_n2_ahead(without_constant)
     use_only(cluster, "n2")
     try:
         process = driver.start()
@@ -302,6 +360,7 @@ def test_the_clocks_of_nodes_may_differ(cluster: Cluster, reference: Path, witho
     finally:
         use_only(cluster, "n1", "n2")
     assert_equal_numbers(without_constant, reference)
+    assert_went_on(without_constant, "constant")
 
 
 def use_only(cluster: Cluster, *nodes: str) -> None:
@@ -320,10 +379,11 @@ def state_of(project: Path, arm: str) -> str:
     return next(row["state"] for row in rows if row["run"] == run_of(project, arm) and row["stage"] == "training")
 
 
-def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, without_constant: Path) -> None:
+def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, reference: Path, without_constant: Path) -> None:
     edit_study(without_constant, needs={"device": "gpu", "training_memory_mb": 700})
     driver = Driver(cluster, without_constant)
-    driver.run(target=f"results/runs/{run_of(without_constant, 'constant')}/training/{STEPS}.json")
+    driver.run()
+    assert_equal_numbers(without_constant, reference)
     beat = heartbeat_of(without_constant, "constant")
     assert beat is not None and beat["state"] == "finished" and beat["memory_mb"] == 700 * beat["attempt"]
     assert beat["earlier"] and all("out of memory" in ending for ending in beat["earlier"])
@@ -379,6 +439,7 @@ def test_a_driver_that_is_started_again_goes_on_where_its_jobs_are(
     asked = f"asking 1 running jobs of an earlier snakemake to save and end: {going_on.job}"
     assert asked in driver.log.read_text()
     assert_equal_numbers(without_constant, reference)
+    assert_went_on(without_constant, "constant")
 
 
 def step_of(manifest: Path) -> int:

@@ -99,3 +99,24 @@ def write_owner(folder: Path, **given: object) -> Path:
 def ended_process() -> int:
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     return int(done.stdout)
+
+
+@pytest.mark.parametrize(("pid", "owned"), [(os.getpid(), True), (None, False)])
+def test_a_folder_of_a_dead_owner_is_not_owned(tmp_path: Path, pid: int | None, owned: bool) -> None:
+    assert not ownership.is_owned(tmp_path)
+    write_owner(tmp_path, pid=pid or ended_process(), born=ownership.about_me()["born"])
+    assert ownership.is_owned(tmp_path) is owned
+
+
+def test_an_owner_from_before_the_machine_started_is_gone(tmp_path: Path) -> None:
+    me = ownership.about_me()
+    write_owner(tmp_path, pid=me["pid"], born=me["born"], boot="an earlier one")
+    assert not ownership.is_owned(tmp_path)
+
+
+def test_a_link_that_was_made_before_its_answer_was_lost_is_ours(tmp_path: Path) -> None:
+    ownership.write_json(tmp_path / "mine", {"token": "t"})
+    assert ownership._claimed(tmp_path / "mine", tmp_path / "owner.json")
+    assert ownership._claimed(tmp_path / "mine", tmp_path / "owner.json")
+    ownership.write_json(tmp_path / "another", {"token": "u"})
+    assert not ownership._claimed(tmp_path / "another", tmp_path / "owner.json")

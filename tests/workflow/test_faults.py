@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort.training import launch
 from tests.conftest import ROOT, edit_study, on_a_small_disk, run_snakemake
 from tests.workflow.test_training import Stage
 
@@ -90,7 +92,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     zero: str,
     options: tuple[str, ...],
 ) -> None:
-    """Weights and log, bit for bit; with accumulation (micro-batch 1 of 4 windows), and over the ends of epochs."""
+    """Weights and log, bit for bit; with accumulation (micro-batch 1 of 4 windows)."""
     stage = long_stage(finished, tmp_path, processes, zero)
     micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
     whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
@@ -173,6 +175,19 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 
+def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_path: Path) -> None:
+    """A page each for the lock, the job and the wanted steps, and two for the log."""
+    stage = long_stage(finished, tmp_path, 1, "zero0")
+    _, log, _ = stage.run("40", "undisturbed")
+    process = stage.popen(on_a_small_disk(tmp_path / "work", 5 * 4096, stage.command("40")))
+    said, _ = process.communicate()
+    assert process.returncode == 0 and "exit code 1" in said, said
+    assert re.search(rf"the training failed: .*no space for {tmp_path}/work/\w+/log.jsonl: it needs \d+ B", said), said
+    assert "a checkpoint was not written" not in said
+    rows = pandas.read_parquet(tmp_path / "work-40.parquet").drop(columns="tokens_per_second")
+    pandas.testing.assert_frame_equal(rows, log, check_exact=True)
+
+
 def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finished_copy: Path) -> None:
     """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
     edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})
@@ -206,6 +221,21 @@ def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finish
     assert json.loads(record.read_text())["trained"] == 0
     steps = [json.loads(line)["step"] for line in whole_lines(started[0].with_name("log.jsonl"))]
     assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
+
+
+def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = Path(launch.environment(1)["TORCH_EXTENSIONS_DIR"])
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(shutil.copytree(compiled, tmp_path / "compiled")))
+    for folder in (tmp_path / "compiled").iterdir():
+        (folder / "lock").touch()
+    process = long_stage(finished, tmp_path).start("1")
+    try:
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, said
 
 
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,11 @@ from typing import Any
 
 import pandas
 import pytest
+from datasets import Dataset
 
+from longshort import slurm
 from longshort.publish import read_record, write_record
+from longshort.training import launch
 from tests.conftest import ROOT
 
 
@@ -26,11 +30,12 @@ class Stage:
         self.finished, self.folder = finished, folder
         self.spec: dict[str, Any] = json.loads((finished / f"results/tiny/arms/{arm}/seed-0/spec.json").read_text())
         self.base = next(finished.glob("results/runs/*/training/4.json"))
+        self.data = next(finished.glob("results/data/*/manifest.json"))
 
     def command(self, steps: str, work: str = "work", *options: str) -> list[str]:
         (self.folder / "spec.json").write_text(json.dumps(self.spec))
         command = [sys.executable, "-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
-        command += ["--data", next(self.finished.glob("results/data/*/manifest.json")), "--steps", steps]
+        command += ["--data", self.data, "--steps", steps]
         command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work, *options]
         return [str(part) for part in command]
 
@@ -83,6 +88,22 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
     for step, checkpoint in whole["checkpoints"].items():
         assert mended["checkpoints"][step]["files"] == checkpoint["files"]
     pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
+
+
+def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Path) -> None:
+    """Eight windows and a batch of four: an epoch ends after every second step."""
+    tokens = [(k * k) % 97 for k in range(9 * 32)]
+    Dataset.from_dict({"name": ["d"], "input_ids": [tokens]}).save_to_disk(str(tmp_path / "data/train"))
+    stage = Stage(finished, tmp_path)
+    stage.data = tmp_path / "data/manifest.json"
+    stage.data.write_text(json.dumps({"content": "c", "splits": {"train": {"sha256": "t"}}}))
+    whole, log, said = stage.run("6", "whole")
+    assert "8 windows of up to 32 tokens an epoch" in said
+    stage.run("4", "parts")
+    parts, parts_log, said = stage.run("4-6", "parts")
+    assert "training from step 4 to 6" in said
+    assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -175,3 +196,25 @@ def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(f
 
     write_record(stage.base, {**record, "status": "diverged", "checkpoints": {}, "diverged": {"step": 2}})
     assert stage.run("6")[0]["status"] == "diverged"
+
+
+def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", str(random.SystemRandom().randrange(12000)))
+    monkeypatch.setattr(slurm, "address", lambda node: "127.0.0.1")
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += launch._rendezvous(["n1", "n2"], {"nodes": 2, "processes": 1})
+    command += ["--no-python", "sh", "-c", "echo $RANK of $WORLD_SIZE"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/clock")}
+    launchers = []
+    for node in ("n2", "n1"):  # the one that is ahead comes first, and must not take the other one for dead
+        variables = {**environment, "SLURMD_NODENAME": node}
+        launchers.append(subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True))
+        time.sleep(3)
+    try:
+        said = sorted(launcher.communicate(timeout=90)[0] for launcher in launchers)
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    assert said == ["0 of 2\n", "1 of 2\n"]

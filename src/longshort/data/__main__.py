@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from longshort import hub, provenance
+from longshort import hub, interruption, provenance
 from longshort.data import corpora, tokenizers
 from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
-from longshort.publish import folder_digests, folder_in_place, write_json, write_record
+from longshort.ownership import Owner, sole_owner
+from longshort.publish import NoSpace, folder_digests, folder_in_place, naming_a_full_disk, write_json, write_record
 
 ENTRY = "longshort.data.__main__"
 SPLITS = ("train", "validation", "test")
@@ -59,7 +60,8 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
             )
         columns = ["name", "input_ids"] if split == "train" else ["name", "text", "input_ids"]
         chosen = chosen.select_columns(columns)
-        with folder_in_place(out / split) as folder:
+        share = tokenised.data.nbytes * len(chosen) // len(tokenised)
+        with naming_a_full_disk(out / split, share), folder_in_place(out / split) as folder:
             chosen.save_to_disk(str(folder))
         splits[split], sources[split] = _content(chosen)
     write_json(out / "sources.json", sources)
@@ -91,9 +93,15 @@ def main() -> None:
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
     hub.refuse_network()
+    interruption.end_at_once()
+    with sole_owner(arguments.out) as owner:
+        make(arguments, owner)
+
+
+def make(arguments: argparse.Namespace, owner: Owner) -> None:
     try:
         manifest = prepare(read_spec(arguments.spec), arguments.out)
-    except ValueError as error:
+    except (ValueError, NoSpace) as error:
         raise SystemExit(f"data: {error}") from None
     manifest.update(
         code=code_hash(ENTRY),
@@ -102,6 +110,7 @@ def main() -> None:
         environment=provenance.environment(),
         machine=provenance.machine(),
     )
+    owner.refuse_if_lost()
     write_record(arguments.out / "manifest.json", manifest)
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from longshort.publish import write_atomic
+from longshort.publish import naming_a_full_disk, write_atomic
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -59,9 +59,10 @@ class Journal:
         self._values[key] = value
         if self._path is not None:
             text = json.dumps([key, value], ensure_ascii=False).encode()
+            line = hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
+            with naming_a_full_disk(self._path, len(line)), self._path.open("ab") as file:
+                file.write(line)
 
 
 class Part:

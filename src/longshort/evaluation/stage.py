@@ -20,7 +20,16 @@ from longshort.data import prepared
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, read_spec, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
-from longshort.publish import LATE, altered, file_digest, read_record, write_atomic, write_record
+from longshort.publish import (
+    LATE,
+    altered,
+    file_digest,
+    read_json,
+    read_record,
+    wait_for_files,
+    write_atomic,
+    write_record,
+)
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
@@ -65,6 +74,10 @@ def make(
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     spec, run = read_spec(arguments.spec), read_record(arguments.run)
     manifest = read_record(arguments.data)
+    wait_for_files(arguments.data.parent, manifest["files"])
+    for digests in _made_items(spec, arguments.data):
+        if trouble := altered(digests.parent, read_json(digests), patience=LATE):
+            raise SystemExit(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = {
         "checkpoints": {step: checkpoint["files"] for step, checkpoint in run["checkpoints"].items()},
         "steps": arguments.steps,

@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from longshort import interruption
 from longshort.data import prepared
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
 from longshort.identity import refuse_changed_code
-from longshort.publish import file_digest, write_atomic, write_json
+from longshort.ownership import Owner, sole_owner
+from longshort.publish import file_digest, read_json, wait_for_files, write_atomic, write_json
 
 # Words of an item that is to fall into 0-4k, 4-8k, 8k+; the margins leave room for questions and whole last passages.
 WORDS = ((800, 3000), (4400, 7000), (8200, 9000))
@@ -400,11 +402,13 @@ def _words(text: str) -> int:
     return len(text.split())
 
 
-def write(items: dict[str, list[Item]], out: Path) -> None:
+def write(items: dict[str, list[Item]], out: Path, owner: Owner | None = None) -> None:
     """The 13 files `<task>_e.jsonl`, each whole or not at all, and last manifest.json with the sha256 of each."""
     for task, rows in items.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomic(out / f"{task}_e.jsonl", lines)
+    if owner is not None:
+        owner.refuse_if_lost()
     write_json(out / "manifest.json", {f"{task}_e.jsonl": file_digest(out / f"{task}_e.jsonl") for task in items})
 
 
@@ -420,10 +424,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.evaluation.standin")
+    interruption.end_at_once()
+    wait_for_files(arguments.data, read_json(arguments.data / "manifest.json").get("files", []))
     prepared.refuse_altered(arguments.data / "manifest.json", "test")
     test = load_from_disk(str(arguments.data / "test"))
     documents = list(zip(test["name"], test["text"], strict=True))
-    write(build(documents, arguments.items, arguments.seed), arguments.out)
+    with sole_owner(arguments.out) as owner:
+        write(build(documents, arguments.items, arguments.seed), arguments.out, owner)
 
 
 if __name__ == "__main__":

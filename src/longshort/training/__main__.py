@@ -23,6 +23,7 @@ from longshort.publish import (
     folder_digests,
     read_json,
     read_record,
+    wait_for_files,
     write_atomic,
     write_record,
 )
@@ -61,6 +62,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
     code = code or code_hash(ENTRY, chosen_modules)
     manifest = read_record(arguments.data)
+    wait_for_files(arguments.data.parent, manifest["files"])
     wanted = [int(step) for step in arguments.steps.split("-")]
     base = read_record(arguments.base) if arguments.base else None
     files: dict[str, str] | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.identity import run_id, trajectory
-from longshort.publish import altered, folder_digests, read_json, write_json
+from longshort.publish import altered, appears, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"
 # What else a training leaves in its folder, beside its log.
@@ -30,7 +30,9 @@ def folder(work: Path, step: int) -> Path:
 
 def seal(checkpoint: Path) -> None:
     """Writes the manifest: the checkpoint is whole from here on."""
-    write_json(checkpoint / MANIFEST, folder_digests(checkpoint))
+    digests = folder_digests(checkpoint)
+    digests.pop(MANIFEST, None)  # no file can hold its own hash
+    write_json(checkpoint / MANIFEST, digests)
 
 
 def is_sealed(work: Path, step: int) -> bool:
@@ -38,15 +40,18 @@ def is_sealed(work: Path, step: int) -> bool:
     return (folder(work, step) / MANIFEST).exists()
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if it is as it was sealed."""
-    if not (checkpoint / MANIFEST).exists():
+def damage(checkpoint: Path, patience: float = 0.0) -> str | None:
+    """What is wrong with a checkpoint, in words; None if it is as it was sealed.
+
+    patience: seconds to wait for a file that another node wrote.
+    """
+    if not appears(checkpoint / MANIFEST, patience):
         return "it was never finished"
     try:
         expected: dict[str, str] = read_json(checkpoint / MANIFEST)
     except ValueError as error:
         return str(error)
-    return altered(checkpoint, expected)
+    return altered(checkpoint, expected, patience)
 
 
 def steps_there(work: Path) -> list[int]:
@@ -55,11 +60,11 @@ def steps_there(work: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def sound_steps(work: Path) -> list[int]:
+def sound_steps(work: Path, patience: float = 0.0) -> list[int]:
     """The steps whose checkpoint verifies, ascending; says which ones it passes over."""
     sound = []
     for step in steps_there(work):
-        trouble = damage(folder(work, step))
+        trouble = damage(folder(work, step), patience)
         if trouble is None:
             sound.append(step)
         else:
@@ -115,17 +120,24 @@ def thin(work: Path, kept: Collection[int], spare: int) -> None:
     """Deletes checkpoints that serve only to resume, but for the newest `spare`."""
     passing = [step for step in steps_there(work) if step not in kept]
     for step in passing[: len(passing) - spare]:
-        # Without its manifest a half-deleted checkpoint counts as never finished.
-        (folder(work, step) / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder(work, step))
+        remove(work, step)
 
 
-def remove_unfinished(work: Path) -> None:
-    """Deletes what a killed or failed save left, and its space with it."""
+def remove(work: Path, step: int) -> None:
+    # Without its manifest a half-deleted checkpoint counts as never finished.
+    (folder(work, step) / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder(work, step))
+
+
+def remove_unfinished(work: Path, patience: float = 0.0) -> None:
+    """Deletes what a killed or failed save left, and its space with it.
+
+    patience: seconds to wait for the manifest of one that another node may have finished.
+    """
     for step in steps_there(work):
-        if not is_sealed(work, step):
+        if not appears(folder(work, step) / MANIFEST, patience):
             print(f"checkpoint of step {step} is deleted: it was never finished", flush=True)
-            shutil.rmtree(folder(work, step))
+            remove(work, step)
 
 
 def weights(checkpoint: Path) -> dict[str, str]:

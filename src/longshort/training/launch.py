@@ -6,8 +6,8 @@ Imports no torch, so that a job that finds its run finished republishes in secon
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,7 @@ from typing import Any
 from longshort import interruption, slurm
 from longshort.data import prepared
 from longshort.ownership import Owner
-from longshort.publish import read_json, write_json
+from longshort.publish import LATE, read_json, write_json
 from longshort.training import checkpoints, log
 from longshort.training.worker import LAST_WORDS
 
@@ -38,9 +38,11 @@ def complete(
     """
     began, trained = time.monotonic(), 0
     checked = False
+    job_file = work / "job.json"
     keep = checkpoints.keep(work, wanted)
-    checkpoints.remove_unfinished(work)
-    sound = checkpoints.sound_steps(work)
+    patience = 0.0 if job_file.exists() and read_json(job_file).get("host") == socket.gethostname() else LATE
+    checkpoints.remove_unfinished(work, patience)
+    sound = checkpoints.sound_steps(work, patience)
     for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
@@ -48,11 +50,12 @@ def complete(
                 prepared.refuse_altered(Path(job["data"]) / "manifest.json", "train")
                 checked = True
             print(f"training from step {resume} to {max(targets)}", flush=True)
-            for step in targets:  # what a killed or damaged save left there
-                shutil.rmtree(checkpoints.folder(work, step), ignore_errors=True)
+            for step in checkpoints.steps_there(work):
+                if resume < step <= max(targets):  # damaged: what is saved over it must not mix with it
+                    checkpoints.remove(work, step)
             log.forget_steps(work / log.NAME, resume, max(targets))
-            job_file = work / "job.json"
-            write_json(job_file, {**job, "resume": resume, "targets": targets, "keep": keep, "owner": owner.token})
+            piece = {"resume": resume, "targets": targets, "keep": keep}
+            write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since = time.monotonic()
             stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
@@ -180,6 +183,9 @@ def _rendezvous(nodes: list[str], training: dict[str, Any]) -> list[str]:
     # Jobs that share a node have different numbers.
     endpoint = f"{slurm.address(nodes[0])}:{20000 + int(job) % 12000}"
     found = [f"--nnodes={len(nodes)}", f"--nproc-per-node={training['processes']}", f"--rdzv-id={job}"]
+    # A launcher gives up each one whose last sign, by the clock of that one, is so many times 5 seconds old. After the
+    # usual 15 seconds those whose clocks differ by more would never meet. That one has ended, srun tells the others.
+    found.append("--rdzv-conf=keep_alive_max_attempt=720")
     return [*found, "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"]
 
 

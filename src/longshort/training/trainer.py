@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 import time
@@ -32,8 +31,8 @@ from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import Owner
-from longshort.publish import FULL, no_space, read_json, write_json
-from longshort.training import checkpoints, log
+from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
+from longshort.training import checkpoints, extensions, log
 
 
 class Diverged(Exception):
@@ -115,7 +114,8 @@ class AlignmentTrainer(Trainer):
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))
         if self.is_world_process_zero():
-            log.append(self.work / log.NAME, row)
+            with naming_a_full_disk(self.work / log.NAME, len(repr(row))):
+                log.append(self.work / log.NAME, row)
             if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
                 shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
                 print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
@@ -227,6 +227,7 @@ def train(job: dict[str, Any]) -> None:
             f"this run is one of {processes} processes, as its specification says, and {arguments.world_size} were "
             "started: another number of them is another run; change training.processes or training.nodes in the study"
         )
+    extensions.lock_as_long_as_processes_live()
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     tokenizer = tokenizers.load(spec["data"]["tokenizer"])
@@ -278,13 +279,14 @@ def train(job: dict[str, Any]) -> None:
         with owner.beating() if trainer.is_world_process_zero() else nullcontext():
             trainer.train(resume_from_checkpoint=resume)
     except Diverged as error:
-        print(f"diverged: {error}; the last good checkpoint is kept", flush=True)
+        print(f"diverged: {error}; of the checkpoints before it, those of wanted steps are kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
+    except NoSpace as error:
+        raise SystemExit(str(error)) from error
     except Exception as error:
         needed = checkpoint_size(model)
-        full = any(os.strerror(number) in str(error) for number in FULL)  # not all libraries pass an OSError on
-        if full or shutil.disk_usage(work).free < needed:
+        if is_full(error) or shutil.disk_usage(work).free < needed:
             traceback.print_exc()
             raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
         raise

@@ -1,0 +1,55 @@
+"""Which jobs in the queue are those of a Snakemake that died."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from longshort import driver, ownership, slurm
+from longshort.publish import write_json
+
+BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(driver, "BETWEEN_LOOKS", 0.0)
+    return SimpleNamespace(name="mine", runs={BASE: None, ARM: None}, data=DATA)
+
+
+def queue(monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | None) -> list[tuple[str, ...]]:
+    """What squeue says, one answer after the other, then the last for ever; what else SLURM was asked."""
+    left, asked = list(answers), []
+    monkeypatch.setattr(slurm, "jobs_of", lambda folder: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(slurm, "ask", lambda *command: asked.append(command))
+    return asked
+
+
+def job(number: str, run: str, state: str = "RUNNING") -> slurm.Job:
+    return slurm.Job(number, state, str(Path.cwd()), f"rule_train_wildcards_{run}_6")
+
+
+def test_a_job_that_another_living_driver_wants_is_no_orphan(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = queue(monkeypatch, [job("7", BASE), job("8", ARM, "PENDING")], [])
+    write_json(driver.DRIVERS / "other" / driver.MAKES, [BASE, DATA])
+    with ownership.sole_owner(driver.DRIVERS / "other"):
+        driver.clear_orphans(study, submits=True)
+    assert asked == [("scancel", "8")]
+    asked = queue(monkeypatch, [job("7", BASE)], [])
+    driver.clear_orphans(study, submits=True)  # it has ended
+    assert asked == [("scancel", "--signal=TERM", "7")]
+
+
+def test_no_answer_does_not_mean_that_there_are_no_orphans(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = queue(monkeypatch, None, None, [job("7", ARM)], None, [])
+    driver.clear_orphans(study, submits=True)
+    assert asked == [("scancel", "--signal=TERM", "7")]
+    queue(monkeypatch, None)
+    driver.clear_orphans(study, submits=False)  # here, where SLURM need not be
+    monkeypatch.setattr(driver, "PATIENCE", 0.0)
+    with pytest.raises(SystemExit, match="squeue has not answered"):
+        driver.clear_orphans(study, submits=True)

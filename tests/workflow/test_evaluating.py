@@ -1,0 +1,79 @@
+"""What happens to an evaluation's process and to its disk, and what the next attempt makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.conftest import on_a_small_disk
+
+
+def perplexity(finished: Path, folder: Path, documents: int, work: str) -> list[str]:
+    """The command of a perplexity stage on an arm of the finished study, with so many documents."""
+    published = next((finished / "results/tiny/arms/constant/seed-0/perplexity").glob("*/2-6.parquet"))
+    spec = json.loads((finished / "results/evaluations" / published.parent.name / "spec.json").read_text())
+    spec["settings"]["documents"] = documents
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "longshort.evaluation.perplexity", "--spec", folder / "spec.json"]
+    command += ["--run", finished / "results/tiny/arms/constant/seed-0/training/2-6.json", "--steps", "2-6"]
+    command += ["--data", next(finished.glob("results/data/*/manifest.json"))]
+    return [str(part) for part in [*command, "--out", folder / f"{work}.parquet", "--work", folder / work]]
+
+
+def start(finished: Path, command: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(finished / "src")}
+    pipe, out = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(command, cwd=finished, env=environment, stdout=pipe, stderr=out, text=True)
+
+
+def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFrame:
+    process = start(finished, perplexity(finished, folder, documents, "undisturbed"))
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return pandas.read_parquet(folder / "undisturbed.parquet")
+
+
+@pytest.mark.parametrize(("documents", "pages", "lacks"), [(40, 2, "journal"), (3, 3, "finished.parquet")])
+def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
+    finished: Path, tmp_path: Path, documents: int, pages: int, lacks: str
+) -> None:
+    """One page is the lock's, one is for what was measured; the third is less than the result needs."""
+    expected = undisturbed(finished, tmp_path, documents)
+    command = perplexity(finished, tmp_path, documents, "work")
+    process = start(finished, on_a_small_disk(tmp_path / "work", 4096 * pages, command))
+    said, _ = process.communicate()
+    assert process.returncode == 0 and "exit code 1" in said, said
+    assert re.search(
+        rf"no space for {tmp_path}/work/evaluations/\w+/{lacks}: it needs .* file system {tmp_path}/work", said
+    )
+    assert int(re.search(r"going on after (\d+) finished items", said)[1]) > 0  # type: ignore[index]
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
+
+
+def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
+    expected = undisturbed(finished, tmp_path, 40)
+    command = perplexity(finished, tmp_path, 40, "work")
+    process = start(finished, command)
+    deadline = time.monotonic() + 120
+    while sum(path.read_bytes().count(b"\n") for path in (tmp_path / "work").glob("evaluations/*/journal")) < 3:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "asked to stop (SIGTERM)" in said
+    assert json.loads((tmp_path / "work.heartbeat").read_text())["state"] == "interrupted"
+    assert not list((tmp_path / "work").glob("evaluations/*/owner.json"))
+    measured = next((tmp_path / "work").glob("evaluations/*/journal")).read_bytes().count(b"\n")
+
+    process = start(finished, command)
+    said, _ = process.communicate()
+    assert process.returncode == 0 and f"going on after {measured} finished items" in said, said
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
