@@ -17,7 +17,7 @@ from datasets import Dataset
 from longshort import provenance
 from longshort.evaluation import harness, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
-from longshort.publish import folder_digests, read_record, write_json, write_record
+from longshort.publish import file_digest, folder_digests, read_record, write_json, write_record
 from tests.unit.test_longbench import tiny_llama
 
 
@@ -88,10 +88,16 @@ def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, co
     def values(settings: dict[str, Any]) -> list[float]:
         return evaluated(tmp_path, "longbench_e", settings, module)["value"].tolist()
 
-    (tmp_path / "longbench-e-3").mkdir()
-    write_json(tmp_path / "longbench-e-3" / "manifest.json", {"lcc_e.jsonl": "a"})
+    items = tmp_path / "longbench-e-3" / "lcc_e.jsonl"
+    items.parent.mkdir()
+
+    def make_items(content: str) -> None:
+        items.write_text(content)
+        write_json(items.with_name("manifest.json"), {items.name: file_digest(items)})
+
+    make_items("a")
     assert [values(made), values(made)] == [[1], [1]]
-    write_json(tmp_path / "longbench-e-3" / "manifest.json", {"lcc_e.jsonl": "b"})
+    make_items("b")
     assert values(made) == [2]
     for content in ("{}", "[]"):
         with zipfile.ZipFile(tmp_path / "data.zip", "w") as file:

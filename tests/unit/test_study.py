@@ -208,9 +208,16 @@ def test_a_deepspeed_file_leaves_the_batch_to_the_study(config: Path, content: s
 
 def test_plots_are_those_of_the_metrics(config: Path) -> None:
     files = load(config, evaluations__perplexity=None).plot_files()
-    assert {Path(file).stem for file in files} == {"misalignment", "misalignment-grid", "training", "schedules"}
+    assert {Path(file).stem for file in files} == {"misalignment", "misalignment-grid", "training", "schedules", "gain"}
     files = load(config, evaluations__misalignment__grid_sequences=0).plot_files()
-    assert {Path(file).stem for file in files} == {"perplexity", "misalignment", "training", "schedules"}
+    assert {Path(file).stem for file in files} == {
+        "perplexity",
+        "misalignment",
+        "training",
+        "schedules",
+        "gain",
+        "correlation",
+    }
 
 
 def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
@@ -289,7 +296,7 @@ def test_the_sampling_range_is_rounded_down_to_tokens(config: Path, share: float
 
 def test_a_shared_table_is_made_of_the_arms_that_the_study_has(config: Path) -> None:
     tables = load(config, arms=["baseline", "constant", "alpha-1.0", "alpha-0.3"], tables={}).tables
-    assert list(tables) == ["main", "alpha"]
+    assert list(tables) == ["main", "lengths", "cost", "alpha"]
     assert tables["alpha"].arms == ["baseline", "alpha-0.3", "alpha-1.0"]
 
 
