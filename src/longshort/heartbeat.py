@@ -8,6 +8,7 @@ total, unit, loss, tokens_per_second, seconds_left and message.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -31,6 +32,15 @@ Progress = Callable[[], dict[str, Any]]
 def path_of(out: Path) -> Path:
     """The heartbeat of the stage that makes a result."""
     return out.with_suffix(".heartbeat")
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """A heartbeat or a record as far as it can be read now; empty where there is none, or half of one."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 class Heartbeat:

@@ -50,9 +50,9 @@ def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]
         for stage, place in places.items():
             out = results / "runs" / run / place / f"{study.steps_of(run)}.json"
             path = heartbeat.path_of(out)
-            beat = _read(path)
+            beat = heartbeat.read_whole(path)
             silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
-            state = _state(_read(out), beat, silent)
+            state = _state(heartbeat.read_whole(out), beat, silent)
             found.append(Stage(run, names[run], stage, state, out.with_suffix(".log"), beat, silent))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
@@ -121,14 +121,6 @@ def _names(study: ResolvedStudy) -> dict[str, str]:
         for seed, run in runs.items():
             names.setdefault(run, []).append(f"{arm}, {seed}")
     return {run: "; ".join(given) for run, given in names.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content
 
 
 def _now(results: Path) -> float:

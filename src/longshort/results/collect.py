@@ -64,7 +64,7 @@ def _runs(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
 
 def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
     """One row for each arm, seed and stage (training, or an evaluation), whether it is finished or not: RUNS."""
-    planned = _read(results / study["name"] / "planned.json")
+    planned = heartbeat.read_whole(results / study["name"] / "planned.json")
     rows = []
     for arm, seed, run, steps in _runs(study):
         stages = {"training": "training"}
@@ -95,7 +95,7 @@ RUNS = {
 
 def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
     """What the record, the heartbeat and the log of a stage say."""
-    beat, log = _read(heartbeat.path_of(out)), out.with_suffix(".log")
+    beat, log = heartbeat.read_whole(heartbeat.path_of(out)), out.with_suffix(".log")
     said: dict[str, Any] = {
         "status": _unfinished(out),
         "path": str(out),
@@ -131,18 +131,10 @@ def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
 def _unfinished(out: Path) -> str:
     """What the heartbeat says of a result that is not there."""
     path = heartbeat.path_of(out)
-    state = _read(path).get("state")
+    state = heartbeat.read_whole(path).get("state")
     if state in (heartbeat.RUNNING, heartbeat.WAITING):
         return "running" if time.time() - path.stat().st_mtime < SILENT else "failed"
     return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content
 
 
 def _run(

@@ -145,10 +145,10 @@ def reasons(metrics: pd.DataFrame) -> dict[tuple[str, int, str], str]:
 
 
 def evaluation_of(metric: str) -> str:
-    """The evaluation that measures a metric."""
-    if metric in ("misalignment", "sce", "entropy_floor", "symkl"):
-        return "misalignment"
-    return metric.split(":")[0] if metric.startswith(("harness", "longbench_e")) else "perplexity"
+    """The evaluation that measures a metric, which is also the name of its rule in the workflow."""
+    if metric.startswith(("harness", "longbench_e")):
+        return metric.split(":")[0]
+    return "misalignment" if metric.startswith(("misalignment", "sce", "entropy_floor", "symkl")) else "perplexity"
 
 
 def absence(
@@ -190,16 +190,9 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
             place = "" if pd.isna(length) else f" at length {length}"
             raise ValueError(
                 f"the column {metric}{place} holds two protocols, {found}, whose numbers are not comparable: "
-                f"measure them all by the present one with `snakemake all --cores 2 --forcerun {_rule_of(metric)} "
+                f"measure them all by the present one with `snakemake all --cores 2 --forcerun {evaluation_of(metric)} "
                 f"--config study={metrics['study'].iloc[0]}`, or put these arms into two studies"
             )
-
-
-def _rule_of(metric: str) -> str:
-    """The rule of the workflow that measures a metric."""
-    if metric.startswith(("harness", "longbench_e")):
-        return metric.split(":")[0]
-    return "misalignment" if metric.startswith(("sce", "entropy_floor", "symkl")) else "perplexity"
 
 
 def equal_arms(study: dict[str, Any]) -> list[list[str]]:
