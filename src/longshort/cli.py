@@ -235,10 +235,10 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
     width = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or width >= 200 or not study.exists():
         return None
-    from longshort.results import tables
+    from longshort.results import long_table, tables
 
     summary = read_json(study)
-    read, runs = tables.read(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
+    read, runs = long_table.read_with_costs(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
 
 
@@ -266,11 +266,11 @@ def _hours(text: str) -> float:
 def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
     summary = json.loads(study.summary_text())
     # Late: pandas is slow to import, and `check` needs none of it.
-    from longshort.results import collect, tables
+    from longshort.results import collect, long_table, tables
 
     frame = collect.collect(summary, Path("results"), study.codes())
     collect.publish(frame, collect.collect_runs(summary, Path("results")), folder / "metrics.parquet")
-    metrics, runs = tables.read(folder / "metrics.parquet", folder / "runs.parquet", summary)
+    metrics, runs = long_table.read_with_costs(folder / "metrics.parquet", folder / "runs.parquet", summary)
     tables.write_tables(metrics, summary, folder, runs)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort.publish import file_digest, write_record
 from tests.conftest import edit, edit_study, planned, run_snakemake
 from tests.contract.common import RESULTS
 
@@ -277,6 +278,10 @@ def test_a_number_of_an_earlier_run_is_not_taken_for_one_of_the_present(finished
     rows = pandas.read_parquet(metrics)
     rows.loc[rows["arm"].eq("constant"), "run_id"] = "0" * 16
     rows.to_parquet(metrics, index=False)
+    edited = longshort(finished_copy, "why", *NUMBER, "--study", "tiny", check=False)
+    assert edited.returncode != 0 and "metrics.parquet is not the file that was collected" in edited.stderr
+    assert "Traceback" not in edited.stderr
+    write_record(metrics.with_suffix(".json"), {"sha256": file_digest(metrics)})
     said = longshort(finished_copy, "why", *NUMBER, "--study", "tiny").stdout
     assert f"the number is of run id {'0' * 16}" in said and "run snakemake again" in said
 
@@ -309,4 +314,4 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
     assert not (finished_copy / run).exists() and (finished_copy / work).exists()
     longshort(finished_copy, "prune", "--all", "--yes")
     assert not (finished_copy / work).exists()
-    assert planned(finished_copy).keys() <= {"study", "metrics", "tables", "plots"}
+    assert planned(finished_copy).keys() <= RESULTS.keys()

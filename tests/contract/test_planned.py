@@ -122,9 +122,9 @@ def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("results/plots", {"plots": 1}),
-        ("results/tables", {"tables": 1}),
-        ("results/statistics", {"tables": 1}),
+        ("results/plots", {"plots": 1, "report": 1}),
+        ("results/tables", {"tables": 1, "report": 1}),
+        ("results/statistics", {"tables": 1, "plots": 1, "report": 1}),
         ("evaluation/misalignment", {"misalignment": 5, **AFTER}),
         ("evaluation/standin", {"longbench_stand_in": 1, "longbench_e": 5, **AFTER}),
         ("alignment/divergences/symmetric_kl", {**runs(3), **AFTER}),

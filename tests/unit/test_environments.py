@@ -18,7 +18,7 @@ STAGES = {
     "data": ["data.__main__", "evaluation.standin"],
     "training": ["training.__main__", "training.worker"],
     "evaluation": [f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")],
-    "results": [f"results.{name}" for name in ("collect", "tables", "plots")],
+    "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")],
 }
 # Loaded by what is imported: by the Trainer and by DeepSpeed; by datasets and pandas; by pandas' LaTeX tables.
 LOADED = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from longshort.publish import file_digest, read_record
+from longshort.publish import Altered, file_digest, read_record
 
 # The base model before fine-tuning stands in the table as an arm of its own, at step 0.
 BASE, BASE_SEED = "(base)", -1
@@ -33,6 +33,16 @@ def read(path: Path) -> pd.DataFrame:
     return metrics
 
 
+def read_with_costs(metrics: Path, runs: Path, study: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The numbers, with what the arms cost among them, and how each run was made.
+
+    Raises:
+        ValueError: as read.
+    """
+    made = read_runs(runs)
+    return with_costs(read(metrics), made, int(study["checkpoints"][-1])), made
+
+
 def read_runs(path: Path) -> pd.DataFrame:
     """One row for each arm, seed and stage: how it was made, and what it cost (results/README.md).
 
@@ -47,7 +57,7 @@ def refuse_altered(path: Path) -> None:
     """A table of numbers that was edited or cut by hand is no result; results.collect wrote its hash beside it."""
     stated = path.with_suffix(".json")
     if stated.exists() and read_record(stated)["sha256"] != file_digest(path):
-        raise ValueError(f"{path} is not the file that was collected; delete it and run snakemake again")
+        raise Altered(f"{path} is not the file that was collected; delete it and run snakemake again")
 
 
 def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from matplotlib.ticker import LogLocator
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import long_table, plots_compared, tables
+from longshort.results import long_table, plots_compared
 from longshort.results.drawing import (
     REFERENCE_COLOUR,
     WIDTH,
@@ -490,7 +490,7 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_changed_code(options.code, "longshort.results.plots")
     try:
         study = read_json(options.study)
-        metrics, _ = tables.read(options.metrics, options.runs, study)
+        metrics, _ = long_table.read_with_costs(options.metrics, options.runs, study)
         write_plots(metrics, study, options.out, options.style)
     except ValueError as error:
         sys.exit(f"longshort.results.plots: {error}")

@@ -19,7 +19,7 @@ import pandas as pd
 
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_json, write_atomic
-from longshort.results import compare, formats, plots_compared, statistics, tables
+from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.columns import Column
 from longshort.results.long_table import BASE
 
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_changed_code(options.code, "longshort.results.report")
     try:
         study = read_json(options.study)
-        metrics, runs = tables.read(options.metrics, options.runs, study)
+        metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
         write_atomic(options.out, page(metrics, runs, study, options.plots))
     except ValueError as error:
         sys.exit(f"longshort.results.report: {error}")

@@ -33,16 +33,6 @@ def table_of(study: dict[str, Any], name: str) -> dict[str, Any]:
     raise ValueError(f"study {study['name']} has no table {name!r}: take one of {names}")
 
 
-def read(metrics: Path, runs: Path, study: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The numbers, with what the arms cost among them, and how each run was made.
-
-    Raises:
-        ValueError: as long_table.read.
-    """
-    read_runs = long_table.read_runs(runs)
-    return long_table.with_costs(long_table.read(metrics), read_runs, int(study["checkpoints"][-1])), read_runs
-
-
 def steps_of(study: dict[str, Any], table: dict[str, Any]) -> list[int]:
     """The checkpoints that a table shows: all of the headline's, else the last."""
     steps = [int(step) for step in study["checkpoints"]]
@@ -416,7 +406,7 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_changed_code(options.code, "longshort.results.tables")
     try:
         study = read_json(options.study)
-        metrics, runs = read(options.metrics, options.runs, study)
+        metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
         write_tables(metrics, study, options.out, runs)
     except ValueError as error:
         sys.exit(f"longshort.results.tables: {error}")
