@@ -18,7 +18,7 @@ import pytest
 from datasets import Dataset
 
 from longshort import slurm
-from longshort.publish import read_record, write_record
+from longshort.publish import folder_digests, read_record, write_record
 from longshort.training import launch
 from tests.conftest import ROOT
 
@@ -96,7 +96,8 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     Dataset.from_dict({"name": ["d"], "input_ids": [tokens]}).save_to_disk(str(tmp_path / "data/train"))
     stage = Stage(finished, tmp_path)
     stage.data = tmp_path / "data/manifest.json"
-    stage.data.write_text(json.dumps({"content": "c", "splits": {"train": {"sha256": "t"}}}))
+    files = {f"train/{name}": sha for name, sha in folder_digests(tmp_path / "data/train").items()}
+    write_record(stage.data, {"content": "c", "splits": {"train": {"sha256": "t"}}, "files": files})
     whole, log, said = stage.run("6", "whole")
     assert "8 windows of up to 32 tokens an epoch" in said
     stage.run("4", "parts")
