@@ -176,7 +176,9 @@ class Cluster:
     def kill_daemon(self, node: str) -> None:
         """Of a node that is lost to the controller alone: what runs there runs on."""
         keeper = self._running.pop(node)
-        psutil.Process(keeper.pid).children()[0].kill()
+        # The steps that slurmd let go are below the keeper, too, in the order of numbers that begin anew at a limit.
+        (daemon,) = (child for child in psutil.Process(keeper.pid).children() if child.name() == "slurmd")
+        daemon.kill()
         keeper.wait(timeout=60)
 
     def run(self, *command: str) -> str:

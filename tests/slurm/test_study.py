@@ -356,6 +356,7 @@ def test_an_attempt_on_a_node_with_another_clock_is_waited_for(
         log = log_of(without_constant, "constant")
         waits = f"waiting: work/{first.work.name} is owned by"
         wait_until(lambda: waits in log.read_text(), lambda: log.read_text() + driver.said(), 120)
+        use_only(cluster, *NODES)
         cluster.start_node("n2")
         assert process.wait(timeout=600) == 0, driver.said()
     finally:
