@@ -83,7 +83,7 @@ ruleorder: base > train
 
 rule all:
     default_target: True
-    input: PUBLISHED, TABLES, PLOTS
+    input: PUBLISHED, TABLES, PLOTS, f"results/{NAME}/report.html"
 
 
 rule specification:
@@ -166,13 +166,16 @@ rule metrics:
     input:
         f"results/{NAME}/study.json",
         PUBLISHED,
-    output: f"results/{NAME}/metrics.parquet"
+    output: f"results/{NAME}/metrics.parquet", f"results/{NAME}/runs.parquet"
     params: code="0123456789abcdef"
     shell: "touch {output}"
 
 
 rule tables:
-    input: f"results/{NAME}/study.json", f"results/{NAME}/metrics.parquet"
+    input:
+        f"results/{NAME}/study.json",
+        f"results/{NAME}/metrics.parquet",
+        f"results/{NAME}/runs.parquet",
     output: TABLES
     params: code="0123456789abcdef"
     shell: "touch {output}"
@@ -182,8 +185,20 @@ rule plots:
     input:
         f"results/{NAME}/study.json",
         f"results/{NAME}/metrics.parquet",
+        f"results/{NAME}/runs.parquet",
         "src/longshort/results/longshort.mplstyle",
     output: PLOTS
+    params: code="0123456789abcdef"
+    shell: "touch {output}"
+
+
+rule report:
+    input:
+        f"results/{NAME}/study.json",
+        f"results/{NAME}/metrics.parquet",
+        f"results/{NAME}/runs.parquet",
+        PLOTS_FOR_REPORT,
+    output: f"results/{NAME}/report.html"
     params: code="0123456789abcdef"
     shell: "touch {output}"
 """
@@ -294,6 +309,7 @@ def make_bare(folder: Path, project: Path, runs: int) -> Planned:
         "ITEMS": study.items(),
         "TABLES": study.table_files(),
         "PLOTS": study.plot_files(),
+        "PLOTS_FOR_REPORT": study.plot_files("png"),
     }
     folder.mkdir()
     (folder / "Snakefile").write_text("\n".join(f"{name} = {value!r}" for name, value in names.items()) + "\n" + BARE)

@@ -133,7 +133,7 @@ class Misaligned(NamedTuple):
 
 def closed_form(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
     rows = misalignment.evaluate(model, None, settings, data, shape.l_train).rows
-    return {(row["metric"], row["length"]): row["value"] for row in rows}
+    return {(row["metric"], row["length"]): row["value"] for row in rows if row["document"] is None}
 
 
 def pair_by_pair(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:

@@ -36,7 +36,7 @@ PROGRAMS = [
 CLIENTS = ["sbatch", "srun", "scontrol", "squeue", "scancel", "sacct", "sacctmgr", "sinfo"]
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 NODES = ["n1", "n2"]
-UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
+UNFINISHED = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "REQUEUED")
 
 # Waits are short, so that tests are. GraceTime is what a preempted job has between SIGTERM and SIGKILL.
 # Without cgroups it is OverMemoryKill that makes of a job's memory a limit. The machine has fewer processors than its

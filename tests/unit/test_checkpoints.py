@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from longshort.ownership import Owner
+from longshort.publish import write_record
 from longshort.training import checkpoints, launch
 
 
@@ -18,6 +19,13 @@ def save(work: Path, step: int) -> None:
     checkpoints.folder(work, step).mkdir(exist_ok=True)
     (checkpoints.folder(work, step) / "model.safetensors").write_text(f"step {step}")
     checkpoints.seal(checkpoints.folder(work, step))
+
+
+def prepared(folder: Path) -> dict[str, Any]:
+    """A job whose corpus has no files."""
+    (folder / "data").mkdir(exist_ok=True)
+    write_record(folder / "data/manifest.json", {"files": {}})
+    return {"threads": 1, "data": str(folder / "data")}
 
 
 def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +40,7 @@ def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkey
     owner = Owner(tmp_path / "owner.json", "mine")
     for attempt in range(2):
         with pytest.raises(SystemExit):
-            launch.complete({"threads": 1}, tmp_path, [9], {"training": {}}, owner)
+            launch.complete(prepared(tmp_path), tmp_path, [9], {"training": {}}, owner)
         assert checkpoints.sound_steps(tmp_path) == [1, 2, 3, 4]
         if attempt == 0:
             (tmp_path / "checkpoint-3/model.safetensors").write_text("another")
@@ -53,7 +61,7 @@ def test_a_checkpoint_of_another_node_is_waited_for_and_one_of_this_node_is_not(
     hidden = manifest.rename(tmp_path / "hidden")
     late = threading.Timer(0.5, hidden.rename, (manifest,))
     late.start()
-    job: tuple[Any, ...] = ({"threads": 1}, tmp_path, [2], {"training": {}}, Owner(tmp_path / "owner.json", "mine"))
+    job: tuple[Any, ...] = (prepared(tmp_path), tmp_path, [2], {"training": {}}, Owner(tmp_path / "owner.json", "mine"))
     if host == "elsewhere":
         assert launch.complete(*job)[:2] == ([2], 0)
     else:
