@@ -3,7 +3,8 @@
     python benchmarks/chaos.py --kills N [--seed S] [--mode local|slurm] [--json FILE]
 
 A study of two arms x two seeds with a checkpoint after every step, one arm trained by two processes, is run once
-undisturbed, and then as often as it takes for N kills. Every few seconds something that runs is sent SIGKILL: the
+undisturbed, and then as often as it takes for N kills. Every few seconds, and every second time not before a training
+has made a further step, as most of so small a study is the start of jobs, something that runs is sent SIGKILL: the
 driver (Snakemake), a job with all its processes, or one training process; in the mode slurm, on the cluster of
 tests/slurm, also a node with all that runs on it, a node's daemon alone, the controller, and accounting; and a job is
 ended by scancel. What an init or an administrator would start again is started again seconds later; so is the driver,
@@ -106,6 +107,15 @@ class Study:
         while time.monotonic() < until and not self.ended():
             self.look()
             time.sleep(0.2)
+
+    def wait_for_a_step(self) -> bool:
+        """Whether a training made one within a minute."""
+        self.look()
+        before, until = sum(self.steps.values()), time.monotonic() + 60
+        while sum(self.steps.values()) <= before and time.monotonic() < until and not self.ended():
+            time.sleep(0.05)
+            self.look()
+        return sum(self.steps.values()) > before
 
     def moved(self) -> float:
         """When something last changed; a beating heart alone is no movement."""
@@ -212,8 +222,9 @@ def disturb(study: Study, kills: int, chance: random.Random) -> tuple[Counter[st
         if study.ended():
             break
         if done.total() < kills:
+            training = chance.random() < 0.5 and study.wait_for_a_step()
             name, fault = chance.choice(sorted(faults(study, chance).items()))
-            done[name] += fault()
+            done[f"{name} in training" if training else name] += fault()
         if study.driver is not None and study.driver.poll() not in (None, 0):
             study.start()
         for_ever = study.starts > done.total() + MOST_STARTS
