@@ -153,7 +153,18 @@ class ResolvedStudy:
         """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
         training = self.runs[run].training
         values = {key: int(getattr(training, key) or 0) if training else 0 for key in OPTIONS}
-        return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in values.items())
+        said = [f"--{key.replace('_', '-')} {value}" for key, value in values.items()]
+        if training and training.report_to:
+            said += ["--report-to", *training.report_to, "--run-name", self.name_of(run)]
+        return " ".join(said)
+
+    def name_of(self, run: str) -> str:
+        """What a tracker shows a run as: study/arm/seed-n, by the first of its arms."""
+        for arm, seeds in self.arm_runs.items():
+            for seed, candidate in seeds.items():
+                if candidate == run:
+                    return f"{self.name}/{arm}/seed-{seed}"
+        return f"{self.name}/base/seed-{self.runs[run].seed}"
 
     def published(self) -> list[str]:
         """What the results stages read of every run: the record of each job, and its numbers beside it."""

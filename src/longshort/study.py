@@ -26,6 +26,8 @@ from longshort.alignment.kinds import chosen
 from longshort.identity import canonical
 
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
+# As transformers' Trainer names them.
+Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive"]
 StopGradient = Literal["none", "first", "second", "targets"]
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 MOST_SEEDS = 2**31  # every generator takes a seed below this
@@ -194,6 +196,9 @@ class Training(Strict):
     )
     logging_steps: int = Field(
         10, gt=0, description="optimiser steps between progress lines", json_schema_extra=NOT_IDENTITY
+    )
+    report_to: Annotated[list[Tracker], AfterValidator(_distinct)] = Field(
+        [], description="experiment trackers that are told every step, too", json_schema_extra=NOT_IDENTITY
     )
 
     @property

@@ -97,7 +97,9 @@ def test_nothing_after_other_comments_docstrings_or_formatting(finished_copy: Pa
 
 
 def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None:
-    execution = {"micro_batch": 1, "chunk_size": 64, "threads": 2, "logging_steps": 3, "gradient_checkpointing": True}
+    execution: dict[str, Any] = {"micro_batch": 1, "chunk_size": 64, "threads": 2, "logging_steps": 3}
+    execution["gradient_checkpointing"] = True
+    execution["report_to"] = ["tensorboard"]
     edit_study(finished_copy, **{f"training__{key}": value for key, value in execution.items()})
     with (finished_copy / "envs/requirements.lock").open("a") as lock:
         lock.write("another==1.0\n")
@@ -109,7 +111,7 @@ def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None
 
 def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
     """It computes no number."""
-    names = ("training/__main__", "training/launch", "training/worker", "driver", "plan", "cost")
+    names = ("training/__main__", "training/launch", "training/worker", "training/tracking", "driver", "plan", "cost")
     for module in (*names, "heartbeat", "ownership", "interruption", "slurm"):
         with (finished_copy / f"src/longshort/{module}.py").open("a") as file:
             file.write("\nimport abc\n")

@@ -81,6 +81,8 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
         "targets": [steps],
         "keep": [steps],
         "checkpoint_minutes": 30,
+        "report_to": [],
+        "run_name": run,
     }
     with ownership.sole_owner(work) as owner:
         trainer.train({**job, "owner": owner.token})

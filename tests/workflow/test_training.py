@@ -16,6 +16,7 @@ from typing import Any
 import pandas
 import pytest
 from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longshort import slurm
 from longshort.publish import folder_digests, read_record, write_record
@@ -140,6 +141,23 @@ def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(fin
         _, parts, _ = stage.run("6", "-".join(options), *options)
         pandas.testing.assert_frame_equal(parts, whole, rtol=1e-4, atol=1e-6)
         assert not parts.equals(whole)  # they were computed otherwise
+
+
+def test_a_tracker_is_told_every_step_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
+    """A training that is resumed goes on in the same folder, named by study, arm and seed."""
+    stage = Stage(finished, tmp_path)
+    quiet, whole, _ = stage.run("6")
+    tell = ("--report-to", "tensorboard", "--run-name", f"{tmp_path.name}/constant/seed-0")
+    stage.run("3", "told", *tell)
+    told, log, _ = stage.run("6", "told", *tell)
+    pandas.testing.assert_frame_equal(log, whole, check_exact=True)
+    assert [c["files"] for c in told["checkpoints"].values()] == [c["files"] for c in quiet["checkpoints"].values()]
+    events = EventAccumulator(str(finished / f"results/{tmp_path.name}/tensorboard/constant/seed-0"))
+    events.Reload()
+    for part in ("loss", "ce", "divergence", "alpha_output"):
+        scalars = events.Scalars(f"train/{part}")
+        assert [scalar.step for scalar in scalars] == list(whole["step"])
+        assert [scalar.value for scalar in scalars] == pytest.approx(list(whole[part]))
 
 
 def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=30.0, help="a checkpoint to resume from at least so often"
     )
+    parser.add_argument("--report-to", nargs="*", default=[], help="trackers, as transformers' Trainer names them")
+    parser.add_argument("--run-name", help="the run's name there: study/arm/seed-n")
     arguments = parser.parse_args()
     interruption.end_at_once()
     with heartbeat.beating(arguments.out, "training") as beat:
@@ -101,6 +103,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "logging_steps": arguments.logging_steps,
         "checkpoint_minutes": arguments.checkpoint_minutes,
         "threads": arguments.threads,
+        "report_to": arguments.report_to,
+        "run_name": arguments.run_name or identity,
     }
     beat.note(run_id=identity)
     with sole_owner(work) as owner:

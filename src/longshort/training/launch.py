@@ -19,7 +19,7 @@ from longshort import interruption, slurm
 from longshort.data import prepared
 from longshort.ownership import Owner
 from longshort.publish import LATE, read_json, write_json
-from longshort.training import checkpoints, log
+from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 
 SPENT = "spent.json"
@@ -57,7 +57,7 @@ def complete(
             piece = {"resume": resume, "targets": targets, "keep": keep}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since = time.monotonic()
-            stopped = _torchrun(job_file, spec["training"], job["threads"], owner)
+            stopped = _torchrun(job_file, job, spec["training"], owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
@@ -114,13 +114,13 @@ def environment(threads: int) -> dict[str, str]:
     return values
 
 
-def _torchrun(job_file: Path, training: dict[str, Any], threads: int, owner: Owner) -> bool:
+def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], owner: Owner) -> bool:
     """Runs the training processes to their end; whether they were asked to stop.
 
     SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
     that reaches this process alone is handed on by a file, which also a process sees that is just starting.
     """
-    nodes = _nodes(training)
+    nodes, threads = _nodes(training), job["threads"]
     command = [*_on_every_node(nodes, training, threads), "env", "--ignore-signal=TERM", sys.executable]
     command += ["-m", "torch.distributed.run", "--signals-to-handle=SIGINT", *_rendezvous(nodes, training)]
     command += ["--module", "longshort.training.worker", "--job", str(job_file)]
@@ -138,6 +138,8 @@ def _torchrun(job_file: Path, training: dict[str, Any], threads: int, owner: Own
     with tempfile.TemporaryDirectory() as here:
         last_words = Path(here) / "last-words"
         variables = {**environment(threads), LAST_WORDS: str(last_words)}
+        if job["report_to"]:
+            variables.update(tracking.environment(job["run_name"], job_file.parent.name))
         process = subprocess.Popen(command, env=variables, start_new_session=True)
         try:
             owner.note_group(process.pid)

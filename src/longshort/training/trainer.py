@@ -82,8 +82,8 @@ class AlignmentTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One row per optimiser step: means over micro-batches and processes."""
-        super().log(logs, start_time)
         if "loss" not in logs:  # the summary at the end of the training, wrong after a resume
+            super().log(logs, start_time)
             return
         values = torch.stack(self._parts).mean(0, dtype=torch.float64)
         now = time.perf_counter()
@@ -111,6 +111,7 @@ class AlignmentTrainer(Trainer):
         if torch.cuda.is_available():
             row["device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._parts, self._tokens, self._since = [], 0, now
+        super().log({**logs, **{name: value for name, value in row.items() if name != "step"}}, start_time)
         if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
             raise Diverged(step, row["loss"], row.get("grad_norm"))
         if self.is_world_process_zero():
@@ -202,7 +203,8 @@ def arguments_of(job: dict[str, Any], spec: dict[str, Any]) -> TrainingArguments
         save_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to=[],
+        report_to=job["report_to"],
+        run_name=job["run_name"],
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
