@@ -22,7 +22,7 @@ demo: .venv/installed
 	@$(BIN)/longshort tables --study demo
 
 test: check
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from longshort import interruption, ownership, slurm
 from longshort.publish import read_json, write_json
 
 BEAT = 10.0
+# Seconds without a beat after which a stage is taken for dead: a file system may show one late.
+SILENT = 120.0
 # States. A stage that was killed says RUNNING for ever: its beat is old.
 WAITING, RUNNING, FINISHED, INTERRUPTED, FAILED = "waiting", "running", "finished", "interrupted", "failed"
 Progress = Callable[[], dict[str, Any]]
@@ -41,6 +44,15 @@ def read_whole(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content
+
+
+def clock(folder: Path) -> float:
+    """Now, by the clock that also dates the heartbeats: that of the file system, as nodes may differ by minutes."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:  # somebody else's folder
+        return time.time()
 
 
 class Heartbeat:

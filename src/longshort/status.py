@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +18,6 @@ from rich.text import Text
 from longshort import heartbeat
 from longshort.resolve import ResolvedStudy
 
-# Heartbeats come every heartbeat.BEAT seconds; a file system may show one late.
-SILENT = 120.0
 LAST_LINES = 8
 PENDING, DONE, DIVERGED, LOST = "pending", "done", "diverged", "lost"
 # What a person should look at first stands first.
@@ -43,7 +39,7 @@ class Stage:
 
 def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]:
     """Every training and evaluation of a study, in the order in which a person wants to see them."""
-    names, now = _names(study), _now(results)
+    names, now = _names(study), heartbeat.clock(results)
     found = []
     for run in study.runs:
         places = {"training": "training", **{m: f"{m}/{identity}" for m, (identity, _) in study.evaluations.items()}}
@@ -123,15 +119,6 @@ def _names(study: ResolvedStudy) -> dict[str, str]:
     return {run: "; ".join(given) for run, given in names.items()}
 
 
-def _now(results: Path) -> float:
-    """By the clock that also dates the heartbeats: that of the file system, as nodes may differ by minutes."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=results, prefix=".now.") as file:
-            return os.stat(file.name).st_mtime
-    except OSError:  # somebody else's results
-        return time.time()
-
-
 def _state(record: dict[str, Any], beat: dict[str, Any], silent: float) -> str:
     if beat and beat["state"] in (heartbeat.RUNNING, heartbeat.WAITING):
         return LOST if _gone(beat, silent) else str(beat["state"])
@@ -144,4 +131,4 @@ def _gone(beat: dict[str, Any], silent: float) -> bool:
     """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
     if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists() and os.name == "posix":
         return True
-    return silent > SILENT
+    return silent > heartbeat.SILENT

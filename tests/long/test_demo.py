@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pandas
 import pytest
 
 from tests.conftest import TINY, make_project, planned, run_snakemake
+from tests.latex import assert_compiles
+from tests.page import browser
 
 pytestmark = pytest.mark.long
 
@@ -39,3 +43,21 @@ def test_its_main_table_is_printed_and_nothing_runs_twice(demo: Path) -> None:
     shown = subprocess.run(command, cwd=demo, capture_output=True, text=True, check=True).stdout
     assert "hidden+output" in shown and "results/demo/plots" in shown
     assert planned(demo, study="demo") == {}
+
+
+@pytest.mark.latex
+def test_its_tables_compile(demo: Path, tmp_path: Path) -> None:
+    assert_compiles(Path(shutil.copytree(demo / "results/demo/tables", tmp_path / "tables")), "tab:demo-main")
+
+
+@pytest.mark.page
+def test_its_report_opens(demo: Path, tmp_path: Path) -> None:
+    async def look() -> tuple[list[int], int, list[str]]:
+        async with browser.opened(demo / "results/demo/report.html", tmp_path / "profile") as page:
+            widths = await page.run("[...document.images].map(i => i.complete && i.naturalWidth)")
+            spare = await page.run("document.documentElement.clientWidth - document.documentElement.scrollWidth")
+            outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
+            return widths, spare, [*outside, *page.complaints]
+
+    widths, spare, wrong = asyncio.run(look())
+    assert len(widths) >= 8 and all(widths) and spare >= 0 and wrong == []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden",
 TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
 Codes = dict[str, dict[str, str]]
 LOG_LINES = 40
-# A stage whose heart has been still for so long is not running: heartbeats come every 10 s.
-SILENT = 120.0
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
@@ -133,7 +130,7 @@ def _unfinished(out: Path) -> str:
     path = heartbeat.path_of(out)
     state = heartbeat.read_whole(path).get("state")
     if state in (heartbeat.RUNNING, heartbeat.WAITING):
-        return "running" if time.time() - path.stat().st_mtime < SILENT else "failed"
+        return "running" if heartbeat.clock(path.parent) - path.stat().st_mtime < heartbeat.SILENT else "failed"
     return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
 
 
