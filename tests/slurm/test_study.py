@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -394,6 +395,34 @@ def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, reference: Pat
     beat = heartbeat_of(without_constant, "constant")
     assert beat is not None and beat["state"] == "finished" and beat["memory_mb"] == 700 * beat["attempt"]
     assert beat["earlier"] and all("out of memory" in ending for ending in beat["earlier"])
+
+
+def test_a_training_whose_disk_is_full_goes_on_where_there_is_room(
+    cluster: Cluster, reference: Path, without_constant: Path
+) -> None:
+    """Room for a few checkpoints' files, until somebody gives it more."""
+    work = without_constant / "work" / json.loads((reference / record_of(reference, "constant")).read_text())["run_id"]
+    saved = next((reference / "work" / work.name).glob("checkpoint-*"))
+    room = int(2.5 * sum(path.stat().st_size for path in saved.rglob("*")))
+    work.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    subprocess.run([*mount, f"size={room}", "small", str(work)], check=True)
+    try:
+        driver = Driver(cluster, without_constant)
+        process = driver.start()
+        log = log_of(without_constant, "constant")
+        full = re.compile(rf"no space for {work}: it needs \S+ kB, and the file system {work} has")
+        wait_until(lambda: bool(full.search(text_of(log))), lambda: text_of(log) + driver.said(), 300)
+        assert not (without_constant / record_of(without_constant, "constant")).exists()
+        subprocess.run([*mount, "remount,size=100m", str(work)], check=True)
+        assert process.wait(timeout=600) == 0, driver.said()
+        assert_equal_numbers(without_constant, reference)
+        assert_went_on(without_constant, "constant")
+        beat = heartbeat_of(without_constant, "constant")
+        assert beat is not None and "no space" in beat["earlier"][0], beat
+        assert jobs_of(cluster, without_constant, "train", "constant")[0] == "FAILED"
+    finally:
+        subprocess.run(["umount", "--lazy", str(work)], check=True)
 
 
 def test_a_training_that_outlasts_its_time_saves_ahead_of_the_limit_and_goes_on(
