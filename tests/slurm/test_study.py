@@ -411,15 +411,13 @@ def test_a_training_whose_disk_is_full_goes_on_where_there_is_room(
         driver = Driver(cluster, without_constant)
         process = driver.start()
         log = log_of(without_constant, "constant")
-        full = re.compile(rf"no space for {work}: it needs \S+ kB, and the file system {work} has")
+        full = re.compile(rf"no space for work/{work.name}: it needs \S+ kB, and the file system {work} has")
         wait_until(lambda: bool(full.search(text_of(log))), lambda: text_of(log) + driver.said(), 300)
         assert not (without_constant / record_of(without_constant, "constant")).exists()
         subprocess.run([*mount, "remount,size=100m", str(work)], check=True)
         assert process.wait(timeout=600) == 0, driver.said()
         assert_equal_numbers(without_constant, reference)
         assert_went_on(without_constant, "constant")
-        beat = heartbeat_of(without_constant, "constant")
-        assert beat is not None and "no space" in beat["earlier"][0], beat
         assert jobs_of(cluster, without_constant, "train", "constant")[0] == "FAILED"
     finally:
         subprocess.run(["umount", "--lazy", str(work)], check=True)
