@@ -86,6 +86,8 @@ def trained(folder: Path, shape: dict[str, Any], zero: str) -> list[float]:
         "targets": [shape["steps"] + 1],  # nothing is saved
         "keep": [],
         "checkpoint_minutes": 60,
+        "report_to": "none",
+        "run_name": "benchmark",
     }
     with contextlib.redirect_stdout(io.StringIO()), sole_owner(work) as owner:
         trainer.train({**job, "owner": owner.token})
