@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from longshort.publish import write_atomic
+
 PACKAGE = "longshort"
 SOURCE = Path(__file__).resolve().parent
 # Set by the process that plans, inherited by its jobs.
 PLANNED = "LONGSHORT_PLANNED"
 # Changes of the code that a person declared harmless: see accept.py.
 ACCEPTED = Path("results/accepted.json")
+# What the syntax trees of files came to, by the files' text: parsing them costs every plan and every job of a cluster
+# more than all else that they import. Like Python's own caches beside it, it can be deleted at any time.
+TREES = SOURCE / "__pycache__" / "trees.json"
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
     "longshort.study",
@@ -173,12 +179,43 @@ def _tree_hash(path: Path) -> str:
     return _parsed(path, path.read_text())[0]
 
 
-@cache
-def _parsed(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
-    """The hash of a file's syntax tree, and what the file imports: one pass for both, as each plan needs every stage's.
+def _parsed(path: Path, text: str) -> tuple[str, list[str]]:
+    """The hash of a file's syntax tree, and what the file imports: one pass for both, for each plan needs them all."""
+    known = _known_trees()
+    key = _tree_key(text)
+    if key not in known:
+        known[key] = _parse(path, text)
+    return known[key]
 
-    Comments and formatting are not in the tree; docstrings are dropped.
-    """
+
+@cache
+def _known_trees() -> dict[str, tuple[str, list[str]]]:
+    try:
+        return {key: (tree, names) for key, (tree, names) in json.loads(TREES.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _remember_trees(texts: list[str]) -> None:
+    """Leaves on the disk what is known of these files, and of no others."""
+    trees = json.dumps({key: _known_trees()[key] for key in map(_tree_key, texts)})
+    with suppress(OSError):  # the installation may be read-only
+        if not TREES.exists() or TREES.read_text() != trees:
+            TREES.parent.mkdir(exist_ok=True)
+            write_atomic(TREES, trees)
+
+
+def _tree_key(text: str) -> str:
+    return digest(f"{_python()} {_how_trees_are_read()} {text}", 64)
+
+
+@cache
+def _how_trees_are_read() -> str:
+    return digest(Path(__file__).read_text())
+
+
+def _parse(path: Path, text: str) -> tuple[str, list[str]]:
+    """As _parsed, without a memory. Comments and formatting are not in the tree; docstrings are dropped."""
     tree = ast.parse(text, filename=str(path))
     names: list[str] = []
     for node in _statements(tree):
@@ -194,7 +231,7 @@ def _parsed(path: Path, text: str) -> tuple[str, tuple[str, ...]]:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:]
-    return digest(ast.dump(tree)), tuple(names)
+    return digest(ast.dump(tree)), names
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
@@ -234,10 +271,13 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
 def source_as_planned() -> str:
     """The hash of every module that a job may ask for, as the plan knows it, for the environment variable PLANNED."""
     words = [f"python={_python()}"]
+    texts = []
     for path in sorted(SOURCE.rglob("*.py")):
         name = ".".join([PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
         if name not in OUTSIDE:
-            words.append(f"{name}={_tree_hash(path)}")
+            texts.append(path.read_text())
+            words.append(f"{name}={_parsed(path, texts[-1])[0]}")
+    _remember_trees(texts)
     return " ".join(words)
 
 

@@ -152,6 +152,26 @@ def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -
         identity.refuse_changed_code(code, resolve.TRAINING)
 
 
+@pytest.mark.parametrize("remembered", [None, "", '["cut', '{"a": 1}', "[]"])
+def test_what_is_remembered_of_the_source_changes_no_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: str | None
+) -> None:
+    monkeypatch.setattr(identity, "TREES", tmp_path / "trees.json")
+    if remembered is not None:
+        identity.TREES.write_text(remembered)
+
+    def planned() -> str:
+        identity._known_trees.cache_clear()
+        return identity.source_as_planned()
+
+    anew = planned()
+    written = identity.TREES.stat().st_mtime_ns
+    assert planned() == anew
+    assert identity.TREES.stat().st_mtime_ns == written
+    monkeypatch.setattr(identity, "_parse", None)  # nothing is parsed a second time
+    assert planned() == anew
+
+
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:
     with pytest.raises(SystemExit, match="changed after this job was planned"):
         identity.refuse_changed_code("0" * 16, "longshort.training.trainer")
