@@ -109,7 +109,11 @@ def test_what_is_shown(study: resolve.ResolvedStudy) -> None:
 def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "longshort.cli", "status", "--study", "tiny", "--watch", "--seconds", "0.5"]
     said = tmp_path / "said"
-    with said.open("wb") as out, subprocess.Popen(command, stdout=out) as watching:
+
+    def interruptible() -> None:  # whoever is started in the background ignores interrupts, and hands that on
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with said.open("wb") as out, subprocess.Popen(command, stdout=out, preexec_fn=interruptible) as watching:
         wait_for(lambda: "9 pending" in said.read_text())
         write_beat(out_of(study, "constant"), done=1, total=6, unit="steps")
         wait_for(lambda: "1 running" in said.read_text())
