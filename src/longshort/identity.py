@@ -38,6 +38,8 @@ OUTSIDE = {
     "longshort.mistakes",
     "longshort.alignment.schedules",
     "longshort.alignment.kinds",
+    "longshort.models.kinds",
+    "longshort.kinds",
     # They name, record and write what others compute.
     "longshort.identity",
     "longshort.provenance",

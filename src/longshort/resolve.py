@@ -532,6 +532,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                     f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
                     "lower it or train longer"
                 )
+        _check_attention(where, training, study)
         two_views = _two_views(where, alignment, study, training.steps)
         arm_runs[arm_name] = {}
         arm_settings[arm_name] = {"alignment": canonical(alignment), "training": canonical(training)}
@@ -542,6 +543,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                 length=length,
                 seed=seed,
                 base=base,
+                rope=study.model.rope,
                 training=training,
                 deepspeed=deepspeed,
                 alignment=two_views,
@@ -581,6 +583,21 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         _or_study_error(accepted_changes),
         _or_study_error(resources.site),
     )
+
+
+def _check_attention(where: str, training: Training, study: Study) -> None:
+    if training.attention == "full":
+        return
+    if study.model.rope and study.model.rope.kind == "eabf":
+        raise StudyError(
+            f"{where}: training.attention = {training.attention!r}: model.rope eabf scales the queries of full "
+            "attention; use full, or another method"
+        )
+    if study.lengths.train % 8:  # four groups, shifted by half of one
+        raise StudyError(
+            f"{where}: training.attention = {training.attention!r}: lengths.train {study.lengths.train} is no multiple "
+            "of 8, that is, of four groups of tokens and half a one; change one of the two"
+        )
 
 
 def _or_study_error(read: Callable[[], Read]) -> Read:

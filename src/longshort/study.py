@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from longshort.alignment.kinds import chosen
 from longshort.identity import canonical
+from longshort.kinds import chosen
 
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
 # As transformers' Trainer names them.
@@ -187,6 +187,12 @@ class Training(Strict):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass", json_schema_extra=NOT_IDENTITY
     )
+    attention: Literal["full", "shifted-sparse"] = Field(
+        "full",
+        description="attention while training; shifted-sparse: inside groups of a quarter of the tokens (LongLoRA). "
+        "Evaluations always attend fully",
+        json_schema_extra={"neutral": "full"},
+    )
     threads: int = Field(1, gt=0, description="CPU threads of each process", json_schema_extra=NOT_IDENTITY)
     checkpoint_minutes: int = Field(
         30,
@@ -234,6 +240,50 @@ class Architecture(Strict):
         return self
 
 
+class Interpolation(Strict):
+    """Positions or frequencies stretched by a factor: pi (all alike), ntk (by theta), dynamic-ntk (by the input)."""
+
+    kind: Literal["pi", "ntk", "dynamic-ntk"]
+    factor: float = Field(gt=1, description="new over original context length")
+
+
+class YaRN(Strict):
+    """Low frequencies stretched, high ones left, attention scaled."""
+
+    kind: Literal["yarn"]
+    factor: float = Field(gt=1, description="new over original context length")
+    beta_fast: float = Field(32.0, gt=0, description="frequencies of more turns than this in the original length stay")
+    beta_slow: float = Field(1.0, gt=0, description="frequencies with fewer turns than this are stretched in full")
+
+
+class ABF(Strict):
+    """Another base of the rotary frequencies."""
+
+    kind: Literal["abf"]
+    theta: float = Field(gt=0, description="base of the rotary frequencies")
+
+
+class EABF(Strict):
+    """ABF, with queries scaled by the logarithm of their position."""
+
+    kind: Literal["eabf"]
+    theta: float = Field(500000.0, gt=0, description="base of the rotary frequencies")
+    plain_layers: int = Field(2, ge=0, description="so many first blocks are not scaled")
+
+
+class CLEX(Strict):
+    """Frequencies as a learned continuous function of the length."""
+
+    kind: Literal["clex"]
+    max_factor: StrictInt = Field(16, gt=1, description="longest length trained for, over the original one")
+    time_step: float = Field(0.01, gt=0, description="step of the integration, in units of the original length")
+    width_factor: StrictInt = Field(1, gt=0, description="width of the learned function over the size of a head")
+    activation: Literal["tanh", "silu"] = Field("tanh", description="of the learned function")
+
+
+Rope = Annotated[Interpolation | YaRN | ABF | EABF | CLEX, Field(discriminator="kind")]
+
+
 class TrainedModel(Strict):
     """A base that a rule trains once, by plain next-token prediction; every arm starts from it."""
 
@@ -241,7 +291,12 @@ class TrainedModel(Strict):
     architecture: Architecture = Field(description="what is trained")
     training: Training = Field(description="how the base is trained")
     seed: StrictInt = Field(0, ge=0, lt=MOST_SEEDS, description="seed of the base's weights and data order")
-    max_length: int = Field(gt=0, description="longest input the model can take, tokens")
+    max_length: int = Field(gt=0, description="longest input the model can take, extended, tokens")
+    rope: Rope | None = Field(
+        None,
+        description="context extension, before the arms are trained; null: none",
+        json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
+    )
 
     @property
     def layers(self) -> int:
@@ -265,7 +320,12 @@ class PretrainedModel(Strict):
         json_schema_extra=NOT_IDENTITY,
     )
     max_length: int = Field(
-        gt=0, description="longest input the model can take, tokens", json_schema_extra=NOT_IDENTITY
+        gt=0, description="longest input the model can take, extended, tokens", json_schema_extra=NOT_IDENTITY
+    )
+    rope: Rope | None = Field(
+        None,
+        description="context extension, before the arms are trained; null: none",
+        json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
     )
 
 
@@ -659,6 +719,7 @@ class RunSpec(Strict):
     )
     pretrained: PretrainedModel | None = Field(None, description="taken as it is", json_schema_extra={"neutral": None})
     base: str | None = Field(None, description="id of the run that it starts from", json_schema_extra={"neutral": None})
+    rope: Rope | None = Field(None, description="extends the base's context", json_schema_extra={"neutral": None})
     training: Training | None = Field(None, json_schema_extra={"neutral": None})
     deepspeed: dict[str, Any] | None = Field(None, json_schema_extra={"neutral": None})
     alignment: TwoViews | None = Field(
@@ -668,7 +729,13 @@ class RunSpec(Strict):
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules chosen by kind that this run's code identity holds."""
-        return chosen(canonical(self.alignment)) if self.alignment else ()
+        return chosen(
+            {
+                "alignment": canonical(self.alignment) if self.alignment else None,
+                "rope": {"kind": self.rope.kind} if self.rope else None,
+                "training": {"attention": self.training.attention} if self.training else None,
+            }
+        )
 
 
 class Evaluation(Strict):

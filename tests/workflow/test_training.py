@@ -19,6 +19,7 @@ from datasets import Dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longshort import slurm
+from longshort.models import load
 from longshort.publish import folder_digests, read_record, write_record
 from longshort.training import launch
 from tests.conftest import ROOT
@@ -106,6 +107,22 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     assert "training from step 4 to 6" in said
     assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
     pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+
+
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path, zero: str) -> None:
+    stage = Stage(finished, tmp_path)
+    stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
+    stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / f"{zero}.json").read_text())
+    stage.spec["training"]["processes"] = 2
+    whole, log, _ = stage.run("6", "whole")
+    stage.run("3", "parts")
+    parts, parts_log, said = stage.run("3-6", "parts")
+    assert "training from step 3 to 6" in said
+    assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+    model = load.load(parts["checkpoints"]["6"]["path"])
+    assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longshort.models import rope
 from longshort.models.load import logit_change
 
 # Small enough for a CPU cache at demo scale (faster there than 2048 and more); long contexts go one by one anyway.
@@ -42,6 +43,8 @@ def rope_depends_on_length(model: Any) -> bool:
 
     Then one forward gives the numbers of one length only, and a batch must hold rows of one length only.
     """
+    if getattr(model.config, rope.KEY, {}).get("kind") == "clex":
+        return True
     parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     # Models with several kinds of layers keep one dict per kind: {"full_attention": {"rope_type": ...}, ...}.
     per_kind = parameters.values() if "rope_type" not in parameters else [parameters]

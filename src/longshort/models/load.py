@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from longshort.models import rope
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,13 +47,15 @@ def load(
 ) -> PreTrainedModel:
     """The model at path, on the CPU."""
     _no_bars_in_logs()
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         str(path),
         dtype=DTYPES[precision],
         revision=revision,
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
     )
+    rope.restore(model, Path(path))
+    return model
 
 
 def _no_bars_in_logs() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from longshort import heartbeat, hub, interruption, provenance
-from longshort.alignment.kinds import chosen
 from longshort.identity import code_hash, modules, read_spec, refuse_changed_code
+from longshort.kinds import chosen
 from longshort.ownership import sole_owner
 from longshort.publish import (
     LATE,
@@ -60,7 +60,7 @@ def main() -> None:
 
 def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     spec = read_spec(arguments.spec)
-    chosen_modules = chosen(spec.get("alignment"))
+    chosen_modules = chosen(spec)
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
     code = code or code_hash(ENTRY, chosen_modules)
     manifest = read_record(arguments.data)

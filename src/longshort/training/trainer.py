@@ -12,8 +12,10 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from longshort.alignment.objective import PARTS, AlignmentHead, Batch, Terms, in
 from longshort.alignment.views import collate
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
-from longshort.models import load
+from longshort.models import load, rope
+from longshort.models.kinds import SHIFTED_SPARSE
 from longshort.ownership import Owner
 from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
 from longshort.training import checkpoints, extensions, log
@@ -54,6 +57,7 @@ class AlignmentTrainer(Trainer):
         self,
         *,
         head: AlignmentHead,
+        before_step: Callable[[int], None],
         alpha_output: list[float],
         alpha_hidden: list[float],
         work: Path,
@@ -64,7 +68,8 @@ class AlignmentTrainer(Trainer):
         super().__init__(**kwargs)
         # The objective is a mean over the micro-batch; the Trainer divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.head, self.alpha_output, self.alpha_hidden = head, alpha_output, alpha_hidden
+        self.head, self.before_step = head, before_step
+        self.alpha_output, self.alpha_hidden = alpha_output, alpha_hidden
         self.work, self.progress_every, self.checkpoint_seconds = work, progress_every, checkpoint_seconds
         self._parts: list[Tensor] = []
         self._tokens = 0
@@ -74,6 +79,7 @@ class AlignmentTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         step = self.state.global_step
+        self.before_step(step)
         batch = Batch(inputs["targets"], inputs["extra"], self.alpha_output[step], self.alpha_hidden[step])
         values = parts(model, self.head, inputs["inputs"], batch)
         self._parts.append(values.detach())
@@ -165,7 +171,10 @@ def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
 def build_model(spec: dict[str, Any], base: Path | None, vocabulary: int, separator: int) -> PreTrainedModel:
     """The model that a run starts from; base is the checkpoint of the run that the specification names."""
     if base is not None:
-        return load.load(base)
+        model = load.load(base)
+        if spec.get("rope"):
+            rope.extend(model, spec["rope"], spec["seed"])
+        return model
     return load.from_scratch(
         spec["architecture"], vocabulary=vocabulary, separator=separator, length=spec["length"], seed=spec["seed"]
     )
@@ -252,6 +261,8 @@ def train(job: dict[str, Any]) -> None:
             flush=True,
         )
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
+    if training.get("attention") == "shifted-sparse":
+        import_module(SHIFTED_SPARSE).use(model, spec["length"])
     head = install(model, Terms.of(alignment), job["chunk_size"] or None)
     output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
     trainer = AlignmentTrainer(
@@ -261,6 +272,7 @@ def train(job: dict[str, Any]) -> None:
         data_collator=partial(collate, length=spec["length"]),
         callbacks=[CheckpointAt(job["targets"], job["keep"], work, owner)],
         head=head,
+        before_step=rope.at_step(model, spec["seed"]),
         alpha_output=weights_at(output.get("alpha"), training["steps"]),
         alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
         work=work,

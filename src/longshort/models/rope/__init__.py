@@ -1,0 +1,78 @@
+"""Context extension: how a model's rotary positions are changed before it is trained, one file per method.
+
+Every file has one function:
+
+    extend(model, settings, seed) -> None
+
+It changes the model in place and its configuration with it, so that a saved model is loaded as it was: by transformers
+alone where `rope_parameters` says all, otherwise by the file's second function, `restore(model, settings, folder)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from longshort.models.kinds import MODULES
+
+# Where config.json keeps what rope_parameters cannot say.
+KEY = "longshort_rope"
+
+
+def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int = 0) -> None:
+    """Extends the context of a model with plain rotary positions.
+
+    Args:
+        settings: a `rope` of study.py: `kind` and what that method takes.
+        seed: of the weights that a method adds.
+
+    Raises:
+        ValueError: the model has no rotary positions, or some that were extended before.
+    """
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    if "rope_theta" not in parameters or not hasattr(model.get_decoder(), "rotary_emb"):
+        raise ValueError(
+            f"model.rope = {settings['kind']}: {type(model).__name__} has no single set of rotary frequencies; "
+            "take a model of the Llama, Mistral or Qwen family, or leave model.rope out"
+        )
+    if parameters.get("rope_type", "default") != "default" or hasattr(model.config, KEY):
+        extended = getattr(model.config, KEY, {}).get("kind") or parameters["rope_type"]
+        raise ValueError(
+            f"model.rope = {settings['kind']}: the model's rotary frequencies are extended already ({extended}); "
+            "start from a model that is not, or leave model.rope out"
+        )
+    import_module(MODULES[settings["kind"]]).extend(model, settings, seed)
+
+
+def restore(model: PreTrainedModel, folder: Path) -> None:
+    """Gives a model that was just loaded from folder what its configuration alone does not."""
+    if settings := getattr(model.config, KEY, None):
+        import_module(MODULES[settings["kind"]]).restore(model, settings, folder)
+
+
+def set_parameters(model: PreTrainedModel, parameters: dict[str, Any], longest: int | None = None) -> None:
+    """Gives a model other `rope_parameters`, and new rotary frequencies by them.
+
+    longest: its new max_position_embeddings, tokens; None leaves it.
+    """
+    model.config.rope_parameters = {"rope_theta": model.config.rope_parameters["rope_theta"], **parameters}
+    if longest is not None:
+        model.config.max_position_embeddings = longest
+    decoder = model.get_decoder()
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.config).to(model.device)
+
+
+def head_size(model: PreTrainedModel) -> int:
+    """Features of an attention head, d of the papers' formulas."""
+    config = model.config
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def at_step(model: PreTrainedModel, seed: int) -> Callable[[int], None]:
+    """What must be called ahead of every optimiser step: methods that draw something, draw it by (seed, step)."""
+    draw = getattr(model.get_decoder().rotary_emb, "draw", None) if hasattr(model.get_decoder(), "rotary_emb") else None
+    return lambda step: draw(seed, step) if draw else None

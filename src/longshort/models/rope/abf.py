@@ -1,0 +1,13 @@
+"""Adjusted base frequency: a larger theta, and nothing else (Xiong et al., arXiv 2309.16039, section 2.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from longshort.models.rope import set_parameters
+
+
+def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
+    set_parameters(model, {"rope_type": "default", "rope_theta": settings["theta"]})
