@@ -532,11 +532,12 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                     f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
                     "lower it or train longer"
                 )
+        deepspeed = _deepspeed(where, training, config)
         _check_attention(where, training, study)
+        _check_adapter(where, training, study, deepspeed)
         two_views = _two_views(where, alignment, study, training.steps)
         arm_runs[arm_name] = {}
         arm_settings[arm_name] = {"alignment": canonical(alignment), "training": canonical(training)}
-        deepspeed = _deepspeed(where, training, config)
         for seed in study.seeds:
             spec = RunSpec(
                 data=study.data,
@@ -597,6 +598,22 @@ def _check_attention(where: str, training: Training, study: Study) -> None:
         raise StudyError(
             f"{where}: training.attention = {training.attention!r}: lengths.train {study.lengths.train} is no multiple "
             "of 8, that is, of four groups of tokens and half a one; change one of the two"
+        )
+
+
+def _check_adapter(where: str, training: Training, study: Study, deepspeed: dict[str, Any]) -> None:
+    if training.adapter is None:
+        return
+    said = f"{where}: training.adapter = {training.adapter.kind!r}"
+    if study.model.rope and study.model.rope.kind == "clex":
+        raise StudyError(
+            f"{said}: model.rope clex trains weights of its own, which no adapter holds; train all weights, or take "
+            "another method"
+        )
+    if (deepspeed.get("zero_optimization") or {}).get("stage") == 3:
+        raise StudyError(
+            f"{said}: training.deepspeed = {training.deepspeed!r} divides the base's weights (ZeRO-3), which "
+            "bitsandbytes cannot quantise and an adapter does not need; give zero2"
         )
 
 

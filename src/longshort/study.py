@@ -154,6 +154,20 @@ class Alignment(Strict):
 # ---- training, model, data, evaluation ------------------------------------------------------------------------------
 
 
+class Adapter(Strict):
+    """Small matrices beside the base's linear layers, trained in its place: LoRA; QLoRA: with the base in four bits."""
+
+    kind: Literal["lora", "qlora"]
+    rank: int = Field(gt=0, description="rank of the trained product")
+    alpha: float = Field(gt=0, description="the product is multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapter's input while training")
+    targets: Annotated[list[str], AfterValidator(_distinct)] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="names of the linear layers that get one; never the head",
+    )
+
+
 class Training(Strict):
     """Optimisation of one run."""
 
@@ -192,6 +206,11 @@ class Training(Strict):
         description="attention while training; shifted-sparse: inside groups of a quarter of the tokens (LongLoRA). "
         "Evaluations always attend fully",
         json_schema_extra={"neutral": "full"},
+    )
+    adapter: Adapter | None = Field(
+        None,
+        description="what is trained in place of all weights; null: all weights",
+        json_schema_extra={"neutral": None},
     )
     threads: int = Field(1, gt=0, description="CPU threads of each process", json_schema_extra=NOT_IDENTITY)
     checkpoint_minutes: int = Field(
@@ -297,6 +316,13 @@ class TrainedModel(Strict):
         description="context extension, before the arms are trained; null: none",
         json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
     )
+
+    @field_validator("training")
+    @classmethod
+    def _trained_whole(cls, training: Training) -> Training:
+        if training.adapter is not None:
+            raise ValueError("a base that begins with random weights is trained whole; leave adapter to the arms")
+        return training
 
     @property
     def layers(self) -> int:
@@ -733,7 +759,9 @@ class RunSpec(Strict):
             {
                 "alignment": canonical(self.alignment) if self.alignment else None,
                 "rope": {"kind": self.rope.kind} if self.rope else None,
-                "training": {"attention": self.training.attention} if self.training else None,
+                "training": {"attention": self.training.attention, "adapter": bool(self.training.adapter)}
+                if self.training
+                else None,
             }
         )
 

@@ -20,11 +20,12 @@ STAGES = {
     "evaluation": [f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")],
     "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")],
 }
-# Loaded by what is imported: by the Trainer and by DeepSpeed; by datasets and pandas; by pandas' LaTeX tables.
+# Loaded by what is imported: by the Trainer and by DeepSpeed; by datasets and pandas; by pandas' LaTeX tables. And for
+# an adapter: by its name, and by transformers.
 LOADED = {
     "data": {"pyarrow"},
-    "training": {"accelerate", "ninja", "pyarrow"},
-    "evaluation": {"accelerate", "pyarrow"},
+    "training": {"accelerate", "bitsandbytes", "ninja", "peft", "pyarrow"},
+    "evaluation": {"accelerate", "peft", "pyarrow"},
     "results": {"jinja2", "pyarrow"},
 }
 

@@ -44,6 +44,7 @@ def arms_yaml(config: Path, **arms: dict) -> None:
 
 
 PRETRAINED = {"kind": "pretrained", "name": "some/model", "layers": 3, "max_length": 128}
+ADAPTER = {"kind": "qlora", "rank": 4, "alpha": 8.0}
 COMMIT = "give the commit, so that the study stays the same"
 
 
@@ -146,6 +147,23 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"model__kind": "made"}, ["model.kind", "'made'", "'trained'"]),
         ({"training__batch": 3, "training__micro_batch": 2}, ["training", "batch 3", "micro_batch 2"]),
         ({"arms": ["baseline", "step-linear"]}, ["arm step-linear", "control", "'constant'"]),
+        (
+            {"training__adapter": ADAPTER, "training__deepspeed": "zero3"},
+            ["training.adapter = 'qlora': training.deepspeed = 'zero3' divides", "zero2"],
+        ),
+        (
+            {"training__adapter": ADAPTER, "model__rope": {"kind": "clex"}},
+            ["training.adapter = 'qlora': model.rope clex trains weights of its own", "train all weights"],
+        ),
+        ({"model__training__adapter": ADAPTER}, ["model.training", "trained whole"]),
+        (
+            {"training__attention": "shifted-sparse", "model__rope": {"kind": "eabf"}},
+            ["training.attention = 'shifted-sparse': model.rope eabf", "use full"],
+        ),
+        (
+            {"training__attention": "shifted-sparse", "lengths": {"train": 12}},
+            ["training.attention = 'shifted-sparse': lengths.train 12 is no multiple of 8"],
+        ),
     ],
 )
 def test_mistakes_are_named_with_place_value_and_remedy(config: Path, changes: dict, said: list[str]) -> None:

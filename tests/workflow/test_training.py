@@ -15,7 +15,9 @@ from typing import Any
 
 import pandas
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from longshort import slurm
@@ -109,7 +111,7 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
 
 
-@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+@pytest.mark.parametrize("zero", ["zero2", pytest.param("zero3", marks=pytest.mark.long)])
 def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path, zero: str) -> None:
     stage = Stage(finished, tmp_path)
     stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
@@ -125,15 +127,50 @@ def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path
     assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
 
 
+@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.long), "qlora"])
+def test_an_adapter_is_trained_resumed_and_added_to_its_base(finished: Path, tmp_path: Path, kind: str) -> None:
+    stage = Stage(finished, tmp_path)
+    adapter = {"kind": kind, "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "down_proj"]}
+    stage.spec["rope"] = {"kind": "pi", "factor": 2.0}
+    stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / "zero2.json").read_text())
+    stage.spec["training"].update(processes=2, precision="bf16", adapter=adapter)
+    whole, log, _ = stage.run("6", "whole")
+    stage.run("3", "parts")
+    parts, parts_log, said = stage.run("3-6", "parts")
+    assert "training from step 3 to 6" in said
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+    checkpoint = parts["checkpoints"]["6"]
+    assert checkpoint["files"] == whole["checkpoints"]["6"]["files"]
+    assert set(checkpoint["files"]) == {"config.json", "adapter_config.json", "adapter_model.safetensors"}
+
+    base = load.load(finished / checkpoint["adapts"]["path"])
+    model = load.load(checkpoint["path"], adapts=finished / checkpoint["adapts"]["path"])
+    assert model.config.rope_parameters["factor"] == 2.0
+    products = load_file(f"{checkpoint['path']}/adapter_model.safetensors")
+    for name, weight in model.state_dict().items():
+        place = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = base.state_dict()[name]
+        if f"{place}.lora_A.weight" in products:
+            a, b = (products[f"{place}.lora_{one}.weight"].float() for one in "AB")
+            assert b.abs().max() > 0  # zero before it learned
+            expected = expected + 8.0 / 4 * b @ a
+        torch.testing.assert_close(weight, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "processes", "precision", "tolerance"),
-    [("zero0", 1, "fp32", 1e-3), ("zero2", 2, "fp32", 1e-3), ("zero3", 2, "fp32", 1e-3), ("zero2", 2, "bf16", 3e-2)],
+    [
+        ("zero0", 1, "fp32", 1e-3),
+        ("zero2", 2, "fp32", 1e-3),
+        ("zero3", 2, "fp32", 1e-3),
+        ("zero2", 2, "bf16", 3e-2),
+        pytest.param("zero2-offload", 2, "fp32", 1e-3, marks=pytest.mark.long),
+        pytest.param("zero3-offload", 2, "bf16", 3e-2, marks=pytest.mark.long),
+    ],
 )
 def test_every_zero_stage_computes_the_same(
     finished: Path, tmp_path: Path, name: str, processes: int, precision: str, tolerance: float
 ) -> None:
-    from safetensors.torch import load_file
-
     stage = Stage(finished, tmp_path)
     stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / f"{name}.json").read_text())
     stage.spec["training"].update(processes=processes, precision=precision)

@@ -79,7 +79,10 @@ def make(
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
             raise SystemExit(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = {
-        "checkpoints": {step: checkpoint["files"] for step, checkpoint in run["checkpoints"].items()},
+        "checkpoints": {
+            step: checkpoint["files"] | ({"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {})
+            for step, checkpoint in run["checkpoints"].items()
+        },
         "steps": arguments.steps,
         "status": run["status"],
         "data": manifest["content"],
@@ -250,13 +253,14 @@ def _load(checkpoint: dict[str, Any]) -> Any:
     from longshort.evaluation.forward import refuse_unknown_logits
     from longshort.models import load
 
-    folder = Path(checkpoint["path"])
-    if trouble := altered(folder, checkpoint["files"], patience=LATE):
-        raise SystemExit(
-            f"the weights are not those that were trained: {folder}: {trouble}; "
-            "delete the run's record and run snakemake again, which trains it anew"
-        )
-    model = load.load(folder)
+    base = checkpoint.get("adapts")
+    for part in [checkpoint, *([base] if base else [])]:
+        if trouble := altered(Path(part["path"]), part["files"], patience=LATE):
+            raise SystemExit(
+                f"the weights are not those that were trained: {part['path']}: {trouble}; "
+                "delete the run's record and run snakemake again, which trains it anew"
+            )
+    model = load.load(checkpoint["path"], adapts=base and base["path"])
     model.eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     refuse_unknown_logits(model)

@@ -1,4 +1,4 @@
-"""Names of the context extensions. No part of any code identity: a run's specification names the modules it uses."""
+"""Names of modules that some runs use. No part of any code identity: a run's specification names those it uses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ MODULES = {
     "clex": "longshort.models.rope.clex",
 }
 SHIFTED_SPARSE = "longshort.models.rope.shifted_sparse"
+ADAPTERS = "longshort.models.adapters"
 
 
 def chosen(spec: dict[str, Any]) -> tuple[str, ...]:
     """The modules that a run's specification names."""
     rope, training = spec.get("rope"), spec.get("training") or {}
     names = [MODULES[rope["kind"]]] if rope else []
-    return (*names, *([SHIFTED_SPARSE] if training.get("attention") == "shifted-sparse" else []))
+    if training.get("attention") == "shifted-sparse":
+        names.append(SHIFTED_SPARSE)
+    if training.get("adapter"):
+        names.append(ADAPTERS)
+    return tuple(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from transformers.utils.logging import disable_progress_bar
 
 from longshort.models import rope
+from longshort.models.kinds import ADAPTERS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -43,19 +45,27 @@ def from_scratch(
 
 
 def load(
-    path: str | Path, *, precision: str = "fp32", revision: str | None = None, trust_remote_code: bool = False
+    path: str | Path, *, precision: str = "fp32", adapts: str | Path | None = None, four_bits: bool = False
 ) -> PreTrainedModel:
-    """The model at path, on the CPU."""
+    """The model at path, on the CPU; one in four bits on this process's GPU, where there is one.
+
+    Args:
+        precision: floating point type of its weights.
+        adapts: the base, where path holds an adapter: the two are added up.
+        four_bits: quantises all weights but those of embeddings and head.
+    """
     _no_bars_in_logs()
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path),
-        dtype=DTYPES[precision],
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-    )
+    if adapts is not None:
+        model: PreTrainedModel = import_module(ADAPTERS).merged(Path(path), Path(adapts), precision)
+        return model
+    quantised = {}
+    if four_bits:
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        quantised = {"quantization_config": import_module(ADAPTERS).four_bits(precision), "device_map": {"": device}}
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[precision], use_safetensors=True, **quantised)
     rope.restore(model, Path(path))
-    return model
+    # On some CPUs bitsandbytes rearranges four bits for a forward outside training, and trains on them no more.
+    return model.train() if four_bits else model
 
 
 def _no_bars_in_logs() -> None:

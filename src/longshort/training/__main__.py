@@ -91,6 +91,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     if base_path and (trouble := altered(base_path, files or {}, patience=LATE)):
         raise SystemExit(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
 
+    # An adapter is nothing without the weights that it was trained beside.
+    adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"].get("adapter") else {}
     work = arguments.work / identity
     job = {
         "spec": str(arguments.spec),
@@ -117,6 +119,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
                 "path": str(checkpoints.folder(work, step)),
                 "files": checkpoints.weights(checkpoints.folder(work, step)),
             }
+            | adapts
             for step in there
         }
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)

@@ -20,7 +20,14 @@ STOP = "stop"
 # The steps that some study wants; any other checkpoint serves only to resume.
 KEEP = "keep.json"
 # What an evaluation needs of a checkpoint; the rest serves only to resume.
-WEIGHTS = ("config.json", "generation_config.json", "model.safetensors.index.json", "model*.safetensors")
+WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "model*.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
 
 
 def folder(work: Path, step: int) -> Path:

@@ -32,7 +32,7 @@ from longshort.alignment.views import collate
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load, rope
-from longshort.models.kinds import SHIFTED_SPARSE
+from longshort.models.kinds import ADAPTERS, SHIFTED_SPARSE
 from longshort.ownership import Owner
 from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
 from longshort.training import checkpoints, extensions, log
@@ -135,6 +135,19 @@ class Bar(ProgressCallback):
         pass
 
 
+class SavesConfig(TrainerCallback):
+    """Puts the model's configuration beside a saved adapter, ahead of the seal."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            import_module(ADAPTERS).save_config(
+                self.model, checkpoints.folder(Path(args.output_dir), state.global_step)
+            )
+
+
 class CheckpointAt(TrainerCallback):
     """Saves at the wanted steps, seals what was saved, and stops after the last of them."""
 
@@ -171,7 +184,10 @@ def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
 def build_model(spec: dict[str, Any], base: Path | None, vocabulary: int, separator: int) -> PreTrainedModel:
     """The model that a run starts from; base is the checkpoint of the run that the specification names."""
     if base is not None:
-        model = load.load(base)
+        training = spec["training"]
+        quantised = (training.get("adapter") or {}).get("kind") == "qlora"
+        # DeepSpeed makes its float32 copy from weights of this precision, whatever they were before.
+        model = load.load(base, precision=training["precision"], four_bits=quantised)
         if spec.get("rope"):
             rope.extend(model, spec["rope"], spec["seed"])
         return model
@@ -264,15 +280,21 @@ def train(job: dict[str, Any]) -> None:
     if training.get("attention") == "shifted-sparse":
         import_module(SHIFTED_SPARSE).use(model, spec["length"])
     head = install(model, Terms.of(alignment), job["chunk_size"] or None)
+    trained, before_step = model, rope.at_step(model, spec["seed"])
+    callbacks: list[TrainerCallback] = [CheckpointAt(job["targets"], job["keep"], work, owner)]
+    if training.get("adapter"):
+        adapters = import_module(ADAPTERS)
+        trained = adapters.attach(model, training["adapter"], spec["seed"])
+        callbacks.insert(0, SavesConfig(model))
     output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
     trainer = AlignmentTrainer(
-        model=model,
+        model=trained,
         args=arguments,
         train_dataset=windows,
         data_collator=partial(collate, length=spec["length"]),
-        callbacks=[CheckpointAt(job["targets"], job["keep"], work, owner)],
+        callbacks=callbacks,
         head=head,
-        before_step=rope.at_step(model, spec["seed"]),
+        before_step=before_step,
         alpha_output=weights_at(output.get("alpha"), training["steps"]),
         alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
         work=work,
@@ -308,7 +330,8 @@ def train(job: dict[str, Any]) -> None:
 
 def checkpoint_size(model: PreTrainedModel) -> int:
     """About how many bytes a checkpoint takes: weights twice (the model's and DeepSpeed's), and what AdamW keeps."""
-    weights = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    weights = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
     return 16 * int(weights)
 
 

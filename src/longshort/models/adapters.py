@@ -1,0 +1,77 @@
+"""Adapters of low rank: the base stays as it is, a small product of two matrices is trained beside each linear layer.
+
+LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) through peft. QLoRA (Dettmers et al., NeurIPS 2023, arXiv 2305.14314): the
+same on a base in four bits (NF4, double quantisation) through bitsandbytes. A checkpoint holds the adapter alone;
+whatever reads one adds it to the base's weights in full precision, those of a QLoRA too (as LongQLoRA's merge_lora.py).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from longshort.models import load, rope
+
+
+def four_bits(precision: str) -> BitsAndBytesConfig:
+    """How a base is quantised as it is loaded; the head and the embeddings are not.
+
+    Args:
+        precision: floating point type that four bits are expanded to, `fp32` or `bf16`.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=load.DTYPES[precision],
+    )
+
+
+def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftModel:
+    """The model with an adapter, which alone is trained.
+
+    Args:
+        settings: an `adapter` of study.py.
+        seed: of the adapter's first weights.
+
+    Raises:
+        ValueError: the model has none of the layers that are named.
+    """
+    how = LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=list(settings["targets"]),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, how)
+    assert isinstance(adapted, PeftModel)
+    # peft made a set of them, whose order in the saved file differs from process to process.
+    how.target_modules = sorted(settings["targets"])
+    return adapted
+
+
+def save_config(model: PreTrainedModel, folder: Path) -> None:
+    """Adds to an adapter's checkpoint what the base's own configuration does not say: how its context was extended."""
+    config = deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+
+
+def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
+    """The base, its weights and the adapter's of folder added up."""
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), config=AutoConfig.from_pretrained(str(folder)), dtype=load.DTYPES[precision], use_safetensors=True
+    )
+    rope.restore(model, base)
+    whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    assert isinstance(whole, PreTrainedModel)
+    return whole
