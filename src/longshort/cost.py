@@ -199,9 +199,9 @@ def _tokens_per_step(spec: dict[str, Any]) -> int:
 
 
 def _kind(spec: dict[str, Any]) -> str:
-    """What a token's cost depends on: model, length, processes, precision."""
-    training = {key: spec["training"].get(key) for key in ("processes", "nodes", "precision")}
-    kind = {key: spec.get(key) for key in ("architecture", "pretrained", "base", "length", "deepspeed")}
+    """What a token's cost depends on: model, length, processes, precision, what is trained."""
+    training = {key: spec["training"].get(key) for key in ("processes", "nodes", "precision", "attention", "adapter")}
+    kind = {key: spec.get(key) for key in ("architecture", "pretrained", "base", "rope", "length", "deepspeed")}
     return dumps({**kind, "training": training})
 
 

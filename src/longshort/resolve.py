@@ -247,7 +247,7 @@ class ResolvedStudy:
                 for name in names
             ],
             "evaluations": {
-                metric: {"id": identity, **canonical(evaluation.settings)}
+                metric: {"id": identity, **canonical(evaluation.settings), **_unusual_precision(evaluation)}
                 for metric, (identity, evaluation) in self.evaluations.items()
             },
             "tables": [
@@ -560,7 +560,10 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         if settings is not None:
             if metric == "harness" and settings.max_length is None:
                 settings = settings.model_copy(update={"max_length": study.model.max_length})
-            evaluation = Evaluation(metric=metric, length=length, data=study.data, settings=settings)
+            precision = study.evaluations.precision
+            evaluation = Evaluation(
+                metric=metric, length=length, data=study.data, precision=precision, settings=settings
+            )
             identity, text = _named(evaluation)
             evaluations[metric] = (identity, evaluation)
             texts[identity] = text
@@ -584,6 +587,10 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         _or_study_error(accepted_changes),
         _or_study_error(resources.site),
     )
+
+
+def _unusual_precision(evaluation: Evaluation) -> dict[str, str]:
+    return {} if evaluation.precision == "fp32" else {"precision": evaluation.precision}
 
 
 def _check_attention(where: str, training: Training, study: Study) -> None:

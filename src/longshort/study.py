@@ -585,6 +585,9 @@ def _as_tasks(values: Any) -> Any:
 class Evaluations(Strict):
     """What every run is measured by, at each checkpoint; null leaves a metric out."""
 
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="floating point type of the weights that are measured; part of every protocol"
+    )
     perplexity: Perplexity | None = Field(None, description="perplexity on long sequences")
     misalignment: Misalignment | None = Field(None, description="Long-Short Misalignment")
     longbench_e: LongBench | None = Field(None, description="LongBench-E")
@@ -770,6 +773,7 @@ class Evaluation(Strict):
     metric: Literal["perplexity", "misalignment", "longbench_e", "harness"]
     length: int = Field(description="l_train, tokens")
     data: Data
+    precision: Literal["fp32", "bf16"] = Field("fp32", json_schema_extra={"neutral": "fp32"})
     settings: Perplexity | Misalignment | LongBench | Harness
 
 

@@ -128,7 +128,8 @@ def make(
 
 def _protocol(metric: str, protocol: Protocol, spec: dict[str, Any]) -> str:
     try:
-        return protocol(spec["settings"], spec["length"])
+        said = protocol(spec["settings"], spec["length"])
+        return f"{said}&weights={spec['precision']}" if "precision" in spec else said
     except (OSError, ValueError) as error:
         raise SystemExit(f"{metric}: {error}") from None
 
@@ -166,7 +167,7 @@ def _checkpoints(
 
             tokenizer = tokenizers.load(spec["data"]["tokenizer"])
         began = time.monotonic()
-        model = _load(checkpoint)
+        model = _load(checkpoint, spec.get("precision", "fp32"))
         if not _answers(model, data, spec["length"]):
             print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
             together.rows.append(_nothing(metric, step, "diverged"))
@@ -246,7 +247,7 @@ def _status(row: dict[str, Any]) -> str:
     return "undefined" if row["metric"].startswith("harness") and math.isnan(row["value"]) else "diverged"
 
 
-def _load(checkpoint: dict[str, Any]) -> Any:
+def _load(checkpoint: dict[str, Any], precision: str) -> Any:
     """The model of a checkpoint whose weights are the ones that the training recorded."""
     import torch
 
@@ -260,7 +261,7 @@ def _load(checkpoint: dict[str, Any]) -> Any:
                 f"the weights are not those that were trained: {part['path']}: {trouble}; "
                 "delete the run's record and run snakemake again, which trains it anew"
             )
-    model = load.load(checkpoint["path"], adapts=base and base["path"])
+    model = load.load(checkpoint["path"], precision=precision, adapts=base and base["path"])
     model.eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     refuse_unknown_logits(model)
