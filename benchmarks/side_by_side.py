@@ -24,6 +24,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file to write figures and context to")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--toy", action="store_true", help="shapes of a second: does it run, not how fast")
+    parser.add_argument("--detail", action="store_true", help="what a figure is made of, where there is that")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     given = parser.parse_args()
     if given.device == "cpu":

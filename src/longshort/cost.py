@@ -1,8 +1,9 @@
 """What planned work would cost: device-hours, wall-clock, storage. Every estimate names its source.
 
 Finished runs of the same kind tell best; where there are none, operations are counted and divided by a stated
-throughput. A forward and backward pass costs 6 operations per weight and token, a forward pass 2; no job takes less
-than its start, no step less than its overhead.
+throughput. A forward and backward pass costs 6 operations per weight and token (4 where only an adapter is trained), a
+forward pass 2; no job takes less than its start, no step less than its overhead. What a training takes of memory is
+counted (memory.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort.identity import dumps
+from longshort import hub, memory
+from longshort.identity import canonical, dumps
 from longshort.publish import read_json, read_record, write_json
 from longshort.resolve import ResolvedStudy
 from longshort.resuming import Resuming
@@ -39,13 +41,15 @@ class Work(NamedTuple):
 
 @dataclass
 class Cost:
-    """device_hours: devices times hours, summed; wall_seconds: with jobs_at_once jobs at a time."""
+    """device_hours: devices times hours, summed; wall_seconds: with jobs_at_once jobs at a time; memory: bytes that a
+    process of the training that takes most takes, by what they are for."""
 
     device_hours: float
     wall_seconds: float
     storage_bytes: float
     jobs_at_once: int
     sources: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 def seconds_of(
@@ -79,14 +83,18 @@ def estimate(
         seconds[one] = took
         device_seconds += took * (_processes(study, one.run) if one.rule == "train" else 1)
         sources.setdefault(source, set()).add("training" if one.rule == "train" else one.rule)
-    storage = 0.0
-    if new := sum(len(known.missing(one)) for one in work if one.rule == "train"):
-        each, of = _checkpoint_bytes(study, known.finished)
-        storage = new * each
-        sources.setdefault(of, set()).add("storage")
+    storage, taken = 0.0, dict[str, float]()
+    for one in (one for one in work if one.rule == "train"):
+        if new := len(known.missing(one)):
+            each, of = _checkpoint_bytes(study, one.run, known.finished)
+            storage += new * each
+            sources.setdefault(of, set()).add("storage")
+            parts, of = _memory(study, one.run)
+            taken = max(taken, parts, key=lambda parts: sum(parts.values()))
+            sources.setdefault(of, set()).add("memory")
     wall = _wall_seconds(study, seconds, jobs_at_once)
     said = [f"{', '.join(sorted(of))}: {source}" for source, of in sources.items()]
-    return Cost(device_seconds / 3600, wall, storage, jobs_at_once, said)
+    return Cost(device_seconds / 3600, wall, storage, jobs_at_once, said, taken)
 
 
 def write_down(study: ResolvedStudy) -> None:
@@ -179,7 +187,7 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     tokens = missing * _tokens_per_step(spec)
     if alike := known.trainings.get(_kind(spec)):
         return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
-    operations = 6 * _weights(study)[0] * tokens
+    operations = (4 if spec["training"].get("adapter") else 6) * _weights(study)[0] * tokens
     computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
     return JOB_START + computing, _counted(study, throughput)
 
@@ -223,8 +231,50 @@ def _processes(study: ResolvedStudy, run: str) -> int:
     return training.world_size if training else 1
 
 
-def _checkpoint_bytes(study: ResolvedStudy, finished: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, str]:
+def _memory(study: ResolvedStudy, run: str) -> tuple[dict[str, float], str]:
+    """What a process of a training takes, by what it is for, and how the model's shape is known."""
+    spec, training = study.runs[run], study.runs[run].training
+    assert training is not None
+    model, source = _model(study)
+    parts = memory.of_training(
+        model,
+        training.model_dump(),
+        spec.length,
+        spec.deepspeed or {},
+        training.micro_batch or max(1, training.batch // training.world_size),
+        training.gradient_checkpointing,
+        "cuda" if study.study.needs.device == "gpu" else "cpu",
+        views=2 if spec.alignment else 1,
+    )
+    return parts, source
+
+
+def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
+    """The model's shape, and how it is known."""
+    model = study.study.model
+    if model.kind == "trained":
+        shape = model.architecture
+        vocabulary = 257 if study.study.data.tokenizer.kind == "bytes" else 32_000
+        sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
+        return memory.Model(*sizes, 1.0, vocabulary), "counted, from the architecture"
+    for path in (Path(model.name) / "config.json", *hub.fetched_config(canonical(model))):
+        if path.exists():
+            try:
+                return memory.Model.of(read_json(path)), f"counted, from {path}"
+            except KeyError:
+                continue
+    weights, source = _weights(study)
+    return memory.guessed(weights, model.layers), f"counted, {weights:.3g} weights ({source}) in {model.layers} blocks"
+
+
+def _checkpoint_bytes(
+    study: ResolvedStudy, run: str, finished: list[tuple[dict[str, Any], dict[str, Any]]]
+) -> tuple[float, str]:
     """Of one checkpoint: a finished one of this study's base or arms, else counted."""
+    training = study.runs[run].training
+    if training is not None and training.adapter is not None:
+        weights = memory.adapted(_model(study)[0], training.adapter.model_dump())
+        return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights of the adapter"
     for spec, record in finished:
         if spec.get("base") == study.base:
             for checkpoint in record["checkpoints"].values():

@@ -92,6 +92,12 @@ def folder(part: Part) -> Path:
     return place
 
 
+def fetched_config(model: dict[str, Any]) -> list[Path]:
+    """The config.json of a model that was fetched, unverified; none for one that was not, or for a local folder."""
+    part = weights(model)
+    return [cache() / _fetched(part)["snapshot"] / "config.json"] if part and record(part).exists() else []
+
+
 def files(part: Part) -> dict[str, str]:
     """The SHA-256 of each file of a fetched part, by its path in the repository."""
     return dict(_fetched(part)["files"])

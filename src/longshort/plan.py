@@ -307,10 +307,23 @@ def text(plan: Plan) -> str:
         "",
         f"  about {_duration(what.device_hours * 3600)} of device time, {_duration(what.wall_seconds)} with "
         f"{what.jobs_at_once} job{'s' if what.jobs_at_once > 1 else ''} at a time, "
-        f"{what.storage_bytes / 2**20:,.0f} MB of checkpoints",
+        f"{_size(what.storage_bytes)} of checkpoints",
     ]
+    if what.memory:
+        each = ", ".join(f"{part} {_size(taken)}" for part, taken in what.memory.items())
+        lines.append(f"  a training takes about {_size(sum(what.memory.values()))} a process: {each}")
     lines += [f"      {source}" for source in what.sources]
     return "\n".join(lines)
+
+
+def _size(taken: float) -> str:
+    return (
+        f"{taken / 1e12:,.1f} TB"
+        if taken >= 1e12
+        else f"{taken / 1e9:,.1f} GB"
+        if taken >= 1e9
+        else f"{taken / 1e6:,.0f} MB"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,145 @@
+"""What a process of a training takes at its peak, estimated before it is submitted: weights, gradients and optimiser by
+ZeRO stage (Rajbhandari et al., SC 2020, arXiv 1910.02054, section 3), activations by checkpointing, logits by chunk.
+
+What Python and its imports take is not counted. Imports no torch. How far the estimate is off is measured by
+benchmarks/memory.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+# Of the logits that exist at a time (alignment/fused.py), and of their gradient's copy in the head's weight.
+CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
+# DeepSpeed's own, where its file names none: weights whose gradients are collected before they are reduced, and weights
+# that ZeRO-3 leaves gathered.
+BUCKET, LIVE = 500_000_000, 1_000_000_000
+# A training tells the C library to keep freed memory (training/launch.py): so much of what comes and goes within a step
+# is there once more, in pieces that do not fit. Measured; a GPU's allocator has it as a reserve that can be given back.
+KEPT = 0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder's shape: blocks, features, features of feed-forward layers, heads of keys to heads, vocabulary."""
+
+    layers: int
+    width: int
+    inner: int
+    kv_share: float
+    vocabulary: int
+    tied: bool = False
+
+    @staticmethod
+    def of(config: dict[str, Any]) -> Model:
+        """From a model's config.json.
+
+        Raises:
+            KeyError: it names its sizes otherwise.
+        """
+        heads = config["num_attention_heads"]
+        return Model(
+            layers=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            inner=config["intermediate_size"],
+            kv_share=(config.get("num_key_value_heads") or heads) / heads,
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings")),
+        )
+
+    @property
+    def block(self) -> float:
+        """Weights of a block."""
+        return self.width * (self.width * (2 + 2 * self.kv_share) + 3 * self.inner)
+
+    @property
+    def embeddings(self) -> float:
+        """Weights of the embeddings and the head."""
+        return self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
+    def weights(self) -> float:
+        return self.layers * self.block + self.embeddings
+
+
+def of_training(
+    model: Model,
+    training: dict[str, Any],
+    length: int,
+    deepspeed: dict[str, Any],
+    micro_batch: int,
+    checkpointing: bool,
+    device: str,
+    views: int = 2,
+) -> dict[str, float]:
+    """Bytes of one process by what they are for.
+
+    Args:
+        training: of a run's specification.
+        length: l_train, tokens.
+        micro_batch: windows per forward and process.
+    """
+    each = 2 if training["precision"] == "bf16" else 4
+    zero = deepspeed.get("zero_optimization") or {}
+    stage, processes = zero.get("stage", 0), training["processes"] * training.get("nodes", 1)
+    offloads = {key for key in ("optimizer", "param") if (zero.get(f"offload_{key}") or {}).get("device") == "cpu"}
+    adapter = training.get("adapter")
+    trained = adapted(model, adapter) if adapter else model.weights
+    parts = {"weights": each * model.weights, "gradients": each * trained, "optimiser": 8.0 * trained}
+    if adapter and adapter["kind"] == "qlora":  # four bits and the scale of each 64
+        parts["weights"] = each * model.embeddings + (0.5 + 1 / 64) * (model.weights - model.embeddings)
+    if stage or each == 2:
+        # A step is computed in float32, on a copy of the weights and of their gradients.
+        parts["optimiser"] += 8.0 * trained
+    if stage >= 1:
+        bucket = min(trained, zero.get("reduce_bucket_size", BUCKET))
+        collected = trained if stage == 1 else bucket
+        parts["gradients"] = each * (collected + bucket + trained / processes)
+        parts["optimiser"] /= processes
+    if stage == 3:
+        live = min(model.weights, zero.get("stage3_max_live_parameters", LIVE))
+        parts["weights"] = parts["weights"] / processes + each * live
+    if device == "cuda":
+        parts["optimiser"] *= "optimizer" not in offloads
+        parts["weights"] *= "param" not in offloads
+    tokens = views * micro_batch * length
+    one = _activations(model, tokens, each)
+    parts["activations"] = model.layers * each * tokens * model.width + one if checkpointing else model.layers * one
+    chunk = min(CHUNK_BYTES[device], each * tokens * model.vocabulary)
+    # Final states and their gradient; a chunk of logits and its probabilities; the gradient of the head's weight.
+    parts["head"] = 4 * each * tokens * model.width + 2 * chunk + each * model.vocabulary * model.width
+    if device == "cpu":
+        parts["kept by the C library"] = KEPT * (parts["gradients"] + parts["activations"] + parts["head"])
+    return parts
+
+
+def _activations(model: Model, tokens: int, each: int) -> float:
+    """What the backward pass of a block needs of its forward: inputs of the norms (and their float32 copies), of the
+    products, of the attention, and of the feed-forward layers' product."""
+    norms = 2 * (4 + 2 * each) * model.width
+    attention = each * model.width * (3 + 2 * model.kv_share)
+    feed_forward = each * (model.width + 4 * model.inner)
+    return tokens * (norms + attention + feed_forward)
+
+
+def adapted(model: Model, adapter: dict[str, Any]) -> float:
+    """Weights of an adapter: rank x (inputs + outputs) of each layer that gets one."""
+    keys = model.kv_share * model.width
+    outputs = {
+        "q_proj": 2 * model.width,
+        "k_proj": model.width + keys,
+        "v_proj": model.width + keys,
+        "o_proj": 2 * model.width,
+        "gate_proj": model.width + model.inner,
+        "up_proj": model.width + model.inner,
+        "down_proj": model.width + model.inner,
+    }
+    return float(model.layers * adapter["rank"] * sum(outputs.get(name, 0) for name in adapter["targets"]))
+
+
+def guessed(weights: float, layers: int) -> Model:
+    """A shape of so many weights and blocks: 12 x width^2 a block, as of Llama-like decoders, and 32,000 tokens."""
+    width = math.sqrt(weights / (12 * layers))
+    return Model(layers, round(width), round(8 / 3 * width), 1.0, 32_000, tied=True)

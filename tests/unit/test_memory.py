@@ -1,0 +1,59 @@
+"""The estimate of a training's memory, against sums that are done by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from longshort import cost, memory, resolve
+from tests.conftest import ROOT
+
+LLAMA = memory.Model(layers=32, width=4096, inner=11008, kv_share=1.0, vocabulary=32000)
+WEIGHTS = 6_738_149_376  # of Llama-2-7B, but for its norms
+
+
+def taken(zero: str, processes: int, **training: object) -> dict[str, float]:
+    deepspeed = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
+    training = {"precision": "bf16", "processes": processes, **training}
+    return memory.of_training(LLAMA, training, 4096, deepspeed, 1, True, "cuda")
+
+
+def test_weights_are_those_of_the_architecture() -> None:
+    assert LLAMA.weights == WEIGHTS
+    grouped = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256}
+    llama3 = memory.Model.of({**grouped, "num_attention_heads": 32, "num_key_value_heads": 8})
+    assert llama3.weights == pytest.approx(8.03e9, rel=1e-3)
+    adapter = {"rank": 8, "targets": ["q_proj", "v_proj"]}
+    assert memory.adapted(LLAMA, adapter) == 32 * 2 * 8 * (4096 + 4096)  # 4,194,304, as LoRA's users know it
+    assert memory.guessed(WEIGHTS, 32).weights == pytest.approx(WEIGHTS, rel=0.05)
+
+
+def test_zero_divides_what_its_stage_says() -> None:
+    """Table 1 of ZeRO's paper: 2 bytes of weights, 2 of gradients, 12 of optimiser; DeepSpeed adds 4 of gradients."""
+    assert taken("zero0", 8)["weights"] == taken("zero2", 8)["weights"] == 2 * WEIGHTS
+    assert taken("zero0", 8)["optimiser"] == 16 * WEIGHTS
+    assert taken("zero1", 8)["optimiser"] == taken("zero3", 8)["optimiser"] == 16 * WEIGHTS / 8
+    assert taken("zero2", 8)["gradients"] == 2 * (2 * memory.BUCKET + WEIGHTS / 8)
+    assert taken("zero3", 8)["weights"] == 2 * (WEIGHTS / 8 + memory.LIVE)
+    assert taken("zero2-offload", 8)["optimiser"] == taken("zero3-offload", 8)["weights"] == 0
+    qlora = {"kind": "qlora", "rank": 64, "targets": ["q_proj"]}
+    assert taken("zero2", 1, adapter=qlora)["weights"] < WEIGHTS
+
+
+@pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml")))
+def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `longshort plan` says it; of what jobs there are a contract is tested elsewhere."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cost, "_finished_trainings", list)
+    monkeypatch.setattr(cost, "_finished_evaluations", lambda *_: [])
+    resolved = resolve.load(study)
+    work = [cost.Work("train", run, resolved.steps_of(run)) for run in resolved.runs]
+    work += [cost.Work(metric, run, resolved.steps_of(run)) for run in resolved.runs for metric in resolved.evaluations]
+    planned = cost.estimate(resolved, work, jobs_at_once=8)
+    header = (ROOT / f"config/studies/{study}.yaml").read_text().split("\ntitle:")[0]
+    hours, memory_gb = re.search(r"about ([\d,.]+) h of device", header), re.search(r"takes about ([\d.]+) GB", header)
+    assert hours and memory_gb
+    assert float(hours[1].replace(",", "")) == pytest.approx(planned.device_hours, rel=0.01)
+    assert float(memory_gb[1]) == pytest.approx(sum(planned.memory.values()) / 1e9, rel=0.01)
