@@ -47,7 +47,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
         done.append(1)
         return Measured([{"metric": "m", "value": float(len(done)), "n": 1}])
 
-    monkeypatch.setattr(stage, "_load", lambda checkpoint: None)
+    monkeypatch.setattr(stage, "_load", lambda checkpoint, precision: None)
     monkeypatch.setattr(stage, "_answers", lambda model, data, length: True)
     return evaluate
 
