@@ -182,7 +182,8 @@ def _refuse_another_change(model: PreTrainedModel, head: AlignmentHead) -> None:
     probe = torch.linspace(-20.0, 20.0, 8, device=head.weight.device)
     hook = head.register_forward_hook(lambda *_: probe)
     with torch.no_grad():
-        returned = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=probe.device), use_cache=False).logits
+        # Eight tokens, which shifted sparse attention can divide.
+        returned = model(input_ids=torch.zeros(1, 8, dtype=torch.long, device=probe.device), use_cache=False).logits
     hook.remove()
     if returned.shape != probe.shape or not torch.allclose(returned.float(), head.change(probe), rtol=1e-2, atol=1e-2):
         raise ValueError(

@@ -1,0 +1,125 @@
+"""Each study of the paper's size, as it stands but for its sizes: a model of the same architecture with a few random
+weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import yaml
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from longshort.data.tokenizers import byte_tokenizer
+from longshort.evaluation.prompts import TASKS
+from tests import hub
+from tests.conftest import ROOT, make_project
+
+pytestmark = pytest.mark.long
+SCALE = 128  # of all lengths
+STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml"))
+SHAPE = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+BOTH = {"hidden": {"alignment": {"alpha": 0.1}}}  # terms: of the output and of a layer
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: data/train-*}]\n---\n"
+
+
+def tiny_model(name: str) -> Any:
+    """Grouped heads, tied embeddings, theta and reach as of the model that is named; lengths over SCALE."""
+    if "Qwen" in name:
+        rope = {"rope_type": "default", "rope_theta": 1e6}
+        shape = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 32768 // SCALE, "rope_parameters": rope}
+        return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
+    theta, reach, heads = (5e5, 8192, 2) if "Llama-3" in name else (1e4, 4096, 4)
+    rope = {"rope_type": "default", "rope_theta": theta}
+    shape = {**SHAPE, "num_key_value_heads": heads, "max_position_embeddings": reach // SCALE, "rope_parameters": rope}
+    return LlamaForCausalLM(LlamaConfig(**shape))
+
+
+def serve_from(root: Path, study: dict[str, Any]) -> None:
+    """What the study takes from the hub, small."""
+    model = root / "models" / study["model"]["name"]
+    tiny_model(study["model"]["name"]).save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    texts = root / "datasets" / study["data"]["corpus"]["dataset"]
+    (texts / "data").mkdir(parents=True)
+    books = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in range(60)]
+    Dataset.from_dict({"text": books}).to_parquet(str(texts / "data/train-00000-of-00001.parquet"))
+    (texts / "README.md").write_text(CARD)
+    item = {"context": "one two three " * 40, "input": "which?", "answers": ["Paragraph 3"], "length": 120}
+    longbench = root / "datasets/THUDM/LongBench"
+    longbench.mkdir(parents=True)
+    with zipfile.ZipFile(longbench / "data.zip", "w") as file:
+        for task in TASKS:
+            items = [{**item, "all_classes": ["Date", "Other"], "_id": f"{task}-{n}"} for n in range(3)]
+            file.writestr(f"data/{task}_e.jsonl", "".join(json.dumps(one) + "\n" for one in items))
+
+
+def shrunk(study: dict[str, Any]) -> dict[str, Any]:
+    """The study with other sizes; methods, precisions and settings of the optimiser stay."""
+    for part in (study["data"]["corpus"], study["data"]["tokenizer"], study["model"]):
+        part["revision"] = hub.COMMIT
+    study["evaluations"]["longbench_e"]["source"]["revision"] = hub.COMMIT
+    study["data"].update(validation=0.1, test=0.3)
+    study["model"].update(layers=SHAPE["num_hidden_layers"], max_length=study["model"]["max_length"] // SCALE)
+    study["lengths"] = {key: length // SCALE for key, length in study["lengths"].items()}
+    processes = min(2, study["training"].get("processes", 1))
+    study["training"].update(steps=3, batch=4, warmup_steps=1, processes=processes)
+    study["needs"] = {"device": "cpu"}
+    study.update(checkpoints=[3], seeds=[0], arms=["baseline", "hidden"], overrides=BOTH, published=[])
+    perplexity = study["evaluations"]["perplexity"]
+    perplexity.update(lengths=[length // SCALE for length in perplexity["lengths"]], documents=2)
+    study["evaluations"]["misalignment"].update(sequences=4)
+    study["evaluations"]["longbench_e"].update(max_length=128, max_new_tokens=4)
+    return study
+
+
+def run(project: Path, *command: str, **environment: str) -> None:
+    home = {"HF_HOME": str(project / "fetched"), "PYTHONPATH": str(project / "src")}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **home, **environment},
+        capture_output=True,
+        text=True,
+    )
+    logs = [f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log")]
+    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, tmp_path: Path) -> None:
+    study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()))
+    serve_from(tmp_path / "hub", study)
+    project = make_project(tmp_path / "project", study)
+    with hub.serving(tmp_path / "hub") as address:
+        run(project, "longshort.cli", "fetch", "-s", "tiny", HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    run(project, "snakemake", "--cores", "2", "--config", "study=tiny", "--", "all")
+
+    numbers = pandas.read_parquet(project / "results/tiny/metrics.parquet")
+    assert set(numbers["status"]) == {"ok"}
+    lengths = study["evaluations"]["perplexity"]["lengths"]
+    for arm in study["arms"]:
+        measured = numbers[(numbers["arm"] == arm) & (numbers["step"] == 3)]
+        assert set(measured[measured["metric"] == "perplexity"]["length"]) == set(lengths)
+        assert "longbench_e" in set(measured["metric"])
+    protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
+    assert len(protocols) == 1 and protocols.pop().endswith("&weights=bf16")
+    record = json.loads(next(project.glob("results/tiny/arms/hidden/seed-0/training/3.json")).read_text())
+    config = json.loads((project / record["checkpoints"]["3"]["path"] / "config.json").read_text())
+    said = config.get("longshort_rope", {}).get("kind") or config["rope_parameters"]["rope_type"]
+    wanted = (study["model"].get("rope") or {"kind": "default"})["kind"]
+    assert said == {"pi": "linear"}.get(wanted, wanted)
+    assert ("adapts" in record["checkpoints"]["3"]) == ("adapter" in study["training"])
