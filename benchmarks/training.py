@@ -33,9 +33,14 @@ from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
 from longshort.models import load
 from longshort.ownership import sole_owner
+from longshort.study import CLEX, YaRN
 from longshort.training import launch, log, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTENSIONS: dict[str, dict[str, Any]] = {  # fourfold: the shapes' models reach 2048 tokens by themselves
+    "yarn": YaRN(kind="yarn", factor=4.0).model_dump(),
+    "clex": CLEX(kind="clex", max_factor=4).model_dump(),
+}
 UNCOUNTED = 2  # steps at the start of every training
 # Dense bf16 operations per second that the makers state.
 PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
@@ -56,8 +61,8 @@ def shape_of(given: Any) -> dict[str, Any]:
     return {"model": llama(512, 1408, 4, 8, 32_000), "length": 256, "batch": 2, "steps": 8, "precision": "fp32"}
 
 
-def specification(shape: dict[str, Any], zero: str) -> dict[str, Any]:
-    """The demo's arm `sce` with another size, and a ZeRO stage."""
+def specification(shape: dict[str, Any], zero: str, rope: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The demo's arm `sce` with another size, a ZeRO stage, and an extended context."""
     resolved = resolve.load("demo", ROOT / "config")
     spec = json.loads(resolved.texts[resolved.arm_runs["sce"][0]])
     spec["length"] = shape["length"]
@@ -66,13 +71,13 @@ def specification(shape: dict[str, Any], zero: str) -> dict[str, Any]:
     spec["training"].update(
         steps=shape["steps"], batch=shape["batch"], warmup_steps=1, precision=shape["precision"], processes=1
     )
-    return spec
+    return {**spec, "rope": rope} if rope else spec
 
 
-def trained(folder: Path, shape: dict[str, Any], zero: str) -> list[float]:
+def trained(folder: Path, shape: dict[str, Any], zero: str, rope: dict[str, Any] | None = None) -> list[float]:
     """Tokens per second at every step of our trainer."""
     work = Path(tempfile.mkdtemp(dir=folder))
-    (work / "spec.json").write_text(json.dumps(specification(shape, zero)))
+    (work / "spec.json").write_text(json.dumps(specification(shape, zero, rope)))
     job = {
         "spec": str(work / "spec.json"),
         "data": str(folder / "data"),
@@ -152,6 +157,7 @@ def main() -> None:
     shape = shape_of(given)
     speeds: dict[str, list[float]] = {"loop": [], "zero0": [], "zero2": []}
     ratios: dict[str, list[float]] = {"zero0": [], "zero2": []}
+    extended: dict[str, list[float]] = {name: [] for name in EXTENSIONS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, shape)
@@ -162,12 +168,18 @@ def main() -> None:
                 ours = trained(folder, shape, zero)
                 speeds[zero] += ours
                 ratios[zero].append(statistics.median(ours) / statistics.median(loop))
+            for kind, settings in EXTENSIONS.items():
+                speed = statistics.median(trained(folder, shape, "zero2", settings))
+                extended[kind].append(speed / statistics.median(ours))
             print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
     figures = {f"tokens_over_bare_loop_{zero}": statistics.median(values) for zero, values in ratios.items()}
     config = shape["model"]
     of = f"{config.num_hidden_layers} layers, d {config.hidden_size}, V {config.vocab_size:,}, {shape['precision']}"
     tokens = {key: f"{statistics.median(values):,.0f}" for key, values in speeds.items()}
     notes = {name: f"{of}: {tokens[name[-5:]]} / {tokens['loop']} tokens/s" for name in figures}
+    for kind, values in extended.items():
+        figures[f"tokens_{kind}_over_zero2"] = statistics.median(values)
+        notes[f"tokens_{kind}_over_zero2"] = f"context extended fourfold, {shape['length']} tokens a view"
     if given.device == "cuda":
         add_gpu_figures(figures, notes, config, shape, statistics.median(speeds["zero2"]))
     report("The trainer", figures, notes, given)
