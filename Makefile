@@ -41,6 +41,8 @@ benchmark: .venv/installed
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/evaluation.py
 	@$(BIN)/python benchmarks/dag.py
+	@$(BIN)/python benchmarks/data.py
+	@$(BIN)/python benchmarks/memory.py
 
 clean:
 	@printf 'Delete results and work, %s in all? [y/N] ' "$$(du -sch results work 2>/dev/null | tail -n 1 | cut -f 1)"; \

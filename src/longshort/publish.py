@@ -49,17 +49,23 @@ def naming_a_full_disk(path: Path, needed: int) -> Iterator[None]:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes data to path so that a reader sees the old content or the whole new one, never a part."""
+    # Outside, so that what is free is told without the part.
+    with naming_a_full_disk(path, len(data)), file_in_place(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def file_in_place(path: Path) -> Iterator[Path]:
+    """Yields the name of a file to write beside path; on success it takes path's place, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming_a_full_disk(path, len(data)):  # which says what is free without the part
-        try:
-            with part.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -121,27 +127,6 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _seal(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-@contextmanager
-def folder_in_place(path: Path) -> Iterator[Path]:
-    """Yields a fresh folder beside path; on success it takes path's place, on failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        for file in sorted(part.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def file_digest(path: Path) -> str:

@@ -650,6 +650,7 @@ class Needs(Strict):
     device: Literal["cpu", "gpu"] = Field(
         "cpu", description="gpu: one for each process of a training, one for an evaluation"
     )
+    data_cores: int = Field(2, gt=0, description="cores that tokenise the corpus")
     training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
     training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
     evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation, MB")

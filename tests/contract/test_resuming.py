@@ -140,8 +140,8 @@ def test_one_byte_of_a_training_document_trains_anew(project: Path) -> None:
 
     def change(split: str) -> list[list[tuple[int, int]]]:
         """The steps that the base and the arm trained."""
-        sources = json.loads(next(project.glob("results/data/*/sources.json")).read_text())
-        document = project / "corpus" / sorted(sources[split])[0]
+        sources = map(json.loads, next(project.glob("results/data/*/sources.jsonl")).read_text().splitlines())
+        document = project / "corpus" / min(source["name"] for source in sources if source["split"] == split)
         content = document.read_bytes()
         document.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         assert planned(project) == {"data": 1, "train": 2, "perplexity": 2, **AFTER}

@@ -129,18 +129,36 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     (folder / "latin.txt").write_bytes("naïve".encode("latin-1"))
     rows = [{"text": "row one"}, {"text": None}, {"text": "row three"}]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    Dataset.from_list(rows).to_parquet(str(folder / "rows.parquet"))
+    Dataset.from_dict({"text": ["row four", None, "row six"]}).to_parquet(str(folder / "rows.parquet"))
     manifest = prepare(tmp_path)
     assert manifest["left_out"] == {"empty": 1, "not UTF-8": 1, "no text": 2}
     assert sum(split["documents"] for split in manifest["splits"].values()) == 24
 
-    sources = json.loads((tmp_path / "out" / "sources.json").read_text())
-    assert {name for split in sources.values() for name in split} >= {"0.txt", "rows.jsonl#0", "rows.parquet#2"}
+    sources = [json.loads(line) for line in (tmp_path / "out" / "sources.jsonl").read_text().splitlines()]
+    assert {source["name"] for source in sources} >= {"0.txt", "rows.jsonl#0", "rows.parquet#2"}
 
     again = prepare(tmp_path, "again")
     assert again["content"] == manifest["content"]
     (folder / "0.txt").write_text("document x")
     assert prepare(tmp_path, "changed")["content"] != manifest["content"]
+
+
+def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
+    """Copies of a test document leave the other splits, copies of a validation document leave train."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number}.txt").write_text(f"the text {number % 20}")
+    manifest = prepare(tmp_path)
+    texts: dict[str, set[bytes]] = {}
+    for split in ("train", "validation", "test"):
+        rows = Dataset.load_from_disk(str(tmp_path / "out" / split))
+        texts[split] = {bytes(row["input_ids"]) for row in rows}
+    assert not texts["train"] & (texts["validation"] | texts["test"]) and not texts["validation"] & texts["test"]
+    assert len(set.union(*texts.values())) == 20
+    named = [corpora.split_of(f"{number}.txt", 0.2, 0.2) for number in range(60)]
+    assert manifest["splits"]["test"]["documents"] == named.count("test")
+    assert sum(manifest["left_out"].values()) == 60 - sum(split["documents"] for split in manifest["splits"].values())
 
 
 def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     publish.write_json(path, {"value": 1})
     with pytest.raises(ValueError):
         publish.write_json(path, {"value": float("nan")})
-    with pytest.raises(RuntimeError), publish.folder_in_place(tmp_path / "out" / "folder") as part:
-        (part / "file").write_text("half")
+    with pytest.raises(RuntimeError), publish.file_in_place(path) as part:
+        part.write_text("half")
         raise RuntimeError
     assert publish.read_json(path) == {"value": 1}
     assert [file.name for file in path.parent.iterdir()] == ["value.json"]

@@ -25,7 +25,10 @@ def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name, expected in {
         "objective": {"time_fused_over_naive_toy", "memory_fused_over_naive_toy", "step_arm_over_baseline_toy"},
-        "training": {"tokens_over_bare_loop_zero0", "tokens_over_bare_loop_zero2"},
+        "training": {
+            *("tokens_over_bare_loop_zero0", "tokens_over_bare_loop_zero2"),
+            *("tokens_yarn_over_zero2", "tokens_clex_over_zero2"),
+        },
     }.items():
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert expected <= result["figures"].keys()
@@ -40,6 +43,8 @@ EXPECTED = {
         *("ppl_time_over_papers", "ppl_memory_over_papers"),
         *("misalignment_time_over_naive", "longbench_time_over_official"),
     },
+    "data": {"tokenise_rate_over_map", "tokenise_memory_over_map", "sampling_share_of_step"},
+    "memory": {"memory_estimated_over_measured_zero2_fp32"},
     "slurm": {"slurm_over_local", "job_overhead_s", "array_over_single", "groups_over_single"},
 }
 
@@ -49,6 +54,8 @@ EXPECTED = {
     [
         pytest.param("dag", marks=pytest.mark.long),
         pytest.param("evaluation", marks=pytest.mark.long),
+        pytest.param("data", marks=pytest.mark.long),
+        pytest.param("memory", marks=pytest.mark.long),
         pytest.param("slurm", marks=pytest.mark.slurm),
     ],
 )

@@ -28,12 +28,14 @@ rule data:
         "results/data/{data}/prepare.log",
     conda:
         "../../envs/data.yaml"
+    threads: STUDY.study.needs.data_cores
     resources:
         **STUDY.data_resources(),
     params:
         code=code_hash("longshort.data.__main__"),
     shell:
-        "exec python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code}"
+        " --cores {threads} > {log} 2>&1"
 
 
 rule longbench_stand_in:

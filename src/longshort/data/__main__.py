@@ -1,97 +1,129 @@
 """Stage: corpus -> tokens. `python -m longshort.data --spec FILE --out DIR`
 
-Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train), DIR/sources.json (the hash of every
-document) and, last, DIR/manifest.json (documents, tokens and hash of every split, the hash of every file, what was left
-out).
+Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train), DIR/sources.jsonl (split, name and
+hash of every document) and, last, DIR/manifest.json (documents, tokens and hash of every split, the hash of every file,
+what was left out). Reads the corpus twice: what is held out has to be known before anything is trained on.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from longshort import hub, interruption, provenance
-from longshort.data import corpora, tokenizers
+from longshort.data import corpora, shards, tokenizers
 from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
 from longshort.ownership import Owner, sole_owner
-from longshort.publish import NoSpace, folder_digests, folder_in_place, naming_a_full_disk, write_json, write_record
+from longshort.publish import NoSpace, file_in_place, folder_digests, naming_a_full_disk, write_record
 
 ENTRY = "longshort.data.__main__"
-SPLITS = ("train", "validation", "test")
+STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}
 
 
 def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     """Tokenises the corpus and returns the manifest."""
-    from datasets import Dataset, Features, List, Value, disable_progress_bars
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     tokenizer = tokenizers.load(spec["tokenizer"])
+    found, held_out = _held_out(spec)
     left_out: Counter[str] = Counter()
+    documents = _disjoint(spec, held_out, left_out)
+    made_by = digest(dumps([spec, code_hash(ENTRY), provenance.environment()]), 64)
+    with tqdm(total=found, desc="tokenise", unit="documents", disable=not sys.stderr.isatty()) as bar:
 
-    def rows() -> Iterator[dict[str, str]]:
-        for name, text in corpora.documents(spec["corpus"], left_out):
-            yield {"name": name, "text": text, "split": corpora.split_of(name, spec["validation"], spec["test"])}
+        def progress(count: int) -> None:
+            bar.update(count)
+            if bar.disable:
+                bar.n += count
+                print(f"tokenise: {bar.n} of {found} documents", flush=True)
 
-    everything = Dataset.from_list(list(rows()))
-    if not len(everything):
-        raise ValueError(f"the corpus {spec['corpus']} holds no document ({dict(left_out)} left out); give another one")
-    tokenised = everything.map(
-        lambda batch: {"input_ids": tokenizer(batch["text"], add_special_tokens=False)["input_ids"]},
-        batched=True,
-        batch_size=64,
-        features=Features({**everything.features, "input_ids": List(Value("int32"))}),
-        desc="tokenise",
-    )
-    splits, sources = {}, {}
-    for split in SPLITS:
-        chosen = tokenised.select([row for row, name in enumerate(tokenised["split"]) if name == split])
-        if not len(chosen) and not (split == "validation" and not spec["validation"]):
+        files = shards.write(documents, tokenizer, out, made_by, progress)
+    splits = {}
+    place = out / "sources.jsonl"
+    with naming_a_full_disk(place, 150 * found), file_in_place(place) as part, part.open("w") as sources:
+        for split, names in files.items():
+            splits[split] = _content(split, [out / name for name in names], sources)
+    for split, said in splits.items():
+        if not said["documents"] and not (split == "validation" and not spec["validation"]):
             raise ValueError(
-                f"the {split} split is empty: the corpus has {len(tokenised)} documents; "
+                f"the {split} split is empty: the corpus has {found} documents; "
                 "give more documents or change data.validation and data.test"
             )
-        columns = ["name", "input_ids"] if split == "train" else ["name", "text", "input_ids"]
-        chosen = chosen.select_columns(columns)
-        share = tokenised.data.nbytes * len(chosen) // len(tokenised)
-        with naming_a_full_disk(out / split, share), folder_in_place(out / split) as folder:
-            chosen.save_to_disk(str(folder))
-        splits[split], sources[split] = _content(chosen)
-    write_json(out / "sources.json", sources)
+        for file in (out / split).iterdir():
+            if f"{split}/{file.name}" not in files[split]:  # of another corpus or another way to cut it
+                file.unlink()
+        shards.describe(out / split, files[split], made_by)
+    shutil.rmtree(out / shards.RECORDS)
+    hashes = {f"{split}/{name}": sha for split in splits for name, sha in folder_digests(out / split).items()}
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
-    files = {f"{split}/{name}": sha for split in SPLITS for name, sha in folder_digests(out / split).items()}
-    return {"spec": spec, "splits": splits, "files": files, "left_out": dict(left_out), "content": content}
+    return {"spec": spec, "splits": splits, "files": hashes, "left_out": dict(left_out), "content": content}
 
 
-def _content(split: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Counts and the hash of names and tokens, and the hash of each document by its name: equal content has an equal
-    hash, whatever the files look like."""
+def _held_out(spec: dict[str, Any]) -> tuple[int, dict[str, set[bytes]]]:
+    """How many documents there are, and the hashes of the texts of validation and test."""
+    count, left_out = 0, Counter[str]()
+    texts: dict[str, set[bytes]] = {"validation": set(), "test": set()}
+    for name, text in corpora.documents(spec["corpus"], left_out):
+        count += 1
+        split = corpora.split_of(name, spec["validation"], spec["test"])
+        if split in texts:
+            texts[split].add(_fingerprint(text))
+    if not count:
+        raise ValueError(f"the corpus {spec['corpus']} holds no document ({dict(left_out)} left out); give another one")
+    return count, texts
+
+
+def _disjoint(
+    spec: dict[str, Any], held_out: dict[str, set[bytes]], left_out: Counter[str]
+) -> Iterator[shards.Document]:
+    """The documents with their split, less those whose text is in a split that is held out from theirs."""
+    for name, text in corpora.documents(spec["corpus"], left_out):
+        split = corpora.split_of(name, spec["validation"], spec["test"])
+        copies = [other for other in STRICTER[split] if _fingerprint(text) in held_out[other]]
+        if copies:
+            left_out[f"of {split} with the text of a {copies[0]} document"] += 1
+        else:
+            yield shards.Document(split, name, text)
+
+
+def _fingerprint(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _content(split: str, files: list[Path], sources: TextIO) -> dict[str, Any]:
+    """Counts and the hash of names and tokens: equal content has an equal hash, whatever the files look like."""
     total = hashlib.sha256()
-    tokens, documents = 0, {}
-    for row in split.with_format("numpy", columns=["input_ids"], output_all_columns=True):
-        ids = np.ascontiguousarray(row["input_ids"], dtype="<i4")
-        total.update(f"{row['name']}\0{len(ids)}\0".encode())
+    tokens = documents = 0
+    for name, row in shards.rows(files):
+        ids = np.ascontiguousarray(row, dtype="<i4")
+        total.update(f"{name}\0{len(ids)}\0".encode())
         total.update(ids.tobytes())
-        documents[row["name"]] = hashlib.sha256(ids.tobytes()).hexdigest()
-        tokens += len(ids)
-    return {"documents": len(split), "tokens": tokens, "sha256": total.hexdigest()}, documents
+        sha = hashlib.sha256(ids.tobytes()).hexdigest()
+        sources.write(json.dumps({"split": split, "name": name, "sha256": sha}) + "\n")
+        documents, tokens = documents + 1, tokens + len(ids)
+    return {"documents": documents, "tokens": tokens, "sha256": total.hexdigest()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="data specification (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="that tokenise")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
+    # The tokenizer's own threads; it reads these once.
+    os.environ.update(TOKENIZERS_PARALLELISM="true", RAYON_NUM_THREADS=str(arguments.cores))
     hub.refuse_network()
     interruption.end_at_once()
     with sole_owner(arguments.out) as owner:

@@ -24,16 +24,16 @@ class TokenStream:
         split = load_from_disk(str(folder))
         assert isinstance(split, Dataset)
         self.separator = separator
-        self._documents: list[NDArray[np.int32]] = []
-        for chunk in split.data.column("input_ids").chunks:
-            tokens = chunk.flatten().to_numpy(zero_copy_only=True)
+        self._chunks, starts, lengths, chunk_of = [], [], [], []
+        for number, chunk in enumerate(split.data.column("input_ids").chunks):
+            self._chunks.append(chunk.flatten().to_numpy(zero_copy_only=True))
             bounds = np.asarray(chunk.offsets) - chunk.offsets[0].as_py()
-            self._documents += [tokens[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
-        self._ends = np.cumsum([len(tokens) + 1 for tokens in self._documents])
-
-    @property
-    def document_lengths(self) -> list[int]:
-        return [len(tokens) for tokens in self._documents]
+            starts.append(bounds[:-1])
+            lengths.append(np.diff(bounds))
+            chunk_of.append(np.full(len(chunk), number))
+        # Of each document: which chunk holds it, where it begins there, its tokens, and where it ends in the stream.
+        self._chunk_of, self._starts, self.document_lengths = map(np.concatenate, (chunk_of, starts, lengths))
+        self._ends = np.cumsum(self.document_lengths + 1, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -44,9 +44,10 @@ class TokenStream:
         document = int(np.searchsorted(self._ends, start, side="right"))
         position = start
         while position < start + count:
-            tokens = self._documents[document]
-            offset = position - (int(self._ends[document]) - len(tokens) - 1)
-            piece = tokens[offset : offset + start + count - position]
+            first, length = int(self._starts[document]), int(self.document_lengths[document])
+            offset = position - (int(self._ends[document]) - length - 1)
+            tokens = self._chunks[self._chunk_of[document]][first + offset : first + length]
+            piece = tokens[: start + count - position]
             out[position - start : position - start + len(piece)] = piece
             position = int(self._ends[document])
             document += 1

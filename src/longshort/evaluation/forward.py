@@ -26,16 +26,17 @@ ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
 
 def held_out_documents(data: Path, at_least: int, split: str = "test") -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Name and token ids of the documents of a split of at least so many tokens, by the sha256 of the name."""
-    from datasets import load_from_disk
+    import pyarrow.compute
+    from datasets import Dataset
 
-    documents = load_from_disk(str(data / split)).with_format("numpy", columns=["input_ids"])
-    names = [str(name) for name in documents.with_format(None)["name"]]
-    short = sum(len(token_ids) < at_least for token_ids in documents.with_format(None)["input_ids"])
+    documents = Dataset.load_from_disk(str(data / split)).with_format("numpy", columns=["input_ids"])
+    names = documents.data.column("name").to_pylist()
+    lengths = pyarrow.compute.list_value_length(documents.data.column("input_ids")).to_pylist()
+    short = sum(length < at_least for length in lengths)
     print(f"{short} of {len(names)} {split} documents are shorter than {at_least} tokens and not used", flush=True)
     for index in sorted(range(len(names)), key=lambda i: (hashlib.sha256(names[i].encode()).hexdigest(), i)):
-        token_ids = np.asarray(documents[index]["input_ids"], dtype=np.int64)
-        if len(token_ids) >= at_least:
-            yield names[index], token_ids
+        if lengths[index] >= at_least:
+            yield names[index], np.asarray(documents[index]["input_ids"], dtype=np.int64)
 
 
 def rope_depends_on_length(model: Any) -> bool:

@@ -270,10 +270,10 @@ def train(job: dict[str, Any]) -> None:
         extra_per_row=bool(alignment) and alignment.get("sampling_per") == "row",
     )
     if arguments.process_index == 0:
-        short = sum(length < windows.slot for length in windows.stream.document_lengths)
+        lengths = windows.stream.document_lengths
         print(
-            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {short} of "
-            f"{len(windows.stream.document_lengths)} documents are shorter than a window and packed with others",
+            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {(lengths < windows.slot).sum()} "
+            f"of {len(lengths)} documents are shorter than a window and packed with others",
             flush=True,
         )
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
