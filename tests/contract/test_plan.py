@@ -218,6 +218,7 @@ def test_a_file_that_was_cut_is_named(finished_copy: Path, pattern: str, command
         assert str(path.relative_to(finished_copy)) in done.stderr
 
 
+@pytest.mark.long
 def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/alignment/objective.py", "import torch\n", "import abc\nimport torch\n")
     assert set(plan(finished_copy)["why"]) == {"(base)", *ARMS}

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.long
 def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "benchmarks/gpu.sh", "--toy", str(tmp_path)],

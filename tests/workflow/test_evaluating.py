@@ -41,7 +41,10 @@ def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFram
     return pandas.read_parquet(folder / "undisturbed.parquet")
 
 
-@pytest.mark.parametrize(("documents", "pages", "lacks"), [(40, 2, "journal"), (3, 3, "finished.parquet")])
+@pytest.mark.parametrize(
+    ("documents", "pages", "lacks"),
+    [(40, 2, "journal"), pytest.param(3, 3, "finished.parquet", marks=pytest.mark.long)],
+)
 def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
     finished: Path, tmp_path: Path, documents: int, pages: int, lacks: str
 ) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from longshort.training import launch
 from tests.conftest import ROOT, edit_study, on_a_small_disk, run_snakemake
-from tests.workflow.test_training import Stage
+from tests.workflow.stage import Stage
 
 STEPS = 40
 # A checkpoint after every step.
@@ -77,11 +77,11 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
     ("fault", "processes", "zero", "options"),
     [
         pytest.param(kill_everything, 1, "zero0", OFTEN, marks=pytest.mark.long),
-        (kill_everything, 2, "zero2", (*OFTEN, "--micro-batch", "1")),
+        pytest.param(kill_everything, 2, "zero2", (*OFTEN, "--micro-batch", "1"), marks=pytest.mark.long),
         pytest.param(kill_everything, 2, "zero3", OFTEN, marks=pytest.mark.long),
         (kill_one_rank, 2, "zero2", OFTEN),
         pytest.param(ask_the_stage, 2, "zero3", ("--micro-batch", "1"), marks=pytest.mark.long),
-        (ask_one_rank, 2, "zero2", ()),
+        pytest.param(ask_one_rank, 2, "zero2", (), marks=pytest.mark.long),
     ],
 )
 def test_the_next_attempt_ends_as_if_nothing_had_happened(
@@ -134,6 +134,7 @@ def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(finished: Path,
     assert heartbeat["state"] == "interrupted" and heartbeat["attempt"] == 1
 
 
+@pytest.mark.long
 def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(finished: Path, tmp_path: Path) -> None:
     """A missing optimiser file in the newest, a cut file in the one before."""
     stage = long_stage(finished, tmp_path)
@@ -152,6 +153,7 @@ def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(fin
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     """There is room for two checkpoints and a half."""
     stage = long_stage(finished, tmp_path, 1, "zero0")
@@ -238,6 +240,7 @@ def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_o
     assert process.returncode == 0, said
 
 
+@pytest.mark.long
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:
     stage = long_stage(finished, tmp_path)
     stage.run("2")

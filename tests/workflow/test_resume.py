@@ -1,0 +1,155 @@
+"""A training that was ended goes on where it was, bit by bit; what is finished is not trained again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from longshort.models import load
+from longshort.publish import folder_digests, write_record
+from tests.conftest import ROOT
+from tests.workflow.stage import Stage
+
+
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
+def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp_path: Path, processes: int) -> None:
+    """An added step, a damaged checkpoint: each resumes from the newest sound one before it."""
+    stage = Stage(finished, tmp_path)
+    stage.spec["training"]["processes"] = processes
+    whole, log, _ = stage.run("3-6")
+    again, _, said = stage.run("3-6")
+    assert "training from" not in said and again["checkpoints"] == whole["checkpoints"]
+    assert again["trained"] == 0 and again["spent"] == whole["spent"] and whole["spent"]["steps"] == 6
+    added, added_log, said = stage.run("3-5-6")
+    assert "training from step 3 to 5" in said and said.count("training from") == 1
+    assert {step: added["checkpoints"][step] for step in ("3", "6")} == whole["checkpoints"]
+    pandas.testing.assert_frame_equal(added_log, log, check_exact=True)
+
+    # One flipped bit in the newest checkpoint.
+    shutil.copytree(tmp_path / "work", tmp_path / "damaged")
+    broken = next((tmp_path / "damaged").glob("*/checkpoint-6/model.safetensors"))
+    content = bytearray(broken.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(bytes(content))
+    mended, mended_log, said = stage.run("3-6", "damaged")
+    assert "checkpoint of step 6 is not used: model.safetensors is not the file that was written" in said
+    assert "training from step 5 to 6" in said
+    for step, checkpoint in whole["checkpoints"].items():
+        assert mended["checkpoints"][step]["files"] == checkpoint["files"]
+    pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
+
+
+@pytest.mark.long
+def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Path) -> None:
+    """Eight windows and a batch of four: an epoch ends after every second step."""
+    tokens = [(k * k) % 97 for k in range(9 * 32)]
+    Dataset.from_dict({"name": ["d"], "input_ids": [tokens]}).save_to_disk(str(tmp_path / "data/train"))
+    stage = Stage(finished, tmp_path)
+    stage.data = tmp_path / "data/manifest.json"
+    files = {f"train/{name}": sha for name, sha in folder_digests(tmp_path / "data/train").items()}
+    write_record(stage.data, {"content": "c", "splits": {"train": {"sha256": "t"}}, "files": files})
+    whole, log, said = stage.run("6", "whole")
+    assert "8 windows of up to 32 tokens an epoch" in said
+    stage.run("4", "parts")
+    parts, parts_log, said = stage.run("4-6", "parts")
+    assert "training from step 4 to 6" in said
+    assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+
+
+@pytest.mark.parametrize("zero", ["zero2", pytest.param("zero3", marks=pytest.mark.long)])
+def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path, zero: str) -> None:
+    stage = Stage(finished, tmp_path)
+    stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
+    stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / f"{zero}.json").read_text())
+    stage.spec["training"]["processes"] = 2
+    whole, log, _ = stage.run("6", "whole")
+    stage.run("3", "parts")
+    parts, parts_log, said = stage.run("3-6", "parts")
+    assert "training from step 3 to 6" in said
+    assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+    model = load.load(parts["checkpoints"]["6"]["path"])
+    assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
+
+
+@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.long), "qlora"])
+def test_an_adapter_is_trained_resumed_and_added_to_its_base(finished: Path, tmp_path: Path, kind: str) -> None:
+    stage = Stage(finished, tmp_path)
+    adapter = {"kind": kind, "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "down_proj"]}
+    stage.spec["rope"] = {"kind": "pi", "factor": 2.0}
+    stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / "zero2.json").read_text())
+    stage.spec["training"].update(processes=2, precision="bf16", adapter=adapter)
+    whole, log, _ = stage.run("6", "whole")
+    stage.run("3", "parts")
+    parts, parts_log, said = stage.run("3-6", "parts")
+    assert "training from step 3 to 6" in said
+    pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+    checkpoint = parts["checkpoints"]["6"]
+    assert checkpoint["files"] == whole["checkpoints"]["6"]["files"]
+    assert set(checkpoint["files"]) == {"config.json", "adapter_config.json", "adapter_model.safetensors"}
+
+    base = load.load(finished / checkpoint["adapts"]["path"])
+    model = load.load(checkpoint["path"], adapts=finished / checkpoint["adapts"]["path"])
+    assert model.config.rope_parameters["factor"] == 2.0
+    products = load_file(f"{checkpoint['path']}/adapter_model.safetensors")
+    for name, weight in model.state_dict().items():
+        place = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = base.state_dict()[name]
+        if f"{place}.lora_A.weight" in products:
+            a, b = (products[f"{place}.lora_{one}.weight"].float() for one in "AB")
+            assert b.abs().max() > 0  # zero before it learned
+            expected = expected + 8.0 / 4 * b @ a
+        torch.testing.assert_close(weight, expected)
+
+
+def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path)
+    stage.spec["training"]["steps"] = 600
+    stage.spec["training"]["learning_rate_schedule"] = "constant"
+
+    def wait_for_steps() -> Path:
+        deadline = time.monotonic() + 120
+        while not (logs := list((tmp_path / "work").glob("*/log.jsonl"))) or not logs[0].read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return logs[0]
+
+    process = stage.start("600")
+    log = wait_for_steps()
+    group = json.loads((log.parent / "owner.json").read_text())["group"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    os.killpg(group, 0)  # the training lives on, and the next stage waits for it
+    record, rows, said = stage.run("600")
+    assert "waiting:" in said and record["status"] == "ok"
+    written = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert written == list(range(1, 601)) == list(rows["step"])
+
+    shutil.rmtree(tmp_path / "work")
+    process = stage.start("600")
+    group = json.loads((wait_for_steps().parent / "owner.json").read_text())["group"]
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_a_step_before_the_divergence_is_trained_whenever_it_is_asked_for(finished: Path, tmp_path: Path) -> None:
+    stage = Stage(finished, tmp_path, arm="step-linear")
+    late, _, _ = stage.run("6")
+    assert late["status"] == "diverged" and late["checkpoints"] == {} and late["diverged"]["step"] > 1
+    both, _, said = stage.run("1-6")
+    assert both["status"] == "diverged" and list(both["checkpoints"]) == ["1"] and "training from step 0 to 1" in said
+    assert stage.run("1")[0]["status"] == "ok"
