@@ -4,10 +4,11 @@ BIN := .venv/bin
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test check format benchmark clean
+.PHONY: help demo synthetic test check format benchmark clean
 
 help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
+	@echo "make synthetic  run the paper's synthetic study, print its tables (4 minutes)"
 	@echo "make test       set up once, run all checks and tests"
 	@echo "make check      linters, types and workflow format only"
 	@echo "make format     format the code"
@@ -20,6 +21,10 @@ help:
 demo: .venv/installed
 	@$(BIN)/snakemake all --cores $(CORES) --config study=demo
 	@$(BIN)/longshort tables --study demo
+
+synthetic: .venv/installed
+	@$(BIN)/snakemake all --cores $(CORES) --config study=synthetic
+	@cat results/synthetic/tables/*.md
 
 test: check
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -43,6 +48,7 @@ benchmark: .venv/installed
 	@$(BIN)/python benchmarks/dag.py
 	@$(BIN)/python benchmarks/data.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/synthetic.py
 
 clean:
 	@printf 'Delete results and work, %s in all? [y/N] ' "$$(du -sch results work 2>/dev/null | tail -n 1 | cut -f 1)"; \

@@ -11,7 +11,7 @@ os.environ.update(
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
-STUDY = resolve.load(config.get("study", "demo"))
+STUDY = resolve.load_any(config.get("study", "demo"))
 # Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
 if PLANNED not in os.environ:
     stale.refuse_unnoticed(STUDY)
@@ -25,10 +25,11 @@ wildcard_constraints:
     steps=r"\d+(-\d+)*",
 
 
-include: "workflow/rules/data.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/tables.smk"
+for stage in STUDY.stages:
+
+    include: f"workflow/rules/{stage}.smk"
+
+
 include: "workflow/handlers.smk"
 
 

@@ -5,4 +5,7 @@ onstart:
 # A study that ends in error still shows what it has, with the rest marked.
 onerror:
     driver.explain(log)
-    shell("python -m longshort.cli tables --study {STUDY.name} --partial || true")
+    if isinstance(STUDY, resolve.ResolvedStudy):
+        shell(
+            "python -m longshort.cli tables --study {STUDY.name} --partial || true"
+        )

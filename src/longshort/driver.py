@@ -18,7 +18,7 @@ from pathlib import Path
 
 from longshort import cost, fetch, hub, ownership, slurm
 from longshort.publish import read_json, write_json
-from longshort.resolve import ResolvedStudy
+from longshort.resolve import ResolvedStudy, ResolvedSynthetic
 from longshort.resources import SITE_FILE, VARIABLES
 
 PROGRAMS = Path("slurm/bin")
@@ -31,7 +31,7 @@ BETWEEN_LOOKS = 5.0
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 
 
-def start(study: ResolvedStudy, submits: bool) -> None:
+def start(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
     """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
 
     submits: whether its jobs go to SLURM, which then must answer.
@@ -39,7 +39,8 @@ def start(study: ResolvedStudy, submits: bool) -> None:
     Raises:
         SystemExit: another one drives it, a job would need the network, or SLURM does not answer.
     """
-    if lacking := fetch.missing(study.study):
+    of_models = study if isinstance(study, ResolvedStudy) else None
+    if of_models and (lacking := fetch.missing(of_models.study)):
         raise SystemExit(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
     mine = DRIVERS / study.name
@@ -53,14 +54,15 @@ def start(study: ResolvedStudy, submits: bool) -> None:
     write_json(mine / MAKES, sorted(makes(study)))
     clear_orphans(study, submits)
     try:
-        cost.write_down(study)
+        if of_models:
+            cost.write_down(of_models)
     except (OSError, ValueError) as error:  # a report without an estimate is better than no study
         print(f"what the jobs are expected to take is not written down: {error}", flush=True)
     # What the engine's plugin asks SLURM for, it asks through these.
     os.environ["PATH"] = os.pathsep.join([str(PROGRAMS.resolve()), *os.get_exec_path()])
 
 
-def clear_orphans(study: ResolvedStudy, submits: bool) -> None:
+def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
     left = orphans(study)
     until = time.monotonic() + PATIENCE
     while left is None and submits:  # jobs that still run would be taken for none
@@ -89,12 +91,12 @@ def clear_orphans(study: ResolvedStudy, submits: bool) -> None:
         time.sleep(BETWEEN_LOOKS)
 
 
-def makes(study: ResolvedStudy) -> set[str]:
+def makes(study: ResolvedStudy | ResolvedSynthetic) -> set[str]:
     """What the jobs of a study make, as their comments name it."""
-    return {*study.runs, study.data}
+    return {*study.runs, study.data} if isinstance(study, ResolvedStudy) else {*study.groups}
 
 
-def orphans(study: ResolvedStudy) -> list[slurm.Job] | None:
+def orphans(study: ResolvedStudy | ResolvedSynthetic) -> list[slurm.Job] | None:
     """Jobs in the queue that make results of this study in this folder, and of no other one that is being driven; None
     if SLURM does not say. Called before this run has submitted any."""
     jobs = slurm.jobs_of(str(Path.cwd()))

@@ -32,7 +32,8 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         Altered: a record was edited or cut: what it names is not known.
     """
     studies = {
-        path.stem: set(resolve.load(path.stem, config).texts) for path in sorted((config / "studies").glob("*.yaml"))
+        path.stem: set(resolve.load_any(path.stem, config).texts)
+        for path in sorted((config / "studies").glob("*.yaml"))
     }
     found = []
     needed_work: dict[str, list[str]] = {}
@@ -56,7 +57,7 @@ def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
         StudyError: a study's configuration is wrong.
         Altered: a record was edited or cut.
     """
-    studies = (resolve.load(path.stem, config) for path in sorted((config / "studies").glob("*.yaml")))
+    studies = (resolve.load_any(path.stem, config) for path in sorted((config / "studies").glob("*.yaml")))
     return {record: why for study in studies for record, why in stale.found(study)}
 
 

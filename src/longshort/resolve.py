@@ -41,6 +41,8 @@ from longshort.study import (
     Training,
     TwoViews,
 )
+from longshort.synthetic import study as synthetic
+from longshort.synthetic.study import ResolvedSynthetic
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
@@ -77,6 +79,7 @@ class ResolvedStudy:
     settings: dict[str, Any] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     site: resources.Site = field(default_factory=resources.Site)
+    stages = ("specification", "data", "train", "evaluate", "tables")
 
     @property
     def steps_key(self) -> str:
@@ -263,26 +266,44 @@ class ResolvedStudy:
         }
 
 
+def load_any(name: str, config: Path = CONFIG) -> ResolvedStudy | ResolvedSynthetic:
+    """As load, and a study of another kind, too."""
+    content = _content(name, config)
+    if content.get("kind") == synthetic.KIND:
+        return synthetic.resolve(name, content, _or_study_error(resources.site))
+    return load(name, config)
+
+
 def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
-    """Reads, checks and resolves a study.
+    """Reads, checks and resolves a study of language models.
 
     Raises:
         StudyError: with study, arm, key, value and remedy of every mistake found.
     """
-    studies = sorted(path.stem for path in (config / "studies").glob("*.yaml"))
-    if name not in studies:
-        close = difflib.get_close_matches(str(name), studies, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
+    content = _content(name, config)
+    if content.get("kind") == synthetic.KIND:
+        raise StudyError(
+            f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
+            f"results/{name}; only studies of language models have this command"
+        )
     arms = parse(Arms, _read(config / "arms.yaml"), f"{config}/arms.yaml", None)
     _check_arms(f"{config}/arms.yaml", arms)
-    study = parse(Study, _read(config / "studies" / f"{name}.yaml"), f"study {name}", None)
+    study = parse(Study, content, f"study {name}", None)
     tables = _tables(study, arms)
     _check(name, study, arms, tables)
     _check_places(f"study {name}", study)
     resolved = _resolve(name, study, arms, tables, config)
     _check_columns(resolved)
     return resolved
+
+
+def _content(name: str, config: Path) -> dict[str, Any]:
+    studies = sorted(path.stem for path in (config / "studies").glob("*.yaml"))
+    if name not in studies:
+        close = difflib.get_close_matches(str(name), studies, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
+    return _read(config / "studies" / f"{name}.yaml")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -305,7 +326,7 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             content = yaml.load(file, _UniqueKeys)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from longshort.publish import Altered, read_record
-from longshort.resolve import ResolvedStudy
+from longshort.resolve import ResolvedStudy, ResolvedSynthetic
 from longshort.study import StudyError
 
 # Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
@@ -21,7 +21,7 @@ LONGEST_NAME = 254  # of a file there; a longer one is a folder, and begins with
 SHOWN = 10
 
 
-def refuse_unnoticed(study: ResolvedStudy) -> None:
+def refuse_unnoticed(study: ResolvedStudy | ResolvedSynthetic) -> None:
     """To be called where the engine plans: looks at the results that it has no record of, which are none or all.
 
     Raises:
@@ -31,7 +31,7 @@ def refuse_unnoticed(study: ResolvedStudy) -> None:
     refuse(study, lambda record: _name_in_engine(record) not in known)
 
 
-def refuse(study: ResolvedStudy, concerns: Callable[[str], bool]) -> None:
+def refuse(study: ResolvedStudy | ResolvedSynthetic, concerns: Callable[[str], bool]) -> None:
     """Looks at those of a study's records that `concerns` chooses.
 
     Raises:
@@ -53,7 +53,9 @@ def refuse(study: ResolvedStudy, concerns: Callable[[str], bool]) -> None:
         )
 
 
-def found(study: ResolvedStudy, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
+def found(
+    study: ResolvedStudy | ResolvedSynthetic, concerns: Callable[[str], bool] = lambda record: True
+) -> Iterator[tuple[str, str]]:
     """The records of a study that are not of the present code, and why.
 
     Raises:

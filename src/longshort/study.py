@@ -44,7 +44,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _distinct(values: Any) -> Any:
+def distinct(values: Any) -> Any:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         raise ValueError(f"{twice[0]!r} stands there twice; name it once")
@@ -161,7 +161,7 @@ class Adapter(Strict):
     rank: int = Field(gt=0, description="rank of the trained product")
     alpha: float = Field(gt=0, description="the product is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapter's input while training")
-    targets: Annotated[list[str], AfterValidator(_distinct)] = Field(
+    targets: Annotated[list[str], AfterValidator(distinct)] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         min_length=1,
         description="names of the linear layers that get one; never the head",
@@ -222,7 +222,7 @@ class Training(Strict):
     logging_steps: int = Field(
         10, gt=0, description="optimiser steps between progress lines", json_schema_extra=NOT_IDENTITY
     )
-    report_to: Annotated[list[Tracker], AfterValidator(_distinct)] = Field(
+    report_to: Annotated[list[Tracker], AfterValidator(distinct)] = Field(
         [], description="experiment trackers that are told every step, too", json_schema_extra=NOT_IDENTITY
     )
 
@@ -460,7 +460,7 @@ class Perplexity(Strict):
         8, ge=0, description="validation documents that the temperatures are fitted on, at most; 0: no temperatures"
     )
 
-    _lengths_once = field_validator("lengths")(_distinct)
+    _lengths_once = field_validator("lengths")(distinct)
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Perplexity:
@@ -489,7 +489,7 @@ class Misalignment(Strict):
         json_schema_extra={"neutral": 0},
     )
 
-    _beyond_once = field_validator("beyond")(_distinct)
+    _beyond_once = field_validator("beyond")(distinct)
 
 
 class StandIn(Strict):
@@ -568,7 +568,7 @@ class Harness(Strict):
     )
     lower_is_better: list[str] = Field([], description="those of the tasks whose main metric is better when lower")
 
-    _tasks_once = field_validator("tasks", "lower_is_better")(_distinct)
+    _tasks_once = field_validator("tasks", "lower_is_better")(distinct)
 
     @model_validator(mode="after")
     def _directions_are_of_tasks(self) -> Harness:
@@ -624,7 +624,7 @@ class Table(Strict):
     def _rows_once(cls, values: list[str] | Literal["all"]) -> list[str] | Literal["all"]:
         if not values:
             raise ValueError("a table needs a row; name arms of the study, or all")
-        return values if values == "all" else _distinct(values)
+        return values if values == "all" else distinct(values)
 
 
 class Published(Strict):
@@ -689,7 +689,7 @@ class Study(Strict):
     )
     needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
 
-    _all_once = field_validator("seeds", "arms", "checkpoints")(_distinct)
+    _all_once = field_validator("seeds", "arms", "checkpoints")(distinct)
 
 
 class Arm(Strict):
@@ -783,7 +783,9 @@ class Evaluation(Strict):
 
 def schema_files() -> dict[str, str]:
     """JSON schemas for editors by path: generated, never edited."""
-    models: dict[str, type[BaseModel]] = {"study": Study, "arms": Arms}
+    from longshort.synthetic.study import SyntheticStudy  # which imports this module
+
+    models: dict[str, type[BaseModel]] = {"study": Study, "arms": Arms, "synthetic": SyntheticStudy}
     return {
         f"config/schema/{name}.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
         for name, model in models.items()

@@ -17,8 +17,11 @@ from tests.conftest import ROOT
 STAGES = {
     "data": ["data.__main__", "evaluation.standin"],
     "training": ["training.__main__", "training.worker"],
-    "evaluation": [f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")],
-    "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")],
+    "evaluation": [
+        *(f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")),
+        "synthetic.train",
+    ],
+    "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")] + ["synthetic.results"],
 }
 # Loaded by what is imported: by the Trainer and by DeepSpeed; by datasets and pandas; by pandas' LaTeX tables. And for
 # an adapter: by its name, and by transformers.
@@ -79,7 +82,14 @@ def test_an_environment_has_what_its_stages_import_as_the_lock_pins_it(stage: st
 
 
 def test_each_rule_with_an_environment_names_that_of_its_stage() -> None:
-    files = {"data": "data", "train": "training", "evaluate": "evaluation", "tables": "results"}
+    files = {
+        "specification": set(),
+        "data": {"data"},
+        "train": {"training"},
+        "evaluate": {"evaluation"},
+        "tables": {"results"},
+        "synthetic": {"evaluation", "results"},
+    }
     for file in Path(ROOT / "workflow/rules").glob("*.smk"):
         named = set(re.findall(r'conda:\n\s+"\.\./\.\./envs/(\w+)\.yaml"', file.read_text()))
-        assert named == {files[file.stem]}
+        assert named == files[file.stem]

@@ -349,7 +349,7 @@ def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -
 def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "config" / "studies").glob("*.yaml"):
-        resolve.load(path.stem)
+        resolve.load_any(path.stem)
     demo = resolve.load("demo").study
     assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
     assert sorted(demo.checkpoints) == [demo.training.steps // 3, demo.training.steps]

@@ -46,6 +46,7 @@ EXPECTED = {
     },
     "data": {"tokenise_rate_over_map", "tokenise_memory_over_map", "sampling_share_of_step"},
     "memory": {"memory_estimated_over_measured_zero2_fp32"},
+    "synthetic": {"batched_over_separate_none", "batched_over_separate_rope"},
     "slurm": {"slurm_over_local", "job_overhead_s", "array_over_single", "groups_over_single"},
 }
 
@@ -57,6 +58,7 @@ EXPECTED = {
         pytest.param("evaluation", marks=pytest.mark.long),
         pytest.param("data", marks=pytest.mark.long),
         pytest.param("memory", marks=pytest.mark.long),
+        pytest.param("synthetic", marks=pytest.mark.long),
         pytest.param("slurm", marks=pytest.mark.slurm),
     ],
 )

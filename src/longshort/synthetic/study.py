@@ -1,0 +1,163 @@
+"""The synthetic study, typed and resolved (config/studies/<name>.yaml with `kind: synthetic`).
+
+Imports no torch and no workflow engine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+
+from longshort import resources
+from longshort.identity import canonical, code_hash, digest, dumps
+from longshort.mistakes import parse
+from longshort.study import MOST_SEEDS, Strict, distinct
+
+KIND = "synthetic"
+TRAINING = "longshort.synthetic.train"
+TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
+Task = Literal["mean", "length"]
+Encoding = Literal["none", "learned", "rope", "alibi"]
+Parameterisation = Literal["identity", "sqrt", "log", "inverse-sqrt"]
+
+
+class Transformer(Strict):
+    features: int = Field(gt=0, description="width; the blocks' inner layer has four times as much")
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Transformer:
+        if self.features % (2 * self.heads):
+            raise ValueError(f"features {self.features} is no even multiple of heads {self.heads}; change one of them")
+        return self
+
+
+class Training(Strict):
+    steps: int = Field(gt=0, description="optimiser steps (AdamW, cosine schedule)")
+    batch: int = Field(gt=0, description="sequences a step")
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+
+
+class Lengths(Strict):
+    train: int = Field(gt=1, description="longest length of the training, tokens; lengths are uniform in 1..train")
+    test: int = Field(description="longest length of the test; every length up to it is tested")
+
+    @model_validator(mode="after")
+    def _longer(self) -> Lengths:
+        if self.test <= self.train:
+            raise ValueError(f"lengths.test {self.test} must be above lengths.train {self.train}")
+        return self
+
+
+class SyntheticStudy(Strict):
+    kind: Literal["synthetic"]
+    title: str = Field(description="one line")
+    question: str = Field(description="what the study asks, in a sentence or two")
+    tasks: list[Task] = Field(min_length=1)
+    encodings: list[Encoding] = Field(min_length=1, description="of positions")
+    parameterisations: list[Parameterisation] = Field(
+        min_length=1, description="what is predicted in place of the length; the mean is predicted as it is"
+    )
+    alpha: float | None = Field(
+        None, gt=0, description="weight of the alignment of two views, in an arm of its own on the length task"
+    )
+    seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(min_length=1)
+    lengths: Lengths
+    model: Transformer
+    training: Training
+    test_sequences: int = Field(gt=0, description="sequences of every test length")
+    cap: float = Field(gt=0, description="mapped-back predictions above it count as it: one can be infinite")
+
+    _once = field_validator("tasks", "encodings", "parameterisations", "seeds")(distinct)
+
+
+class Group(Strict):
+    """The models that are trained together, as one job: all seeds and parameterisations of a task and an encoding."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    task: Task
+    encoding: Encoding
+    parameterisations: list[Parameterisation]
+    alpha: float
+    seeds: list[int]
+    lengths: Lengths
+    model: Transformer
+    training: Training
+    test_sequences: int
+    cap: float
+
+
+@dataclass(frozen=True)
+class ResolvedSynthetic:
+    """What the workflow wires: every specification by its id."""
+
+    name: str
+    study: SyntheticStudy
+    groups: dict[str, Group]
+    texts: dict[str, str] = field(repr=False)
+    site: resources.Site = field(default_factory=resources.Site)
+    stages = ("specification", "synthetic")
+
+    def numbers(self) -> list[str]:
+        return [f"results/runs/{group}/synthetic/numbers.parquet" for group in self.groups]
+
+    def published(self) -> list[str]:
+        """What the results stage reads of every group: the record of its job, and its numbers beside it."""
+        return [*self.numbers(), *(self.record(group) for group in self.groups)]
+
+    def targets(self) -> list[str]:
+        tables = ["growth", *(["parameterisations"] if "length" in self.study.tasks else [])]
+        names = [
+            *("report.html", "metrics.parquet", "plots/error.pdf", "plots/error.png"),
+            *(f"tables/{table}.{kind}" for table in tables for kind in TABLE_KINDS),
+        ]
+        return [f"results/{self.name}/{name}" for name in names]
+
+    # ---- as of a study of language models, for what looks at the results of either -----------------------------------
+
+    evaluations: ClassVar[dict[str, Any]] = {}
+
+    def record(self, group: str) -> str:
+        """The file that says how a group's numbers were made."""
+        return f"results/runs/{group}/synthetic/record.json"
+
+    def codes(self) -> dict[str, dict[str, str]]:
+        return {group: {"training": code_hash(TRAINING)} for group in self.groups}
+
+    def evaluation_record(self, metric: str, group: str) -> str:
+        raise KeyError(metric)  # there is none
+
+    def resources(self) -> resources.Resources:
+        return resources.job(self.site, 0, 2000, 60)
+
+    def summary_text(self) -> str:
+        return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def summary(self) -> dict[str, Any]:
+        """All that the results know of the study."""
+        groups = {identity: canonical(group) for identity, group in self.groups.items()}
+        return {"name": self.name, **canonical(self.study), "groups": groups}
+
+
+def resolve(name: str, content: dict[str, Any], site: resources.Site) -> ResolvedSynthetic:
+    """
+    Raises:
+        StudyError: with key, value and remedy of every mistake found.
+    """
+    study: SyntheticStudy = parse(SyntheticStudy, content, f"study {name}", None)
+    shared = {key: getattr(study, key) for key in ("seeds", "lengths", "model", "training", "test_sequences", "cap")}
+    groups, texts = {}, {}
+    for task in study.tasks:
+        alphas = [0.0, study.alpha] if task == "length" and study.alpha else [0.0]
+        for encoding in study.encodings:
+            for alpha in alphas:
+                chosen = study.parameterisations if task == "length" and not alpha else ["identity"]
+                group = Group(task=task, encoding=encoding, parameterisations=chosen, alpha=alpha, **shared)
+                text = dumps(canonical(group))
+                groups[digest(text)], texts[digest(text)] = group, text
+    return ResolvedSynthetic(name, study, groups, texts, site)

@@ -1,0 +1,54 @@
+localrules:
+    synthetic_study,
+    synthetic_results,
+
+
+rule synthetic_study:
+    input:
+        "workflow/templates/spec.json",
+    output:
+        f"results/{STUDY.name}/study.json",
+    log:
+        f"results/{STUDY.name}/logs/study.log",
+    params:
+        spec=STUDY.summary_text(),
+    template_engine:
+        "jinja2"
+
+
+rule synthetic:
+    input:
+        "results/runs/{run}/spec.json",
+    output:
+        numbers="results/runs/{run}/synthetic/numbers.parquet",
+        record="results/runs/{run}/synthetic/record.json",
+    log:
+        "results/runs/{run}/synthetic/train.log",
+    conda:
+        "../../envs/evaluation.yaml"
+    resources:
+        **STUDY.resources(),
+    params:
+        code=code_hash("longshort.synthetic.train"),
+    shell:
+        "exec python -m longshort.synthetic.train --spec {input} --out {output.numbers} --code {params.code} > {log} 2>&1"
+
+
+rule synthetic_results:
+    input:
+        study=f"results/{STUDY.name}/study.json",
+        published=STUDY.published(),
+        style="src/longshort/results/longshort.mplstyle",
+    output:
+        STUDY.targets(),
+    log:
+        f"results/{STUDY.name}/logs/results.log",
+    conda:
+        "../../envs/results.yaml"
+    params:
+        code=code_hash("longshort.synthetic.results"),
+        numbers=STUDY.numbers(),
+        out=f"results/{STUDY.name}",
+    shell:
+        "python -m longshort.synthetic.results --study {input.study} --numbers {params.numbers} --out {params.out}"
+        " --style {input.style} --code {params.code} > {log} 2>&1"
