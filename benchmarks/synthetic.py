@@ -2,8 +2,8 @@
 
     python benchmarks/synthetic.py [--json FILE] [--toy]
 
-Together: the 20 models of a task and an encoding, as the study trains them. One by one: a plain loop for each model, all
-in one process; as jobs of their own they would cost their imports besides.
+Together: the 20 models of a task and an encoding, as the study trains them. One by one: a plain loop for each model,
+all in one process; as jobs of their own they would cost their imports besides.
 """
 
 from __future__ import annotations

@@ -97,3 +97,13 @@ async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
     finally:
         browser.terminate()
         browser.wait(timeout=30)
+
+
+async def troubles(file: Path, profile: Path) -> list[str]:
+    """What is wrong with a page that is to need nothing else: images, width, what it asks for, what it complains of."""
+    async with opened(file, profile) as page:
+        blank = await page.run("[...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.alt)")
+        spare = await page.run("document.documentElement.clientWidth - document.documentElement.scrollWidth")
+        wide = [] if spare >= 0 else [f"{-spare} pixels wider than the window"]
+        outside = [url for url in page.requests if not url.startswith(("file:", "data:"))]
+        return [*blank, *wide, *outside, *page.complaints]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pandas
 import pytest
 
 from tests.conftest import edit, make_project, planned, run_snakemake
+from tests.latex import assert_compiles
+from tests.page import browser
 
 STUDY = {
     "kind": "synthetic",
@@ -58,6 +62,17 @@ def test_every_number_is_there_and_every_format(project: Path) -> None:
             assert (project / f"results/tiny/tables/{name}.{kind}").stat().st_size > 200
     page = (project / "results/tiny/report.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and "identity + alignment" in page
+
+
+@pytest.mark.latex
+def test_its_tables_compile(project: Path, tmp_path: Path) -> None:
+    tables = Path(shutil.copytree(project / "results/tiny/tables", tmp_path / "tables"))
+    assert_compiles(tables, "tab:tiny-growth")
+
+
+@pytest.mark.page
+def test_its_report_opens(project: Path, tmp_path: Path) -> None:
+    assert asyncio.run(browser.troubles(project / "results/tiny/report.html", tmp_path / "profile")) == []
 
 
 def test_another_encoding_trains_its_own_models_only(project: Path) -> None:
