@@ -65,6 +65,7 @@ def project(folder: Path, toy: bool) -> Path:
             shutil.copy(source, folder / name)
     if toy:
         study = copy.deepcopy(TINY)
+        study["evaluations"] = {"perplexity": TINY["evaluations"]["perplexity"]}
         write_corpus(folder / "corpus")
         (folder / "config/studies/demo.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return folder
