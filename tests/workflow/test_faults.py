@@ -177,6 +177,7 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_path: Path) -> None:
     """A page each for the lock, the job and the wanted steps, and two for the log."""
     stage = long_stage(finished, tmp_path, 1, "zero0")

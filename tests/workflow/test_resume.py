@@ -67,7 +67,8 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
 
 
-@pytest.mark.parametrize("zero", ["zero2", pytest.param("zero3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
 def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path, zero: str) -> None:
     stage = Stage(finished, tmp_path)
     stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
@@ -83,7 +84,8 @@ def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path
     assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
 
 
-@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.long), "qlora"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_an_adapter_is_trained_resumed_and_added_to_its_base(finished: Path, tmp_path: Path, kind: str) -> None:
     stage = Stage(finished, tmp_path)
     adapter = {"kind": kind, "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "down_proj"]}
@@ -146,6 +148,7 @@ def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path
         os.killpg(group, 0)
 
 
+@pytest.mark.long
 def test_a_step_before_the_divergence_is_trained_whenever_it_is_asked_for(finished: Path, tmp_path: Path) -> None:
     stage = Stage(finished, tmp_path, arm="step-linear")
     late, _, _ = stage.run("6")
