@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from longshort.identity import refuse_changed_code
-from longshort.publish import Altered, file_digest, read_json, read_record, write_atomic, write_record
+from longshort.publish import Altered, file_digest, read_json, read_record, write_atomic
 from longshort.results import drawing, formats, report
 from longshort.results.drawing import Ending, Look
 from longshort.results.formats import Cell, Panel, Table
@@ -342,7 +342,6 @@ def write(study: dict[str, Any], numbers: Sequence[Path], out: Path, style: Path
         write_atomic(out / "plots" / f"error.{suffix}", drawn)
     write_atomic(out / "report.html", page(metrics, study, [table for table, _ in made.values()], figure["png"]))
     write_atomic(out / "metrics.parquet", _parquet(metrics))
-    write_record(out / "metrics.json", {"sha256": file_digest(out / "metrics.parquet")})
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -26,8 +26,8 @@ Parameterisation = Literal["identity", "sqrt", "log", "inverse-sqrt"]
 
 class Transformer(Strict):
     features: int = Field(gt=0, description="width; the blocks' inner layer has four times as much")
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    layers: int = Field(gt=0, description="blocks")
+    heads: int = Field(gt=0, description="of the attention, in each block")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Transformer:
@@ -39,8 +39,8 @@ class Transformer(Strict):
 class Training(Strict):
     steps: int = Field(gt=0, description="optimiser steps (AdamW, cosine schedule)")
     batch: int = Field(gt=0, description="sequences a step")
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(0, ge=0)
+    learning_rate: float = Field(gt=0, description="at the end of the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate grows linearly")
 
 
 class Lengths(Strict):
@@ -55,10 +55,10 @@ class Lengths(Strict):
 
 
 class SyntheticStudy(Strict):
-    kind: Literal["synthetic"]
+    kind: Literal["synthetic"] = Field(description="tells this study from one of language models")
     title: str = Field(description="one line")
     question: str = Field(description="what the study asks, in a sentence or two")
-    tasks: list[Task] = Field(min_length=1)
+    tasks: list[Task] = Field(min_length=1, description="what is to be predicted of a sequence of zeros and ones")
     encodings: list[Encoding] = Field(min_length=1, description="of positions")
     parameterisations: list[Parameterisation] = Field(
         min_length=1, description="what is predicted in place of the length; the mean is predicted as it is"
@@ -66,10 +66,12 @@ class SyntheticStudy(Strict):
     alpha: float | None = Field(
         None, gt=0, description="weight of the alignment of two views, in an arm of its own on the length task"
     )
-    seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(min_length=1)
-    lengths: Lengths
-    model: Transformer
-    training: Training
+    seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(
+        min_length=1, description="one model of every arm for each"
+    )
+    lengths: Lengths = Field(description="of the sequences, tokens")
+    model: Transformer = Field(description="a small decoder-only transformer")
+    training: Training = Field(description="the same for every arm")
     test_sequences: int = Field(gt=0, description="sequences of every test length")
     cap: float = Field(gt=0, description="mapped-back predictions above it count as it: one can be infinite")
 
