@@ -222,7 +222,11 @@ def status(
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    resolved = _load(study)
+    resolved = _or_exit(lambda: resolve.load_any(study))
+    if not isinstance(resolved, resolve.ResolvedStudy):
+        models = sum(len(group.parameterisations) * len(group.seeds) for group in resolved.groups.values())
+        typer.echo(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")
+        return
     arms = len(resolved.arm_runs)
     typer.echo(
         f"study {study}: {arms} arms x {len(resolved.study.seeds)} seeds, {len(resolved.runs)} different runs "

@@ -22,6 +22,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY, edit_study, make_project, run_snakemake
 from tests.slurm.cluster import NODES, UNFINISHED, Cluster, wait_until
+from tests.workflow.test_synthetic import STUDY as SYNTHETIC
 
 pytestmark = pytest.mark.slurm
 
@@ -265,6 +266,15 @@ def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
     # The base had a GPU on each of two nodes, and the arm of two processes both of its own on one.
     assert allocated(cluster, project, "base")[0] == "billing=2,cpu=2,gres/gpu=2,mem=8000M,node=2"
     assert "gres/gpu=2" in (one_node := allocated(cluster, project, "hidden")[-1]) and "node=1" in one_node
+
+
+def test_the_synthetic_study_runs_there_too(cluster: Cluster, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", SYNTHETIC | {"tasks": ["mean"], "encodings": ["none"]})
+    shutil.copytree(ROOT / "slurm", project / "slurm")
+    Driver(cluster, project).run()
+    record = json.loads(next(project.glob("results/runs/*/synthetic/record.json")).read_text())
+    assert record["machine"]["job"] in cluster.run("sacct", "-nPX", "--starttime=now-1hours", "--format=JobID")
+    assert (project / "results/tiny/report.html").exists()
 
 
 def test_what_slurm_refuses_is_explained_and_nothing_is_lost(cluster: Cluster, without_constant: Path) -> None:

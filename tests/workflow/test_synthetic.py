@@ -111,6 +111,10 @@ def test_prune_knows_its_runs_and_other_commands_say_what_it_is(project: Path) -
     said = longshort(project, "prune")
     assert said.returncode == 0 and "tiny" in said.stdout, said.stdout + said.stderr
     assert "in 0 folders" in said.stdout
+    assert (
+        longshort(project, "check", "--study", "tiny").stdout
+        == "study tiny: synthetic, 16 models, trained in 6 groups\n"
+    )
     said = longshort(project, "plan", "--study", "tiny")
     assert said.returncode and "study tiny is synthetic: it is run by `snakemake all" in said.stderr
 
