@@ -12,7 +12,7 @@ help:
 	@echo "make test       set up once, run all checks and tests"
 	@echo "make check      linters, types and workflow format only"
 	@echo "make format     format the code"
-	@echo "make benchmark  measure what is claimed to be fast, side by side, in about 30 minutes"
+	@echo "make benchmark  measure what is claimed to be fast, side by side, in about 40 minutes"
 	@echo "make clean      delete results/ and work/, after asking"
 
 .venv/installed: envs/requirements.lock envs/setup.sh pyproject.toml
