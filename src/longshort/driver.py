@@ -93,7 +93,7 @@ def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> No
 
 def makes(study: ResolvedStudy | ResolvedSynthetic) -> set[str]:
     """What the jobs of a study make, as their comments name it."""
-    return {*study.runs, study.data} if isinstance(study, ResolvedStudy) else {*study.groups}
+    return {*study.groups} if isinstance(study, ResolvedSynthetic) else {*study.runs, study.data}
 
 
 def orphans(study: ResolvedStudy | ResolvedSynthetic) -> list[slurm.Job] | None:

@@ -118,6 +118,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     assert [path.name for path in (tmp_path / "work").glob("*/checkpoint-*")] == [f"checkpoint-{STEPS}"]
 
 
+@pytest.mark.long
 def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(finished: Path, tmp_path: Path) -> None:
     stage = long_stage(finished, tmp_path)
     process = stage.start(f"{STEPS}")

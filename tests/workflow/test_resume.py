@@ -115,6 +115,7 @@ def test_an_adapter_is_trained_resumed_and_added_to_its_base(finished: Path, tmp
         torch.testing.assert_close(weight, expected)
 
 
+@pytest.mark.long
 def test_of_a_killed_stage_no_two_trainings_write(finished: Path, tmp_path: Path) -> None:
     stage = Stage(finished, tmp_path)
     stage.spec["training"]["steps"] = 600

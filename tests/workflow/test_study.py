@@ -100,6 +100,7 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     assert "missing" in table and "baseline" in table
 
 
+@pytest.mark.long
 def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> None:
     """Trainings stay, misalignment is stale; then the trainings are, and what was measured on them."""
 
