@@ -51,12 +51,11 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
     """One page is the lock's, one is for what was measured; the third is less than the result needs."""
     expected = undisturbed(finished, tmp_path, documents)
     command = perplexity(finished, tmp_path, documents, "work")
-    process = start(finished, on_a_small_disk(tmp_path / "work", 4096 * pages, command))
+    work = tmp_path / "work"
+    process = start(finished, on_a_small_disk(work, 4096 * pages, command))
     said, _ = process.communicate()
     assert process.returncode == 0 and "exit code 1" in said, said
-    assert re.search(
-        rf"no space for {tmp_path}/work/evaluations/\w+/{lacks}: it needs .* file system {tmp_path}/work", said
-    )
+    assert re.search(rf"no space for {work}/evaluations/\w+/{lacks}: it needs .* file system {work}", said)
     assert int(re.search(r"going on after (\d+) finished items", said)[1]) > 0  # type: ignore[index]
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
 

@@ -161,12 +161,13 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
     whole, log, _ = stage.run("40", "undisturbed", *OFTEN)
     checkpoint = next((tmp_path / "undisturbed").glob("*/checkpoint-40"))
     room = int(2.5 * sum(path.stat().st_size for path in checkpoint.rglob("*")))
-    command = on_a_small_disk(tmp_path / "work", room, stage.command("40", "work", *OFTEN))
+    work = tmp_path / "work"
+    command = on_a_small_disk(work, room, stage.command("40", "work", *OFTEN))
     process = stage.popen(command)
     said, _ = process.communicate()
     assert process.returncode == 0 and "exit code 1" in said, said
     assert re.search(
-        rf"no space for {tmp_path}/work/\w+: it needs \d+ kB, and the file system {tmp_path}/work has \d+ k?B free",
+        rf"no space for {work}/\w+: it needs \d+ kB, and the file system {work} has \d+ k?B free",
         said,
     )
     assert "the training failed: a checkpoint was not written" in said
@@ -183,10 +184,11 @@ def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_
     """A page each for the lock, the job and the wanted steps, and two for the log."""
     stage = long_stage(finished, tmp_path, 1, "zero0")
     _, log, _ = stage.run("40", "undisturbed")
-    process = stage.popen(on_a_small_disk(tmp_path / "work", 5 * 4096, stage.command("40")))
+    work = tmp_path / "work"
+    process = stage.popen(on_a_small_disk(work, 5 * 4096, stage.command("40")))
     said, _ = process.communicate()
     assert process.returncode == 0 and "exit code 1" in said, said
-    assert re.search(rf"the training failed: .*no space for {tmp_path}/work/\w+/log.jsonl: it needs \d+ B", said), said
+    assert re.search(rf"the training failed: .*no space for {work}/\w+/log.jsonl: it needs \d+ B", said), said
     assert "a checkpoint was not written" not in said
     rows = pandas.read_parquet(tmp_path / "work-40.parquet").drop(columns="tokens_per_second")
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)

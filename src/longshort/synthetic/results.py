@@ -104,6 +104,10 @@ def growth(errors: pd.DataFrame, l_train: int) -> Growth:
     x = (beyond.index.to_numpy(dtype="float64") - l_train) ** 2
     slopes, explained = [], []
     for _, y in beyond.items():
+        if not np.isfinite(y).all():  # it diverged, and so does the mean
+            slopes.append(math.nan)
+            explained.append(math.nan)
+            continue
         slope, start = np.polyfit(x, y, 1)
         slopes.append(slope)
         explained.append(1 - np.sum((y - start - slope * x) ** 2) / max(np.sum((y - y.mean()) ** 2), 1e-300))
@@ -176,7 +180,7 @@ def _growth_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[Table, 
             cells = []
             for encoding in study["encodings"]:
                 found = growth(curves(metrics, task, encoding, arm), study["lengths"]["train"])
-                cells += [_cell(found.slope), Cell(f"{found.r2.mean:.2f}", sort=found.r2.mean)]
+                cells += [_cell(found.slope), Cell(_digits(found.r2.mean, ".2f"), sort=found.r2.mean)]
                 said = {f"slope_{part}": value for part, value in found.slope._asdict().items()}
                 rows.append({"task": task, "arm": arm, "encoding": encoding, **said, "r2": found.r2.mean})
             drawn.append((int(study["training"]["steps"]), task if task == "mean" else f"{task}, {arm}", cells))
@@ -195,17 +199,20 @@ def _growth_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[Table, 
 
 
 def _cell(value: Estimate, among: Sequence[float] = (), lower_is_better: bool = True) -> Cell:
-    interval = f" [{_digits(value.low)}, {_digits(value.high)}]" if math.isfinite(value.low) else ""
     order = sorted(number for number in among if math.isfinite(number))
     place = order.index(value.mean) if value.mean in order else -1
-    return Cell(_digits(value.mean), interval, place == 0, place == 1 and len(order) > 2, value.mean)
+    return Cell(_digits(value.mean), _interval(value), place == 0, place == 1 and len(order) > 2, value.mean)
 
 
-def _digits(value: float) -> str:
+def _interval(value: Estimate) -> str:
+    return f" [{_digits(value.low)}, {_digits(value.high)}]" if math.isfinite(value.low) else ""
+
+
+def _digits(value: float, layout: str = ".3g") -> str:
     """Three digits that count; errors span many decades."""
     if not math.isfinite(value):
-        return str(value)
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "")
+        return "diverged"
+    return f"{value:{layout}}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "")
 
 
 def _of_seeds(study: dict[str, Any]) -> str:
@@ -235,7 +242,7 @@ def draw_error(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
             of = [(arm, curves(metrics, "length", encoding, arm)) for arm in arms]
             panels.append((f"length, {NAMES[encoding]}", of))
     labels = [label for _, of in panels for label, _ in of]
-    highest = 10 ** math.ceil(math.log10(max(float(errors.to_numpy().max()) for _, of in panels for _, errors in of)))
+    highest = 10 ** math.ceil(math.log10(max(errors.max(axis=None) for _, of in panels for _, errors in of)))
     footer = (
         f"Mean squared error after mapping back; line: geometric mean of {len(study['seeds'])} seeds, band: least to "
         f"greatest seed; dashed: longest trained length. Errors below {LOWEST:g} are not shown."
@@ -283,7 +290,7 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
                 for one in (arm, arms[0])
             )
             ratio = Estimate(*np.exp(estimate(ours - plain)))
-            parts.append(f"{NAMES[encoding]} {_digits(ratio.mean)} [{_digits(ratio.low)}, {_digits(ratio.high)}]")
+            parts.append(f"{NAMES[encoding]} {_digits(ratio.mean)}{_interval(ratio)}")
         said.append(f"{arm}: error beyond {train} tokens over that of {arms[0]}, paired by seed: {'; '.join(parts)}.")
     return said
 
