@@ -242,7 +242,8 @@ def draw_error(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
             of = [(arm, curves(metrics, "length", encoding, arm)) for arm in arms]
             panels.append((f"length, {NAMES[encoding]}", of))
     labels = [label for _, of in panels for label, _ in of]
-    highest = 10 ** math.ceil(math.log10(max(errors.max(axis=None) for _, of in panels for _, errors in of)))
+    errors_drawn = np.concatenate([errors.to_numpy().ravel() for _, of in panels for _, errors in of])
+    highest = 10 ** math.ceil(math.log10(errors_drawn[np.isfinite(errors_drawn)].max(initial=1.0)))
     footer = (
         f"Mean squared error after mapping back; line: geometric mean of {len(study['seeds'])} seeds, band: least to "
         f"greatest seed; dashed: longest trained length. Errors below {LOWEST:g} are not shown."
