@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from side_by_side import report  # noqa: E402
-from tests.conftest import TINY, make_project  # noqa: E402
 from tests.slurm.cluster import NODES, Cluster  # noqa: E402
+from tests.support.project import TINY, make_project  # noqa: E402
 
 STEPS = 120
 KILLS_A_STUDY = 25

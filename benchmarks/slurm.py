@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from side_by_side import arguments, report  # noqa: E402
-from tests.conftest import TINY, write_corpus  # noqa: E402
 from tests.slurm.cluster import Cluster  # noqa: E402
+from tests.support.project import TINY, write_corpus  # noqa: E402
 
 NOTHING = """
 rule all:

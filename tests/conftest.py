@@ -1,121 +1,28 @@
-"""A temporary project with a tiny study: the real workflow, a corpus of a few files, a few thousand weights."""
+"""Fixtures of all tests; what they are built with lies in tests/support."""
 
 from __future__ import annotations
 
-import copy
 import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parents[1]
-os.environ["HF_HUB_OFFLINE"] = "1"
-
-TINY = yaml.safe_load("""
-title: A study of seconds
-question: Does it run?
-data:
-  corpus: {kind: text, path: corpus}
-  validation: 0.1
-  test: 0.3
-model:
-  kind: trained
-  architecture: {hidden_size: 16, intermediate_size: 32, layers: 3, heads: 2}
-  training: {steps: 4, batch: 4, learning_rate: 0.01}
-  max_length: 128
-lengths: {train: 16, test: 64}
-training: {steps: 6, batch: 4, learning_rate: 0.01, logging_steps: 1}
-checkpoints: [2, 6]
-seeds: [0]
-alignment: {alpha: 1.0, divergence: symmetric-kl}
-arms: [baseline, constant]
-evaluations:
-  perplexity: {lengths: [16, 32], documents: 3}
-  misalignment: {sequences: 4, lengths_per_sequence: 3, beyond: [2]}
-tables:
-  main: {title: Main, arms: all}
-""")
+from tests.support import forkserver
+from tests.support.project import TINY, make_project, run_whole_study
 
 
-def write_corpus(folder: Path, documents: int = 24) -> None:
-    folder.mkdir()
-    for number in range(documents):
-        words = " ".join(f"{(number * 7 + k * k) % 97}" for k in range(40 + 5 * number))
-        (folder / f"document-{number:02}.txt").write_text(words)
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of a test run."""
+    here = tmp_path_factory.getbasetemp()
+    return here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
 
 
-def make_project(folder: Path, study: dict) -> Path:
-    """The workflow as it stands, with the study `tiny` and no results."""
-    folder.mkdir()
-    for name in ("Snakefile", "workflow", "config", "envs", "src"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy(source, folder / name)
-    write_corpus(folder / "corpus")
-    write_study(folder, study)
-    return folder
-
-
-def write_study(project: Path, study: dict, name: str = "tiny") -> None:
-    (project / "config" / "studies" / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-
-
-def on_a_small_disk(folder: Path, size: int, command: list[str]) -> list[str]:
-    """The command, run where folder is a file system of so many bytes, and once more where that has grown."""
-    script = """
-    folder="$1"; size="$2"; shift 2
-    mount -t tmpfs -o size="$size" small "$folder" && "$@"; echo "exit code $?"
-    mount -o remount,size=100m "$folder" && exec "$@"
-    """
-    folder.mkdir(exist_ok=True)
-    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(folder), str(size), *command]
-
-
-def run_snakemake(
-    project: Path, *arguments: str, study: str = "tiny", check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """The real engine in the project, on the project's own copy of the source."""
-    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", f"study={study}"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    if check and done.returncode:
-        logs = "\n".join(f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log"))
-        raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}\n{logs}")
-    return done
-
-
-def planned(project: Path, study: str = "tiny") -> dict[str, int]:
-    """How many jobs of which rule the engine would run."""
-    output = run_snakemake(project, "all", "--dry-run", study=study).stdout
-    stats = re.search(r"Job stats:\n.*\n-+.*\n((?:\S+ +\d+\n)+)", output)
-    jobs = {rule: int(count) for rule, count in re.findall(r"(\S+) +(\d+)\n", stats[1])} if stats else {}
-    return {rule: count for rule, count in jobs.items() if rule not in ("total", "all")}
-
-
-def edit(project: Path, file: str, old: str, new: str) -> None:
-    text = (project / file).read_text()
-    assert old in text
-    (project / file).write_text(text.replace(old, new, 1))
-
-
-def edit_study(project: Path, **changed: object) -> None:
-    path = project / "config/studies/tiny.yaml"
-    study = yaml.safe_load(path.read_text())
-    for key, value in changed.items():
-        *parents, last = key.split("__")
-        place = study
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    path.write_text(yaml.safe_dump(study))
+@pytest.fixture(scope="session", autouse=True)
+def forks_lie_in_the_shared_folder(shared: Path) -> None:
+    forkserver.use(shared)
 
 
 @pytest.fixture
@@ -124,11 +31,9 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(shared: Path) -> Path:
     """A whole study, run once, whichever process of the tests comes first: every stage, the base by two processes, one
     arm that diverges. Tests that change it take a copy."""
-    here = tmp_path_factory.getbasetemp()
-    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
     project = shared / "finished" / "project"
     with FileLock(shared / "finished.lock"):
         if not (shared / "finished").exists():
@@ -136,23 +41,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run_whole_study(project)
     assert (project / "results/tiny/tables/main.md").exists(), "the study failed in the other process"
     return project
-
-
-def run_whole_study(project: Path) -> None:
-    study = copy.deepcopy(TINY)
-    study["data"]["corpus"] = {"kind": "stdlib"}
-    study["model"]["training"]["processes"] = 2
-    study["arms"] = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]
-    study["overrides"] = {
-        "ratio": {"alignment": {"alpha": 0.25}},
-        "step-linear": {"training": {"learning_rate": 1e30}},
-    }
-    study["evaluations"]["longbench_e"] = {
-        "source": {"kind": "stand-in", "items_per_task": 1},
-        "max_length": 128,
-        "max_new_tokens": 4,
-    }
-    run_snakemake(make_project(project, study), "all")
 
 
 @pytest.fixture

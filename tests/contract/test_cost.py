@@ -15,7 +15,7 @@ from longshort.cost import Work
 from longshort.publish import read_record
 from longshort.resuming import Resuming
 from longshort.training import checkpoints
-from tests.conftest import edit_study
+from tests.support.project import edit_study
 
 OTHER_CODE = "0" * 16
 

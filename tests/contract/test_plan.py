@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
@@ -15,22 +12,10 @@ import pandas
 import pytest
 
 from longshort.publish import file_digest, write_record
-from tests.conftest import edit, edit_study, planned, run_snakemake
-from tests.contract.common import RESULTS
+from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
+from tests.support.reruns import RESULTS
 
 ARMS = ("baseline", "constant", "ratio", "hidden+output", "step-linear")
-
-
-def longshort(project: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "longshort.cli", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def plan(project: Path) -> dict:

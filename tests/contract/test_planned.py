@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT, TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
-from tests.contract.common import AFTER, RESULTS, reverse_ages
+from tests.support.project import ROOT, TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
+from tests.support.reruns import AFTER, RESULTS, reverse_ages
 
 ARMS = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]  # ratio is the same run as constant
 EVALUATIONS = ("perplexity", "misalignment", "longbench_e")

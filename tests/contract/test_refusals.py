@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import edit, run_snakemake
+from tests.support.project import edit, run_snakemake
 
 CODE = "from longshort import identity; print(identity.source_as_planned())"
 

@@ -18,8 +18,8 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
-from tests.contract.common import AFTER, RESULTS, files, reverse_ages
+from tests.support.project import TINY, edit, edit_study, make_project, planned, run_python, run_snakemake, write_study
+from tests.support.reruns import AFTER, RESULTS, files, reverse_ages
 
 # As `training from step 2 to 4` in the log of a training.
 TRAINED = re.compile(r"training from step (\d+) to (\d+)")
@@ -28,15 +28,7 @@ TRAINED = re.compile(r"training from step (\d+) to (\d+)")
 def record_of(project: Path, arm: str) -> Path:
     """The record that a training of the arm's first seed publishes, or of the base."""
     code = f"s = resolve.load('tiny'); print(s.record(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0]))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"from longshort import resolve; {code}"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return project / done.stdout.strip()
+    return project / run_python(project, "-c", f"from longshort import resolve; {code}").stdout.strip()
 
 
 def published(record: Path) -> tuple[dict[str, Any], pandas.DataFrame, list[tuple[int, int]]]:

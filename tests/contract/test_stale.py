@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from longshort.publish import read_record, write_record
-from tests.conftest import edit, planned, run_snakemake
-from tests.contract.common import AFTER
-from tests.contract.test_plan import longshort
+from tests.support.project import edit, longshort, planned, run_snakemake
+from tests.support.reruns import AFTER
 
 STALE = "results are not of the present code"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.conftest import TINY, make_project, planned, run_snakemake
-from tests.latex import assert_compiles
-from tests.page import browser
+from tests.support import browser
+from tests.support.latex import assert_compiles
+from tests.support.project import TINY, make_project, planned, run_snakemake
 
 pytestmark = pytest.mark.long
 

@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation.prompts import TASKS
-from tests import hub
-from tests.conftest import ROOT, make_project
+from tests.support import hub
+from tests.support.project import ROOT, make_project
 
 pytestmark = pytest.mark.long
 SCALE = 128  # of all lengths

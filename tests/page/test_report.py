@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from longshort.results import long_table, plots, report
-from tests.page import browser
+from tests.support import browser
 from tests.unit.test_results import STYLE, make_metrics, make_runs, make_study
 
 pytestmark = pytest.mark.page

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.slurm.cluster import NODES, Cluster, wait_until
+from tests.support.project import ROOT
 
 pytestmark = pytest.mark.slurm
 

@@ -20,8 +20,8 @@ import pandas
 import psutil
 import pytest
 
-from tests.conftest import ROOT, TINY, edit_study, make_project, run_snakemake
 from tests.slurm.cluster import NODES, UNFINISHED, Cluster, wait_until
+from tests.support.project import ROOT, TINY, edit_study, make_project, run_snakemake
 from tests.workflow.test_synthetic import STUDY as SYNTHETIC
 
 pytestmark = pytest.mark.slurm

@@ -11,7 +11,7 @@ from longshort.identity import ACCEPTED, code_hash
 from longshort.publish import write_json
 from longshort.resolve import EVALUATIONS, TRAINING
 from longshort.study import StudyError
-from tests.conftest import edit_study
+from tests.support.project import edit_study
 
 
 def test_other_settings_of_an_evaluation_and_other_checkpoints_are_not_covered(

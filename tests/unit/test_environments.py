@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from longshort import identity
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 STAGES = {
     "data": ["data.__main__", "evaluation.standin"],

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from longshort import cost, memory, resolve
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 LLAMA = memory.Model(layers=32, width=4096, inner=11008, kv_share=1.0, vocabulary=32000)
 WEIGHTS = 6_738_149_376  # of Llama-2-7B, but for its norms

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from longshort import publish
-from tests.conftest import ROOT, on_a_small_disk
+from tests.support.project import ROOT, on_a_small_disk
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from longshort.evaluation import prompts, scoring
 from longshort.results import collect, columns, drawing, formats, long_table, plots, plots_compared, statistics, tables
 from longshort.results.columns import BUCKETS, TASKS
-from tests.latex import assert_compiles
+from tests.support.latex import assert_compiles
 
 STYLE = Path(plots.__file__).with_name("longshort.mplstyle")
 LENGTHS = [8, 16, 32]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from longshort import cost, resolve, study
 from longshort.cli import app
-from tests.conftest import ROOT, TINY, run_snakemake, write_study
+from tests.support.project import ROOT, TINY, run_snakemake, write_study
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows
 from longshort.training import launch, log, trainer
-from tests.conftest import ROOT, TINY, write_corpus
+from tests.support.project import ROOT, TINY, write_corpus
 
 ARMS = yaml.safe_load((ROOT / "config" / "arms.yaml").read_text())["arms"]
 STEPS, LENGTH, L_TEST = 3, 32, 128

@@ -13,31 +13,29 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.conftest import on_a_small_disk
+from tests.support.project import on_a_small_disk, run_python
 
 
 def perplexity(finished: Path, folder: Path, documents: int, work: str) -> list[str]:
-    """The command of a perplexity stage on an arm of the finished study, with so many documents."""
+    """The arguments of a perplexity stage on an arm of the finished study, with so many documents."""
     published = next((finished / "results/tiny/arms/constant/seed-0/perplexity").glob("*/2-6.parquet"))
     spec = json.loads((finished / "results/evaluations" / published.parent.name / "spec.json").read_text())
     spec["settings"]["documents"] = documents
     (folder / "spec.json").write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "longshort.evaluation.perplexity", "--spec", folder / "spec.json"]
+    command = ["-m", "longshort.evaluation.perplexity", "--spec", folder / "spec.json"]
     command += ["--run", finished / "results/tiny/arms/constant/seed-0/training/2-6.json", "--steps", "2-6"]
     command += ["--data", next(finished.glob("results/data/*/manifest.json"))]
     return [str(part) for part in [*command, "--out", folder / f"{work}.parquet", "--work", folder / work]]
 
 
-def start(finished: Path, command: list[str]) -> subprocess.Popen[str]:
+def start(finished: Path, *command: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(finished / "src")}
     pipe, out = subprocess.PIPE, subprocess.STDOUT
     return subprocess.Popen(command, cwd=finished, env=environment, stdout=pipe, stderr=out, text=True)
 
 
 def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFrame:
-    process = start(finished, perplexity(finished, folder, documents, "undisturbed"))
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    run_python(finished, *perplexity(finished, folder, documents, "undisturbed"))
     return pandas.read_parquet(folder / "undisturbed.parquet")
 
 
@@ -52,7 +50,7 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
     expected = undisturbed(finished, tmp_path, documents)
     command = perplexity(finished, tmp_path, documents, "work")
     work = tmp_path / "work"
-    process = start(finished, on_a_small_disk(work, 4096 * pages, command))
+    process = start(finished, *on_a_small_disk(work, 4096 * pages, [sys.executable, *command]))
     said, _ = process.communicate()
     assert process.returncode == 0 and "exit code 1" in said, said
     assert re.search(rf"no space for {work}/evaluations/\w+/{lacks}: it needs .* file system {work}", said)
@@ -64,7 +62,7 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
 def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     expected = undisturbed(finished, tmp_path, 40)
     command = perplexity(finished, tmp_path, 40, "work")
-    process = start(finished, command)
+    process = start(finished, sys.executable, *command)
     deadline = time.monotonic() + 120
     while sum(path.read_bytes().count(b"\n") for path in (tmp_path / "work").glob("evaluations/*/journal")) < 3:
         assert time.monotonic() < deadline and process.poll() is None
@@ -76,7 +74,6 @@ def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: P
     assert not list((tmp_path / "work").glob("evaluations/*/owner.json"))
     measured = next((tmp_path / "work").glob("evaluations/*/journal")).read_bytes().count(b"\n")
 
-    process = start(finished, command)
-    said, _ = process.communicate()
-    assert process.returncode == 0 and f"going on after {measured} finished items" in said, said
+    said = run_python(finished, *command).stdout
+    assert f"going on after {measured} finished items" in said, said
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)

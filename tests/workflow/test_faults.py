@@ -18,8 +18,8 @@ import pandas
 import pytest
 
 from longshort.training import launch
-from tests.conftest import ROOT, edit_study, on_a_small_disk, run_snakemake
-from tests.workflow.stage import Stage
+from tests.support.project import ROOT, edit_study, on_a_small_disk, run_python, run_snakemake
+from tests.support.stage import Stage
 
 STEPS = 40
 # A checkpoint after every step.
@@ -198,17 +198,13 @@ def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finish
     """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
     edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})
     code = "from longshort import resolve; s = resolve.load('tiny'); print(s.record(s.arm_runs['baseline'][0]))"
-    environment = {**os.environ, "PYTHONPATH": str(finished_copy / "src")}
-    asked = subprocess.run(
-        [sys.executable, "-c", code], cwd=finished_copy, env=environment, capture_output=True, text=True, check=True
-    )
-    record = finished_copy / asked.stdout.strip()
+    record = finished_copy / run_python(finished_copy, "-c", code).stdout.strip()
     known = set((finished_copy / "work").iterdir())
     engine = subprocess.Popen(
         [sys.executable, "-m", "snakemake", str(record.relative_to(finished_copy)), "--cores", "1"]
         + ["--config", "study=tiny"],
         cwd=finished_copy,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(finished_copy / "src")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -14,8 +14,8 @@ import pytest
 from datasets import Dataset
 
 from longshort.data.tokenizers import byte_tokenizer
-from tests import hub
-from tests.conftest import TINY, make_project
+from tests.support import hub
+from tests.support.project import TINY, make_project
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CARD = """---

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from longshort import trace
-from tests.conftest import TINY, make_project, planned, run_snakemake
+from tests.support.project import TINY, make_project, planned, run_snakemake
 from tests.unit.test_harness import write_tasks
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from longshort.models import load
 from longshort.publish import folder_digests, write_record
-from tests.conftest import ROOT
-from tests.workflow.stage import Stage
+from tests.support.project import ROOT
+from tests.support.stage import Stage
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])

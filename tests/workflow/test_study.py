@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas
@@ -16,7 +13,7 @@ import yaml
 
 from longshort.evaluation.prompts import TASKS
 from longshort.publish import file_digest, read_record, write_record
-from tests.conftest import TINY, edit, make_project, planned, run_snakemake
+from tests.support.project import TINY, edit, longshort, make_project, planned, run_snakemake
 
 
 def metrics_of(project: Path) -> pandas.DataFrame:
@@ -105,9 +102,7 @@ def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> Non
     """Trainings stay, misalignment is stale; then the trainings are, and what was measured on them."""
 
     def values() -> dict[str, bool]:
-        command = [sys.executable, "-m", "longshort.cli", "tables", "--study", "tiny", "--partial"]
-        environment = {**os.environ, "PYTHONPATH": str(finished_copy / "src")}
-        subprocess.run(command, cwd=finished_copy, env=environment, check=True, capture_output=True)
+        longshort(finished_copy, "tables", "--study", "tiny", "--partial")
         rows = pandas.read_parquet(finished_copy / "results/tiny/partial/metrics.parquet")
         kinds = {"train": "train/loss", "perplexity": "perplexity", "misalignment": "symkl|misalignment"}
         return {kind: rows[rows["metric"].str.fullmatch(of)]["value"].notna().any() for kind, of in kinds.items()}

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas
 import pytest
 
-from tests.conftest import edit, make_project, planned, run_snakemake
-from tests.latex import assert_compiles
-from tests.page import browser
+from tests.support import browser
+from tests.support.latex import assert_compiles
+from tests.support.project import edit, longshort, make_project, planned, run_snakemake
 
 STUDY = {
     "kind": "synthetic",
@@ -31,16 +28,6 @@ STUDY = {
     "test_sequences": 5,
     "cap": 100,
 }
-
-
-def longshort(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "longshort.cli", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src")},
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +95,14 @@ def test_prune_knows_its_runs_and_other_commands_say_what_it_is(project: Path) -
     for other in (project / "config/studies").glob("*.yaml"):
         if other.stem != "tiny":
             other.unlink()
-    said = longshort(project, "prune")
+    said = longshort(project, "prune", check=False)
     assert said.returncode == 0 and "tiny" in said.stdout, said.stdout + said.stderr
     assert "in 0 folders" in said.stdout
     assert (
-        longshort(project, "check", "--study", "tiny").stdout
+        longshort(project, "check", "--study", "tiny", check=False).stdout
         == "study tiny: synthetic, 16 models, trained in 6 groups\n"
     )
-    said = longshort(project, "plan", "--study", "tiny")
+    said = longshort(project, "plan", "--study", "tiny", check=False)
     assert said.returncode and "study tiny is synthetic: it is run by `snakemake all" in said.stderr
 
 

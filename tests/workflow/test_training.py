@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from longshort import slurm
 from longshort.publish import read_record, write_record
 from longshort.training import launch
-from tests.conftest import ROOT
-from tests.workflow.stage import Stage
+from tests.support.project import ROOT
+from tests.support.stage import Stage
 
 
 @pytest.mark.parametrize(

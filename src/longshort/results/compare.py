@@ -63,16 +63,22 @@ def log(value: float) -> float:
 
 
 class Numbers:
-    """The numbers of a study by column, of whole texts and of single documents."""
+    """The numbers of a study by column, of whole texts and of single documents.
+
+    One serves all tables of a study: they show the same pairs of arms again and again, and each is compared once.
+    """
 
     def __init__(self, metrics: pd.DataFrame) -> None:
         self._single = long_table.single(metrics)
         of_documents = metrics[metrics["document"].notna()]
         # 0 stands for no length, as NaN would equal no key.
         lengths = of_documents["length"].fillna(0).astype("int64")
-        self._documents = {key: rows for key, rows in of_documents.groupby([of_documents["metric"], lengths])}
+        keys = [of_documents["metric"], lengths, of_documents["arm"], of_documents["step"]]
+        self._documents = {key: rows for key, rows in of_documents.groupby(keys)}
         self._behind: dict[Column, pd.DataFrame] = {}
+        self._by_seed: dict[Column, dict[tuple[str, int], pd.Series]] = {}
         self._tables: dict[tuple[Column, str, int], pd.DataFrame] = {}
+        self._compared: dict[tuple[Column, str, str, int, tuple[int, ...], int], Compared] = {}
 
     def behind(self, column: Column) -> pd.DataFrame:
         """The rows of a column."""
@@ -81,16 +87,22 @@ class Numbers:
         return self._behind[column]
 
     def by_seed(self, column: Column, arm: str, step: int, seeds: list[int]) -> pd.Series:
-        return long_table.by_seed(self.behind(column), arm, step, seeds)
+        """The value of each of `seeds` (index); NaN where there is none."""
+        if column not in self._by_seed:
+            self._by_seed[column] = {
+                (str(name), int(at)): rows.set_index("seed")["value"].astype("float64")
+                for (name, at), rows in self.behind(column).groupby(["arm", "step"])
+            }
+        values = self._by_seed[column].get((arm, step), pd.Series(dtype="float64", name="value"))
+        return values.reindex(pd.Index(seeds, name="seed"))
 
     def by_document(self, column: Column, arm: str, step: int) -> pd.DataFrame:
         """Values by seed (index) and by task and document (columns), with `n`, the weight of each, as attribute."""
         key = column, arm, step
         if key not in self._tables:
-            rows = self._documents.get((str(column.documents), column.length or 0))
+            rows = self._documents.get((str(column.documents), column.length or 0, arm, step))
             if column.documents is None or rows is None:
                 return pd.DataFrame()
-            rows = rows[rows["arm"].eq(arm) & rows["step"].eq(step)]
             if column.metric == "longbench_e" and column.task != "overall":
                 rows = rows[rows["task"].eq(str(column.task))]
             rows = rows.assign(task=rows["task"].fillna(""))
@@ -105,6 +117,15 @@ class Numbers:
         self, column: Column, arm: str, reference: str, step: int, seeds: list[int], comparisons: int = 1
     ) -> Compared:
         """Arm less reference, over the seeds that both have."""
+        key = column, arm, reference, step, tuple(seeds), comparisons
+        if key not in self._compared:
+            self._compared[key] = self._compare(*key)
+        return self._compared[key]
+
+    def _compare(
+        self, column: Column, arm: str, reference: str, step: int, the_seeds: tuple[int, ...], comparisons: int
+    ) -> Compared:
+        seeds = list(the_seeds)
         values, others = (self.by_seed(column, name, step, seeds) for name in (arm, reference))
         if column.relative:
             values, others = values.map(log), others.map(log)

@@ -145,7 +145,11 @@ def _answer(
 def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots: list[Path]) -> str:
     """The whole report; nothing in it asks for anything outside."""
     links = {name: f"#arm-{name}" for name in [BASE, *(arm["name"] for arm in study["arms"])]}
-    made = {table["name"]: tables.contents(metrics, study, table, runs) for table in study["tables"]}
+    numbers = compare.Numbers(metrics)
+    made = {}
+    for table in study["tables"]:
+        tidy = tables.tidy_table(metrics, study, table, numbers)
+        made[table["name"]] = tables.contents(metrics, study, table, runs, tidy)
     first = "main" if "main" in made else next(iter(made))
     pictures = {path.stem: path for path in plots}
     sections = {

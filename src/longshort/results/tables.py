@@ -43,7 +43,9 @@ def kind_of(table: dict[str, Any]) -> str:
     return str(table.get("columns", "headline"))
 
 
-def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any]) -> pd.DataFrame:
+def tidy_table(
+    metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], numbers: compare.Numbers | None = None
+) -> pd.DataFrame:
     """One row per checkpoint, arm and column, in the order of the printed table.
 
     mean, sd, n: over the seeds that have a value. difference and what follows (compare.Compared): to the arm in
@@ -52,7 +54,7 @@ def tidy_table(metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, An
     "yes" where the joint interval leaves 0 out, else "no"; None where nothing is claimed. paper: the published number,
     where the study names one. status: "ok", or what is absent ("diverged (1 of 2)", "missing").
     """
-    numbers = compare.Numbers(metrics)
+    numbers = numbers or compare.Numbers(metrics)
     diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
     columns = columns_of(study, kind_of(table))
     seeds = [int(seed) for seed in study["seeds"]]
@@ -351,10 +353,14 @@ def _short(digest: object) -> str:
 
 
 def contents(
-    metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], runs: pd.DataFrame | None = None
+    metrics: pd.DataFrame,
+    study: dict[str, Any],
+    table: dict[str, Any],
+    runs: pd.DataFrame | None = None,
+    tidy: pd.DataFrame | None = None,
 ) -> formats.Table:
-    """A table ready to be written in any format."""
-    tidy = tidy_table(metrics, study, table)
+    """A table ready to be written in any format; `tidy` where that is made already."""
+    tidy = tidy_table(metrics, study, table) if tidy is None else tidy
     panels = formats.panels(tidy, columns_of(study, kind_of(table)), _compared_with(study, table))
     return formats.Table(table["name"], table["title"], panels, notes_of(metrics, study, table, tidy, runs))
 
@@ -375,10 +381,11 @@ def write_tables(
 ) -> list[Path]:
     """Writes every table of the study in five formats; returns the paths."""
     paths = []
+    numbers = compare.Numbers(metrics)
     for table in study["tables"]:
         name = table["name"]
-        tidy = tidy_table(metrics, study, table)
-        made = contents(metrics, study, table, runs)
+        tidy = tidy_table(metrics, study, table, numbers)
+        made = contents(metrics, study, table, runs, tidy)
         buffer = io.BytesIO()
         tidy.to_parquet(buffer, index=False)
         texts: dict[str, bytes | str] = {

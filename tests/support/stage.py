@@ -1,4 +1,4 @@
-"""The training stage as a process of its own."""
+"""The training stage, run by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas
 
+from tests.support import forkserver
+
 
 class Stage:
     """`python -m longshort.training` on the finished study's corpus and base, with a specification of its own."""
@@ -21,12 +23,16 @@ class Stage:
         self.base = next(finished.glob("results/runs/*/training/4.json"))
         self.data = next(finished.glob("results/data/*/manifest.json"))
 
-    def command(self, steps: str, work: str = "work", *options: str) -> list[str]:
+    def arguments(self, steps: str, work: str, *options: str) -> list[str]:
         (self.folder / "spec.json").write_text(json.dumps(self.spec))
-        command = [sys.executable, "-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
-        command += ["--data", self.data, "--steps", steps]
-        command += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work, *options]
-        return [str(part) for part in command]
+        arguments = ["-m", "longshort.training", "--spec", self.folder / "spec.json", "--base", self.base]
+        arguments += ["--data", self.data, "--steps", steps]
+        arguments += ["--out", self.folder / f"{work}-{steps}.json", "--work", self.folder / work, *options]
+        return [str(part) for part in arguments]
+
+    def command(self, steps: str, work: str = "work", *options: str) -> list[str]:
+        """For a process of its own, which can be killed."""
+        return [sys.executable, *self.arguments(steps, work, *options)]
 
     def start(self, steps: str, work: str = "work", *options: str) -> subprocess.Popen[str]:
         return self.popen(self.command(steps, work, *options))
@@ -43,7 +49,7 @@ class Stage:
 
     def run(self, steps: str, work: str = "work", *options: str) -> tuple[dict[str, Any], pandas.DataFrame, str]:
         """Record, log without its timing, and what was printed."""
-        process = self.start(steps, work, *options)
+        process = self.popen([forkserver.python(), *self.arguments(steps, work, *options)])
         printed, _ = process.communicate()
         assert process.returncode == 0, printed
         out = self.folder / f"{work}-{steps}.json"
