@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.support import forkserver
+from tests.support import forkserver, golden
 from tests.support.project import TINY, make_project, run_whole_study
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write down what protocols give now (tests/golden)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    golden.write = config.getoption("--write-golden")
 
 
 @pytest.fixture(scope="session")

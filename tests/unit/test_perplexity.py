@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, Llam
 
 from longshort.evaluation import forward, perplexity, stage
 from longshort.evaluation.journal import Journal
+from tests.support import golden
 
 VOCABULARY, BOS = 61, 60
 PREFIX = {"kind": "prefix"}
@@ -438,14 +439,6 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
     assert perplexity.protocol(settings, 16) == "ppl/same-targets-v2?docs=2&lengths=8,40&targets=3&temperature-docs=0"
 
 
-GOLDEN = {
-    "ppl/prefix-v2?docs=1&lengths=4,10&temperature-docs=2": "b15f81361984",
-    "ppl/same-targets-v2?docs=1&lengths=4,10&targets=3&temperature-docs=2": "36dc2412b2e3",
-    "ppl/block-v2?docs=1&lengths=4,10&tokens=13&temperature-docs=2": "72142dbfc994",
-    "ppl/sliding-v2?docs=1&lengths=4,10&stride=3&tokens=14&temperature-docs=2": "8594a8f55072",
-}
-
-
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -470,18 +463,10 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
             mean = sum(row["n"] * row["value"] for row in parts) / total["n"]
             assert total["value"] == pytest.approx(mean if whole == part else math.exp(mean), rel=1e-9)
     rows = [row for row in rows if row["document"] is None or row["metric"] == "nll"]
-    said = repr([(row["metric"], row["length"], row["document"], row["n"], f"{row['value']:.4g}") for row in rows])
-    assert hashlib.sha256(said.encode()).hexdigest()[:12] == GOLDEN[perplexity.protocol(settings, 16)], (
-        "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
-    )
-
-
-GOLDEN_FITTED = {
-    "ppl/prefix-v2?docs=1&lengths=600,640&temperature-docs=2": "b27c70a21602",
-    "ppl/same-targets-v2?docs=1&lengths=600,640&targets=550&temperature-docs=2": "5a88a11696af",
-    "ppl/block-v2?docs=1&lengths=600,640&tokens=1300&temperature-docs=2": "b9ea8ae6272a",
-    "ppl/sliding-v2?docs=1&lengths=600,640&stride=100&tokens=700&temperature-docs=2": "83022bcb1ca6",
-}
+    values = {described(row): f"{row['value']:.4g} over {row['n']}" for row in rows}
+    assert len(values) == len(rows)
+    name, protocol = f"perplexity-{chosen['kind']}", perplexity.protocol(settings, 16)
+    golden.assert_unchanged(name, protocol, values, "perplexity.protocol")
 
 
 @pytest.mark.parametrize(
@@ -509,12 +494,18 @@ def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(chosen: 
     table[:, np.arange(VOCABULARY), (7 * np.arange(VOCABULARY) + 1) % BOS] += 4
     logits = torch.from_numpy(table)
     settings = {"lengths": [600, 640], "documents": 1, "protocol": chosen, "temperature_documents": 2}
-    said = []
+    values = {}
     for documents, scale in [(2, 1.0), (40, 1.0), (2, 1e-3), (2, 1e3)]:
         model = FromStates(lambda position, token, scale=scale: scale * logits[position % 64, token])
         fitted = {**settings, "temperature_documents": documents}
         rows = perplexity.evaluate(model, TOKENIZER, fitted, tmp_path, 16).rows
-        said += [(row["metric"], row["length"], f"{row['value']:.4g}") for row in rows if row["document"] is None]
-    assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == GOLDEN_FITTED[perplexity.protocol(settings, 16)], (
-        "this protocol now gives other numbers: give it a new version (in perplexity.protocol) and its digest here"
-    )
+        where = f"where {documents} documents are fitted and logits are {scale:g} times as large"
+        rows = [row for row in rows if row["document"] is None]
+        values |= {f"{described(row)} {where}": f"{row['value']:.4g}" for row in rows}
+    assert len(values) == 4 * len(rows)
+    name, protocol = f"perplexity-{chosen['kind']}-fitted", perplexity.protocol(settings, 16)
+    golden.assert_unchanged(name, protocol, values, "perplexity.protocol")
+
+
+def described(row: dict[str, Any]) -> str:
+    return " ".join(str(row[key]) for key in ("metric", "length", "task", "document") if row.get(key) is not None)

@@ -76,7 +76,7 @@ class Numbers:
         keys = [of_documents["metric"], lengths, of_documents["arm"], of_documents["step"]]
         self._documents = {key: rows for key, rows in of_documents.groupby(keys)}
         self._behind: dict[Column, pd.DataFrame] = {}
-        self._by_seed: dict[Column, dict[tuple[str, int], pd.Series]] = {}
+        self._by_seed: dict[Column, dict[Any, pd.Series]] = {}
         self._tables: dict[tuple[Column, str, int], pd.DataFrame] = {}
         self._compared: dict[tuple[Column, str, str, int, tuple[int, ...], int], Compared] = {}
 
@@ -90,8 +90,8 @@ class Numbers:
         """The value of each of `seeds` (index); NaN where there is none."""
         if column not in self._by_seed:
             self._by_seed[column] = {
-                (str(name), int(at)): rows.set_index("seed")["value"].astype("float64")
-                for (name, at), rows in self.behind(column).groupby(["arm", "step"])
+                key: rows.set_index("seed")["value"].astype("float64")
+                for key, rows in self.behind(column).groupby(["arm", "step"])
             }
         values = self._by_seed[column].get((arm, step), pd.Series(dtype="float64", name="value"))
         return values.reindex(pd.Index(seeds, name="seed"))

@@ -190,25 +190,46 @@ def correlation(points: pd.DataFrame, resamples: int = RESAMPLES) -> Correlation
     """
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"])]
     x, y = points["x"].to_numpy(dtype="float64"), points["y"].to_numpy(dtype="float64")
-    places = list(points.groupby("run", sort=True).indices.values())
-    found = _correlations(x, y)
-    again = []
-    generator = np.random.default_rng(0)
-    for _ in range(resamples if len(places) > 2 else 0):
-        drawn = np.concatenate([places[run] for run in generator.integers(0, len(places), len(places))])
-        again.append(_correlations(x[drawn], y[drawn]))
-    ends = [(float("nan"), float("nan"))] * 2
-    if again and np.isfinite(found).all():
-        ends = [tuple(np.nanquantile([one[kind] for one in again], [0.025, 0.975])) for kind in (0, 1)]
-    (pearson_low, pearson_high), (spearman_low, spearman_high) = ends
-    return Correlation(
-        found[0], pearson_low, pearson_high, found[1], spearman_low, spearman_high, len(places), len(points)
-    )
+    run = pd.factorize(points["run"], sort=True)[0]
+    runs = int(run.max(initial=-1)) + 1
+    # How often each run is drawn: once for the estimate, then for each resample.
+    drawn = np.ones((1, runs))
+    if runs > 2:
+        generator = np.random.default_rng(0)
+        again = [np.bincount(generator.integers(0, runs, runs), minlength=runs) for _ in range(resamples)]
+        drawn = np.vstack([drawn, *again])
+    found = _correlations(x, y, drawn[:, run])
+    ends = np.full((2, 2), np.nan)
+    if runs > 2 and np.isfinite(found[:, 0]).all():
+        ends = np.nanquantile(found[:, 1:], [0.025, 0.975], axis=1).T
+    (pearson_low, pearson_high), (spearman_low, spearman_high) = ends.tolist()
+    pearson, spearman = found[:, 0].tolist()
+    return Correlation(pearson, pearson_low, pearson_high, spearman, spearman_low, spearman_high, runs, len(points))
 
 
-def _correlations(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Pearson's and Spearman's; a bootstrap calls it thousands of times, hence without the p of scipy's."""
-    if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
-        return float("nan"), float("nan")
-    ranks = stats.rankdata(x), stats.rankdata(y)
-    return float(np.corrcoef(x, y)[0, 1]), float(np.corrcoef(*ranks)[0, 1])
+def _correlations(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's and Spearman's [2, resamples] of points that are there weights [resamples, points] times.
+
+    NaN for a resample of fewer than three points, or in which one of the two does not vary.
+    """
+    if len(x) < 3:
+        return np.full((2, len(weights)), np.nan)
+    ranks, few = [], weights.sum(1) < 3
+    for values in (x, y):
+        # Of a point that is there w times, the mean of its w ranks.
+        below, equal = values[:, None] < values, values[:, None] == values
+        ranks.append(weights @ below + (weights @ equal + 1) / 2)
+        there = np.where(weights > 0, values, np.nan)
+        few |= np.fmax.reduce(there, axis=1) == np.fmin.reduce(there, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.array([_weighted(x, y, weights), _weighted(ranks[0], ranks[1], weights)])
+    found[:, few] = np.nan
+    return found
+
+
+def _weighted(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's correlation, a row of weights each; x, y: [points] or [resamples, points]."""
+    total = weights.sum(1, keepdims=True)
+    dx, dy = (values - (weights * values).sum(1, keepdims=True) / total for values in (x, y))
+    products: NDArray[np.float64] = (weights * dx * dy).sum(1)
+    return products / np.sqrt((weights * dx**2).sum(1) * (weights * dy**2).sum(1))
