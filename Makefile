@@ -1,15 +1,20 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
+STUDY ?= demo
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup
+TEST_PROCESSES ?= 2
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo synthetic test check format benchmark clean
+.PHONY: help demo synthetic test long check format benchmark clean
 
 help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
+	@echo "                (STUDY=demo-short: three arms, one seed, in a few minutes)"
 	@echo "make synthetic  run the paper's synthetic study, print its tables (4 minutes)"
 	@echo "make test       set up once, run all checks and tests"
+	@echo "make long       what takes hours: the whole demo, a hundred kills, every arm of the paper-scale studies"
 	@echo "make check      linters, types and workflow format only"
 	@echo "make format     format the code"
 	@echo "make benchmark  measure what is claimed to be fast, side by side, in about 40 minutes"
@@ -19,15 +24,18 @@ help:
 	@bash envs/setup.sh $(PYTHON)
 
 demo: .venv/installed
-	@$(BIN)/snakemake all --cores $(CORES) --config study=demo
-	@$(BIN)/longshort tables --study demo
+	@$(BIN)/snakemake all --cores $(CORES) --config study=$(STUDY)
+	@$(BIN)/longshort tables --study $(STUDY)
 
 synthetic: .venv/installed
 	@$(BIN)/snakemake all --cores $(CORES) --config study=synthetic
 	@cat results/synthetic/tables/*.md
 
 test: check
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
+
+long: .venv/installed
+	@$(PYTEST) -m long $(PYTEST_ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check .

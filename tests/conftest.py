@@ -12,6 +12,14 @@ from filelock import FileLock
 from tests.support import forkserver, golden
 from tests.support.project import TINY, make_project, run_whole_study
 
+# What tests are marked for that `make test` cannot count on, or takes too long for it.
+NEEDS = {
+    "slurm": "needs Debian's SLURM; .ci/run",
+    "page": "needs Chromium; .ci/run",
+    "latex": "needs pdflatex; .ci/run",
+    "long": "takes hours; make long",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write down what protocols give now (tests/golden)")
@@ -19,6 +27,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     golden.write = config.getoption("--write-golden")
+
+
+@pytest.hookimpl(tryfirst=True)  # ahead of pytest-xdist, which reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file share its fixtures, and those of the cluster share one cluster. These mostly wait: they begin
+    first, and take one process while the other tests take the others."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    for item in items:
+        on_cluster = item.get_closest_marker("slurm") is not None
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_cluster else item.path.stem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    chosen = config.getoption("-m")
+    out = [f"{mark} ({what})" for mark, what in NEEDS.items() if f"not {mark}" in chosen]
+    if out:
+        terminalreporter.write_line(f"not run: {'; '.join(out)}")
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,6 @@ def test_what_a_killed_job_left_is_planned(finished_copy: Path) -> None:
     assert sum(jobs.get("perplexity", 0) for jobs in plan(finished_copy)["jobs"].values()) == 1
 
 
-@pytest.mark.long
 def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
     edit_study(finished_copy, training__learning_rate_schedule="constant")
@@ -170,7 +169,6 @@ def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_co
     assert plan(finished_copy)["why"]["baseline"] == [steps, anew]
 
 
-@pytest.mark.long
 def test_an_edit_that_was_run_and_taken_back_costs_nothing(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
     run_snakemake(finished_copy, "all")
@@ -203,7 +201,6 @@ def test_a_file_that_was_cut_is_named(finished_copy: Path, pattern: str, command
         assert str(path.relative_to(finished_copy)) in done.stderr
 
 
-@pytest.mark.long
 def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/alignment/objective.py", "import torch\n", "import abc\nimport torch\n")
     assert set(plan(finished_copy)["why"]) == {"(base)", *ARMS}

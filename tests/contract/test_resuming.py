@@ -59,7 +59,6 @@ def test_an_added_checkpoint_trains_only_the_missing_steps(finished_copy: Path) 
     pandas.testing.assert_frame_equal(log_after, log, check_exact=True)
 
 
-@pytest.mark.long
 def test_a_later_last_step_goes_on_where_no_schedule_knows_it(finished_copy: Path) -> None:
     edit_study(finished_copy, training__learning_rate_schedule="constant", training__steps=4, checkpoints=[4])
     short, _, trained = train(finished_copy, "constant")
@@ -96,7 +95,6 @@ def forgotten(project: Path, folder: Path) -> Path:
     return clone
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("lose", "options"), [(prepared_again, ["--forcerun", "data"]), (forgotten, [])])
 def test_what_is_finished_is_found(
     finished_copy: Path, tmp_path: Path, lose: Callable[[Path, Path], Path], options: list[str]
@@ -116,7 +114,6 @@ def test_what_is_finished_is_found(
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.long
 def test_other_items_are_measured_anew(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/evaluation/standin.py", "type=int, default=0", "type=int, default=1")
     run = record_of(finished_copy, "constant").parents[1].relative_to(finished_copy)
@@ -125,7 +122,6 @@ def test_other_items_are_measured_anew(finished_copy: Path) -> None:
     assert "numbers in" in numbers.with_suffix(".log").read_text()
 
 
-@pytest.mark.long
 def test_one_byte_of_a_training_document_trains_anew(project: Path) -> None:
     """One of a test document does not: what is trained on is the same. Measured is anew what either was changed for."""
     edit_study(project, arms=["baseline"], evaluations={"perplexity": TINY["evaluations"]["perplexity"]})
@@ -157,7 +153,6 @@ def test_an_arm_that_is_taken_out_loses_no_results(finished_copy: Path) -> None:
     assert set(metrics["arm"]) == {"(base)", "baseline", "constant"}
 
 
-@pytest.mark.long
 def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
     edit_study(finished_copy, seeds=[0, 1], arms=["baseline", "constant"], overrides={})
     edit_study(finished_copy, evaluations={"perplexity": TINY["evaluations"]["perplexity"]})

@@ -48,7 +48,7 @@ arguments = sys.argv[1:]
 if arguments[:1] == ["-u"]:  # as torchrun starts its processes
     os.environ["PYTHONUNBUFFERED"] = "1"
     arguments = arguments[1:]
-if arguments[:1] not in (["-m"], ["-c"]):
+if not arguments or arguments[0] not in ("-m", "-c") and not arguments[0].endswith(".py"):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
@@ -95,6 +95,7 @@ def python() -> str:
                 (home / program).symlink_to(Path(sys.executable).parent / program)
             pytest = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            environment["HF_HOME"] = hugging_face()
             with (home / "log").open("w") as log:
                 subprocess.Popen(
                     [sys.executable, __file__, str(home), str(pytest)],
@@ -109,6 +110,11 @@ def python() -> str:
             assert time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.05)
     return str(home / "python")
+
+
+def hugging_face() -> str:
+    """HF_HOME of the forks: libraries read it when they are imported, so that a call cannot choose another one."""
+    return str(_folder / "huggingface")
 
 
 def serve(home: Path, pytest: int) -> None:
@@ -188,7 +194,8 @@ def become(asked: dict[str, Any], streams: list[int], shim: Path) -> NoReturn:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    code = run(*asked["arguments"])
+    how, *rest = asked["arguments"]
+    code = run(how, *rest) if how.startswith("-") else run("", how, *rest)
     # As an interpreter ends, less the seconds in which it would take hundreds of modules apart.
     threading._shutdown()
     atexit._run_exitfuncs()
@@ -198,11 +205,14 @@ def become(asked: dict[str, Any], streams: list[int], shim: Path) -> NoReturn:
 
 
 def run(how: str, what: str, *arguments: str) -> int:
-    """`python -m what` or `python -c what`; its exit code."""
+    """`python -m what`, `python -c what` or `python what`; its exit code."""
     sys.argv = ["-c" if how == "-c" else what, *arguments]
     try:
         if how == "-c":
             exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+        elif how == "":
+            sys.path[0] = str(Path(what).resolve().parent)
+            runpy.run_path(what, run_name="__main__")
         else:
             runpy.run_module(what, run_name="__main__", alter_sys=True)
     except SystemExit as end:

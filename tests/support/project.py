@@ -86,7 +86,7 @@ def run_python(
     done = subprocess.run(
         [python or forkserver.python(), *arguments],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), **environment},
+        env={**os.environ, "PYTHONPATH": str(project / "src"), "HF_HOME": forkserver.hugging_face(), **environment},
         capture_output=True,
         text=True,
     )

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import ROOT
+from tests.support.project import ROOT, run_python
 
 
-@pytest.mark.long
 def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "benchmarks/gpu.sh", "--toy", str(tmp_path)],
@@ -54,11 +53,11 @@ EXPECTED = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("dag", marks=pytest.mark.long),
-        pytest.param("evaluation", marks=pytest.mark.long),
-        pytest.param("data", marks=pytest.mark.long),
-        pytest.param("memory", marks=pytest.mark.long),
-        pytest.param("synthetic", marks=pytest.mark.long),
+        "dag",
+        "evaluation",
+        "data",
+        "memory",
+        "synthetic",
         pytest.param("slurm", marks=pytest.mark.slurm),
     ],
 )
@@ -67,7 +66,6 @@ def test_a_benchmark_at_toy_size(name: str, tmp_path: Path) -> None:
     assert EXPECTED[name] <= figures(name, tmp_path, "--toy", "--rounds", "1").keys()
 
 
-@pytest.mark.long
 def test_random_kills_cost_no_number(tmp_path: Path) -> None:
     found = figures("chaos", tmp_path, "--kills", "2", "--seed", "1")
     assert [found[name] for name in ("kills", "wrong", "lost", "hanging")] == [2, 0, 0, 0]
@@ -76,8 +74,6 @@ def test_random_kills_cost_no_number(tmp_path: Path) -> None:
 
 def figures(name: str, folder: Path, *options: str) -> dict[str, float]:
     out = folder / "figures.json"
-    command = [sys.executable, f"benchmarks/{name}.py", *options, "--json", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    run_python(ROOT, f"benchmarks/{name}.py", *options, "--json", str(out))
     found: dict[str, float] = json.loads(out.read_text())["figures"]
     return found

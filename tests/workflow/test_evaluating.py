@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pandas
-import pytest
 
 from tests.support.project import on_a_small_disk, run_python
 
@@ -39,26 +38,21 @@ def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFram
     return pandas.read_parquet(folder / "undisturbed.parquet")
 
 
-@pytest.mark.parametrize(
-    ("documents", "pages", "lacks"),
-    [(40, 2, "journal"), pytest.param(3, 3, "finished.parquet", marks=pytest.mark.long)],
-)
-def test_a_full_disk_is_named_and_the_next_attempt_goes_on(
-    finished: Path, tmp_path: Path, documents: int, pages: int, lacks: str
-) -> None:
-    """One page is the lock's, one is for what was measured; the third is less than the result needs."""
+def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
+    """One page is the lock's, one is for the journal of what was measured. A result that does not fit as a whole:
+    tests/unit/test_publish.py."""
+    documents = 40
     expected = undisturbed(finished, tmp_path, documents)
     command = perplexity(finished, tmp_path, documents, "work")
     work = tmp_path / "work"
-    process = start(finished, *on_a_small_disk(work, 4096 * pages, [sys.executable, *command]))
+    process = start(finished, *on_a_small_disk(work, 4096 * 2, [sys.executable, *command]))
     said, _ = process.communicate()
     assert process.returncode == 0 and "exit code 1" in said, said
-    assert re.search(rf"no space for {work}/evaluations/\w+/{lacks}: it needs .* file system {work}", said)
+    assert re.search(rf"no space for {work}/evaluations/\w+/journal: it needs .* file system {work}", said)
     assert int(re.search(r"going on after (\d+) finished items", said)[1]) > 0  # type: ignore[index]
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
 
 
-@pytest.mark.long
 def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     expected = undisturbed(finished, tmp_path, 40)
     command = perplexity(finished, tmp_path, 40, "work")

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pandas
-import pytest
 import yaml
 
 from longshort.evaluation.prompts import TASKS
@@ -69,7 +68,6 @@ def test_a_diverged_arm_is_marked_and_the_others_finish(finished: Path) -> None:
     assert re.search(r"step-linear +\| +diverged", table) and "Diverged: step-linear, seed 0" in table
 
 
-@pytest.mark.long
 def test_the_same_run_again_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     """From nothing: corpus, base, arm, evaluation."""
     again = make_project(tmp_path / "again", TINY)
@@ -97,7 +95,6 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     assert "missing" in table and "baseline" in table
 
 
-@pytest.mark.long
 def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> None:
     """Trainings stay, misalignment is stale; then the trainings are, and what was measured on them."""
 
@@ -114,7 +111,6 @@ def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> Non
     assert values() == {"train": False, "perplexity": False, "misalignment": False}
 
 
-@pytest.mark.long
 def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     base = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]["path"]
     model = tmp_path / "model"
@@ -139,7 +135,6 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     assert "holds no .safetensors file; only those are loaded" in logs
 
 
-@pytest.mark.long
 def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -> None:
     """An arm whose numbers stand as an older version would have left them."""
     study = {**TINY, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}

@@ -29,8 +29,8 @@ from tests.support.stage import Stage
         ("zero2", 2, "fp32", 1e-3),
         ("zero3", 2, "fp32", 1e-3),
         ("zero2", 2, "bf16", 3e-2),
-        pytest.param("zero2-offload", 2, "fp32", 1e-3, marks=pytest.mark.long),
-        pytest.param("zero3-offload", 2, "bf16", 3e-2, marks=pytest.mark.long),
+        ("zero2-offload", 2, "fp32", 1e-3),
+        ("zero3-offload", 2, "bf16", 3e-2),
     ],
 )
 def test_every_zero_stage_computes_the_same(
@@ -52,7 +52,6 @@ def test_every_zero_stage_computes_the_same(
     assert all((ours[key] - theirs[key]).abs().max() < 10 * tolerance for key in ours)
 
 
-@pytest.mark.long
 def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(finished: Path, tmp_path: Path) -> None:
     stage = Stage(finished, tmp_path)
     _, whole, _ = stage.run("6")
@@ -63,7 +62,6 @@ def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(fin
         assert not parts.equals(whole)  # they were computed otherwise
 
 
-@pytest.mark.long
 def test_a_tracker_is_told_every_step_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
     """A training that is resumed goes on in the same folder, named by study, arm and seed."""
     stage = Stage(finished, tmp_path)

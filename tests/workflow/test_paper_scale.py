@@ -1,11 +1,10 @@
 """Each study of the paper's size, as it stands but for its sizes: a model of the same architecture with a few random
-weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs."""
+weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs. Two arms each;
+`make long` runs every arm."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -20,9 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation.prompts import TASKS
 from tests.support import hub
-from tests.support.project import ROOT, make_project
+from tests.support.project import ROOT, longshort, make_project, run_snakemake
 
-pytestmark = pytest.mark.long
 SCALE = 128  # of all lengths
 STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml"))
 SHAPE = {
@@ -67,7 +65,7 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
             file.writestr(f"data/{task}_e.jsonl", "".join(json.dumps(one) + "\n" for one in items))
 
 
-def shrunk(study: dict[str, Any]) -> dict[str, Any]:
+def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
     """The study with other sizes; methods, precisions and settings of the optimiser stay."""
     for part in (study["data"]["corpus"], study["data"]["tokenizer"], study["model"]):
         part["revision"] = hub.COMMIT
@@ -78,7 +76,9 @@ def shrunk(study: dict[str, Any]) -> dict[str, Any]:
     processes = min(2, study["training"].get("processes", 1))
     study["training"].update(steps=3, batch=4, warmup_steps=1, processes=processes)
     study["needs"] = {"device": "cpu"}
-    study.update(checkpoints=[3], seeds=[0], arms=["baseline", "hidden"], overrides=BOTH, published=[])
+    study.update(checkpoints=[3], seeds=[0], published=[])
+    if not every_arm:
+        study.update(arms=["baseline", "hidden"], overrides=BOTH)
     perplexity = study["evaluations"]["perplexity"]
     perplexity.update(lengths=[length // SCALE for length in perplexity["lengths"]], documents=2)
     study["evaluations"]["misalignment"].update(sequences=4)
@@ -86,27 +86,15 @@ def shrunk(study: dict[str, Any]) -> dict[str, Any]:
     return study
 
 
-def run(project: Path, *command: str, **environment: str) -> None:
-    home = {"HF_HOME": str(project / "fetched"), "PYTHONPATH": str(project / "src")}
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=project,
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **home, **environment},
-        capture_output=True,
-        text=True,
-    )
-    logs = [f"== {log}\n{log.read_text()[-2000:]}" for log in project.glob("results/**/*.log")]
-    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
-
-
+@pytest.mark.parametrize("every_arm", [False, pytest.param(True, marks=pytest.mark.long)], ids=["two", "every"])
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, tmp_path: Path) -> None:
-    study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()))
+def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bool, tmp_path: Path) -> None:
+    study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()), every_arm)
     serve_from(tmp_path / "hub", study)
     project = make_project(tmp_path / "project", study)
     with hub.serving(tmp_path / "hub") as address:
-        run(project, "longshort.cli", "fetch", "-s", "tiny", HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
-    run(project, "snakemake", "--cores", "2", "--config", "study=tiny", "--", "all")
+        longshort(project, "fetch", "-s", "tiny", python=sys.executable, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    run_snakemake(project, "all", HF_ENDPOINT="http://127.0.0.1:9")
 
     numbers = pandas.read_parquet(project / "results/tiny/metrics.parquet")
     assert set(numbers["status"]) == {"ok"}
@@ -117,7 +105,8 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, tmp_path: Pat
         assert "longbench_e" in set(measured["metric"])
     protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
     assert len(protocols) == 1 and protocols.pop().endswith("&weights=bf16")
-    record = json.loads(next(project.glob("results/tiny/arms/hidden/seed-0/training/3.json")).read_text())
+    arm = study["arms"][-1]
+    record = json.loads(next(project.glob(f"results/tiny/arms/{arm}/seed-0/training/3.json")).read_text())
     config = json.loads((project / record["checkpoints"]["3"]["path"] / "config.json").read_text())
     said = config.get("longshort_rope", {}).get("kind") or config["rope_parameters"]["rope_type"]
     wanted = (study["model"].get("rope") or {"kind": "default"})["kind"]

@@ -1,0 +1,69 @@
+"""The demo as a user gets it, by the README's own command: the short one here, the whole one by `make long`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.support import browser
+from tests.support.latex import assert_compiles
+from tests.support.project import ROOT, planned
+
+pytestmark = pytest.mark.page
+
+
+@pytest.fixture(
+    scope="module", params=["demo-short", pytest.param("demo", marks=pytest.mark.long)], ids=["short", "whole"]
+)
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/<study> in a copy of the checkout with its environment."""
+    project = tmp_path_factory.mktemp("demo") / "project"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "results", "work")
+    shutil.copytree(ROOT, project, ignore=left_out)
+    (project / ".venv").symlink_to(ROOT / ".venv")
+    made = make(project, request.param)
+    assert "hidden+output" in made and f"results/{request.param}/plots" in made
+    return project / "results" / request.param
+
+
+def make(project: Path, study: str) -> str:
+    done = subprocess.run(
+        ["make", "demo", f"STUDY={study}"],
+        cwd=project,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
+    metrics = pandas.read_parquet(demo / "metrics.parquet")
+    assert set(metrics["status"]) == {"ok"}
+    perplexity = metrics[metrics["metric"] == "perplexity"]
+    base = perplexity[(perplexity["arm"] == "(base)") & (perplexity["length"] == 128)]
+    assert float(base["value"].iloc[0]) < 4.5
+    last = perplexity[(perplexity["step"] == 150) & (perplexity["seed"] == 0)]
+    curves = {arm: tuple(rows.sort_values("length")["value"]) for arm, rows in last.groupby("arm")}
+    same = {pair for pair in itertools.combinations(sorted(curves), 2) if curves[pair[0]] == curves[pair[1]]}
+    assert len(curves) >= 3 and same <= {("constant", "ratio")}
+    assert planned(demo.parents[1], study=demo.name) == {}
+
+
+@pytest.mark.latex
+def test_its_tables_compile(demo: Path, tmp_path: Path) -> None:
+    assert_compiles(Path(shutil.copytree(demo / "tables", tmp_path / "tables")), f"tab:{demo.name}-main")
+
+
+def test_its_report_opens(demo: Path, tmp_path: Path) -> None:
+    report = demo / "report.html"
+    assert asyncio.run(browser.troubles(report, tmp_path / "profile")) == []
+    assert report.read_text().count("<img") >= 8
