@@ -144,6 +144,8 @@ class Training(NamedTuple):
 
     @property
     def ranks(self) -> list[int]:
+        if "torch.distributed.run" not in psutil.Process(self.group).cmdline():  # a single process needs none
+            return [self.group]
         listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.group)], capture_output=True, text=True)
         return [int(pid) for pid in listed.stdout.split()]
 

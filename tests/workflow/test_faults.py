@@ -34,7 +34,10 @@ def long_stage(finished: Path, folder: Path, processes: int = 2, zero: str = "ze
 
 
 def ranks(group: int) -> list[int]:
-    """The training processes, which torchrun, the leader of its group, has started."""
+    """The training processes: those that torchrun, the leader of its group, has started, or the leader itself."""
+    command = Path(f"/proc/{group}/cmdline").read_text().split("\0")
+    if "torch.distributed.run" not in command:
+        return [group]
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(group)], capture_output=True, text=True, check=True)
     return [int(pid) for pid in listed.stdout.split()]
 

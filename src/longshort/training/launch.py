@@ -1,4 +1,4 @@
-"""Runs what a training still lacks: finds finished work, resumes from sound checkpoints, starts torchrun.
+"""Runs what a training still lacks: finds finished work, resumes from sound checkpoints, starts the processes.
 
 Imports no torch, so that a job that finds its run finished republishes in seconds.
 """
@@ -97,6 +97,13 @@ def build_extensions() -> None:
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
+# The world of a single process; at port 0 it listens at any that is free, as nobody else must find it.
+ALONE = {
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+}
+
+
 def environment(threads: int) -> dict[str, str]:
     """The environment of the training processes."""
     here = Path(sys.executable).parent
@@ -120,10 +127,7 @@ def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], own
     SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
     that reaches this process alone is handed on by a file, which also a process sees that is just starting.
     """
-    nodes, threads = _nodes(training), job["threads"]
-    command = [*_on_every_node(nodes, training, threads), "env", "--ignore-signal=TERM", sys.executable]
-    command += ["-m", "torch.distributed.run", "--signals-to-handle=SIGINT", *_rendezvous(nodes, training)]
-    command += ["--module", "longshort.training.worker", "--job", str(job_file)]
+    command, world = _processes(job_file, training, job["threads"])
     process: subprocess.Popen[bytes] | None = None
     request = job_file.with_name(checkpoints.STOP)
     request.unlink(missing_ok=True)
@@ -137,7 +141,7 @@ def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], own
     # A group of its own, noted as owner of the folder: if this process is killed, no other one writes beside it.
     with tempfile.TemporaryDirectory() as here:
         last_words = Path(here) / "last-words"
-        variables = {**environment(threads), LAST_WORDS: str(last_words)}
+        variables = {**environment(job["threads"]), **world, LAST_WORDS: str(last_words)}
         if job["report_to"]:
             variables.update(tracking.environment(job["run_name"], job_file.parent.name))
         process = subprocess.Popen(command, env=variables, start_new_session=True)
@@ -156,6 +160,21 @@ def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], own
                 raise SystemExit(f"the training failed: {last_words.read_text()}")
             raise SystemExit(code if code > 0 else 128 - code)
     return asked
+
+
+def _processes(job_file: Path, training: dict[str, Any], threads: int) -> tuple[list[str], dict[str, str]]:
+    """The command that starts the training processes, and the variables that say which world they are.
+
+    torchrun sets those itself. A single process does without it: it would only import torch once more.
+    """
+    python = ["env", "--ignore-signal=TERM", sys.executable, "-m"]  # what comes while a process starts must not end it
+    worker = ["longshort.training.worker", "--job", str(job_file)]
+    if training["processes"] * training["nodes"] == 1:
+        return [*python, *worker], ALONE
+    nodes = _nodes(training)
+    command = [*_on_every_node(nodes, training, threads), *python]
+    command += ["torch.distributed.run", "--signals-to-handle=SIGINT", *_rendezvous(nodes, training)]
+    return [*command, "--module", *worker], {}
 
 
 def _nodes(training: dict[str, Any]) -> list[str]:

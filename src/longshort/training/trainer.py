@@ -1,6 +1,6 @@
 """The one trainer: transformers' Trainer under DeepSpeed, with the alignment objective inside the head's forward.
 
-Started by torchrun (see launch.py and worker.py) with the launcher's job file: it names the specification, the folders,
+Started by launch.py through worker.py with the launcher's job file: it names the specification, the folders,
 the step to resume from and the steps at which weights are wanted.
 """
 

@@ -1,4 +1,4 @@
-"""A training process, as torchrun starts it: `python -m longshort.training.worker --job FILE`."""
+"""A training process, as torchrun or the stage starts it: `python -m longshort.training.worker --job FILE`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LAST_WORDS = "LONGSHORT_LAST_WORDS"
 
 def main() -> None:
     interruption.watch()
-    end_with_the_launcher()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun it leads the group that owns the folder, and may live on
+        end_with_torchrun()
     try:
         # Slow to import, and a request to stop that comes meanwhile must count.
         from longshort.training import trainer
@@ -34,7 +35,7 @@ def leave_last_words(words: str) -> None:
         file.write(words)
 
 
-def end_with_the_launcher() -> None:
+def end_with_torchrun() -> None:
     """torchrun gives each process a session of its own: one that outlived a killed torchrun would write on, unowned."""
     launcher = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
