@@ -97,6 +97,10 @@ def build_extensions() -> None:
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
+# torch.compile is given nothing in a training but what bitsandbytes does to four bits. That is decorated when peft is
+# imported, which the Trainer always does, and takes torch's compiler along, a fifth of all imports, unless that is off.
+NOT_COMPILED = {"TORCHDYNAMO_DISABLE": "1"}
+
 # The world of a single process; at port 0 it listens at any that is free, as nobody else must find it.
 ALONE = {
     **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
@@ -142,6 +146,8 @@ def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], own
     with tempfile.TemporaryDirectory() as here:
         last_words = Path(here) / "last-words"
         variables = {**environment(job["threads"]), **world, LAST_WORDS: str(last_words)}
+        if (training.get("adapter") or {}).get("kind") != "qlora":
+            variables = {**NOT_COMPILED, **variables}
         if job["report_to"]:
             variables.update(tracking.environment(job["run_name"], job_file.parent.name))
         process = subprocess.Popen(command, env=variables, start_new_session=True)
