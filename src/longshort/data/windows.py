@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longshort.data import splits
 from longshort.data.streams import extra_length, generator
 
 
@@ -19,13 +20,9 @@ class TokenStream:
     """All documents of a split, each followed by the separator; reads from the memory-mapped Arrow file."""
 
     def __init__(self, folder: Path, separator: int) -> None:
-        from datasets import Dataset, load_from_disk
-
-        split = load_from_disk(str(folder))
-        assert isinstance(split, Dataset)
         self.separator = separator
         self._chunks, starts, lengths, chunk_of = [], [], [], []
-        for number, chunk in enumerate(split.data.column("input_ids").chunks):
+        for number, chunk in enumerate(splits.load(folder).column("input_ids").chunks):
             self._chunks.append(chunk.flatten().to_numpy(zero_copy_only=True))
             bounds = np.asarray(chunk.offsets) - chunk.offsets[0].as_py()
             starts.append(bounds[:-1])

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longshort.data import splits
 from longshort.models import rope
 from longshort.models.load import logit_change
 
@@ -26,17 +27,14 @@ ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
 
 def held_out_documents(data: Path, at_least: int, split: str = "test") -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Name and token ids of the documents of a split of at least so many tokens, by the sha256 of the name."""
-    import pyarrow.compute
-    from datasets import Dataset
-
-    documents = Dataset.load_from_disk(str(data / split)).with_format("numpy", columns=["input_ids"])
-    names = documents.data.column("name").to_pylist()
-    lengths = pyarrow.compute.list_value_length(documents.data.column("input_ids")).to_pylist()
+    documents = splits.load(data / split)
+    names, token_ids = documents.column("name").to_pylist(), documents.column("input_ids")
+    lengths = [length for chunk in token_ids.chunks for length in chunk.value_lengths().to_pylist()]
     short = sum(length < at_least for length in lengths)
     print(f"{short} of {len(names)} {split} documents are shorter than {at_least} tokens and not used", flush=True)
     for index in sorted(range(len(names)), key=lambda i: (hashlib.sha256(names[i].encode()).hexdigest(), i)):
         if lengths[index] >= at_least:
-            yield names[index], np.asarray(documents[index]["input_ids"], dtype=np.int64)
+            yield names[index], token_ids[index].values.to_numpy().astype(np.int64)
 
 
 def rope_depends_on_length(model: Any) -> bool:

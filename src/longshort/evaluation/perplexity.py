@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 from longshort.data.streams import generator
@@ -406,6 +405,8 @@ def fit_temperature(
         at_high = rise(high)
     if at_low >= 0 or at_high <= 0:
         return COLDEST if at_low >= 0 else HOTTEST
+    from scipy.optimize import brentq  # late: of use only where a temperature is fitted
+
     return math.exp(brentq(rise, low, high, xtol=1e-8))
 
 

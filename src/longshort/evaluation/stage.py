@@ -11,12 +11,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pandas
+from typing import TYPE_CHECKING, Any
 
 from longshort import heartbeat, hub, interruption, provenance
-from longshort.data import prepared
+from longshort.data import prepared, splits
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, modules, read_spec, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
@@ -30,6 +28,9 @@ from longshort.publish import (
     write_atomic,
     write_record,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 # (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
@@ -119,7 +120,7 @@ def make(
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             owner.refuse_if_lost()
-            items = _parquet(pandas.DataFrame(measured.items)) if keeps_items else None
+            items = _parquet(_frame(measured.items)) if keeps_items else None
             _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
             (place / "journal").unlink(missing_ok=True)
         items = _items(finished).read_bytes() if keeps_items else None
@@ -190,25 +191,30 @@ def _answers(model: Any, data: Path, length: int) -> bool:
     """Whether a model's logits are numbers, after the first tokens of a held-out text. One whose logits are not would
     still choose answers, and have scores for them."""
     import torch
-    from datasets import Dataset, load_from_disk
 
     from longshort.evaluation.forward import head_of, hidden_states
 
-    texts = load_from_disk(str(data / "test"))
-    assert isinstance(texts, Dataset)
-    read = next((ids for ids in texts["input_ids"] if ids), [0])[:length]
+    texts = splits.load(data / "test").column("input_ids")
+    read = next((text.values[:length].to_pylist() for text in texts if len(text)), [0])
     with torch.inference_mode():
         logits = head_of(model)(hidden_states(model, torch.tensor([read]))[:, -1])
     return bool(logits.isfinite().all())
 
 
-def _numbers(rows: list[dict[str, Any]], made: dict[str, Any]) -> pandas.DataFrame:
-    frame = pandas.DataFrame(rows, columns=COLUMNS)
+def _frame(rows: list[dict[str, Any]], columns: list[str] | None = None) -> DataFrame:
+    # Late: slow to import, and not needed before there is something to write.
+    from pandas import DataFrame
+
+    return DataFrame(rows, columns=columns)
+
+
+def _numbers(rows: list[dict[str, Any]], made: dict[str, Any]) -> DataFrame:
+    frame = _frame(rows, COLUMNS)
     frame = frame.astype({"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"})
     return frame.assign(**made)
 
 
-def _parquet(frame: pandas.DataFrame) -> bytes:
+def _parquet(frame: DataFrame) -> bytes:
     content: bytes = frame.to_parquet(index=False)
     return content
 

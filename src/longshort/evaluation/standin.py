@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longshort import interruption
-from longshort.data import prepared
+from longshort.data import prepared, splits
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
 from longshort.identity import refuse_changed_code
@@ -413,8 +413,6 @@ def write(items: dict[str, list[Item]], out: Path, owner: Owner | None = None) -
 
 
 def main() -> None:
-    from datasets import load_from_disk
-
     parser = argparse.ArgumentParser(description="Make the offline stand-in of LongBench-E.")
     parser.add_argument("--data", type=Path, required=True, help="a published data folder; its test split is read")
     parser.add_argument("--items", type=int, required=True, help="items per task, spread over the length buckets")
@@ -427,8 +425,8 @@ def main() -> None:
     interruption.end_at_once()
     wait_for_files(arguments.data, read_json(arguments.data / "manifest.json").get("files", []))
     prepared.refuse_altered(arguments.data / "manifest.json", "test")
-    test = load_from_disk(str(arguments.data / "test"))
-    documents = list(zip(test["name"], test["text"], strict=True))
+    test = splits.load(arguments.data / "test")
+    documents = list(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
     with sole_owner(arguments.out) as owner:
         write(build(documents, arguments.items, arguments.seed), arguments.out, owner)
 
