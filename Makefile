@@ -56,6 +56,7 @@ benchmark: .venv/installed
 	@$(BIN)/python benchmarks/dag.py
 	@$(BIN)/python benchmarks/data.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/synthetic.py
 
 clean:

@@ -45,6 +45,10 @@ EXPECTED = {
     },
     "data": {"tokenise_rate_over_map", "tokenise_memory_over_map", "sampling_share_of_step"},
     "memory": {"memory_estimated_over_measured_zero2_fp32"},
+    "startup": {
+        *("startup_perplexity_over_imports", "startup_misalignment_over_imports"),
+        *("startup_longbench_over_imports", "startup_training_over_imports"),
+    },
     "synthetic": {"batched_over_separate_none", "batched_over_separate_rope"},
     "slurm": {"slurm_over_local", "job_overhead_s", "array_over_single", "groups_over_single"},
 }
@@ -57,6 +61,7 @@ EXPECTED = {
         "evaluation",
         "data",
         "memory",
+        "startup",
         "synthetic",
         pytest.param("slurm", marks=pytest.mark.slurm),
     ],
