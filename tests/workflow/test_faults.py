@@ -73,24 +73,26 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "zero", "options"),
+    ("fault", "processes", "zero", "options"),
     [
-        (kill_everything, "zero3", OFTEN),
-        (ask_the_stage, "zero3", ("--micro-batch", "1")),
-        (ask_one_rank, "zero2", ()),
+        (kill_everything, 2, "zero3", OFTEN),
+        (ask_the_stage, 2, "zero3", ("--micro-batch", "1")),
+        (ask_the_stage, 1, "zero2", ()),
+        (ask_one_rank, 2, "zero2", ()),
     ],
 )
 def test_the_next_attempt_ends_as_if_nothing_had_happened(
     finished: Path,
     tmp_path: Path,
     fault: Callable[[subprocess.Popen[str], int], None],
+    processes: int,
     zero: str,
     options: tuple[str, ...],
 ) -> None:
-    """Weights and log of two processes, bit for bit: SIGKILL of all of them, SIGTERM to the stage, SIGTERM to one rank;
-    with accumulation (micro-batch 1 of 4 windows), with ZeRO-2 and ZeRO-3. One rank of two that dies, and a training of
-    one process that is killed, cancelled, preempted, out of time, memory or disk: tests/slurm/test_study.py."""
-    stage = long_stage(finished, tmp_path, zero=zero)
+    """Weights and log, bit for bit: SIGKILL of all processes, SIGTERM to the stage, SIGTERM to one rank; with
+    accumulation (micro-batch 1 of 4 windows), with ZeRO-2 and ZeRO-3. One rank of two that dies, and a training of one
+    process that is killed, cancelled, preempted, out of time, memory or disk: tests/slurm/test_study.py."""
+    stage = long_stage(finished, tmp_path, processes, zero)
     micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
     whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
     random.seed(f"{fault.__name__} {zero}")
@@ -115,8 +117,26 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     assert [path.name for path in (tmp_path / "work").glob("*/checkpoint-*")] == [f"checkpoint-{STEPS}"]
 
 
-def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(finished: Path, tmp_path: Path) -> None:
-    stage = long_stage(finished, tmp_path)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
+    finished: Path, tmp_path: Path, processes: int
+) -> None:
+    """As when the system runs out of memory and ends the stage: two trainings would write one folder."""
+    stage = long_stage(finished, tmp_path, processes)
+    process = stage.start(f"{STEPS}", "work", *OFTEN)
+    wait_for_step(tmp_path / "work", 1)
+    process.kill()
+    process.wait()
+    record, rows, said = stage.run(f"{STEPS}", "work", *OFTEN)
+    assert "waiting: " in said and "training from step" not in said
+    assert record["trained"] == 0 and list(rows["step"]) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(
+    finished: Path, tmp_path: Path, processes: int
+) -> None:
+    stage = long_stage(finished, tmp_path, processes)
     process = stage.start(f"{STEPS}")
     deadline = time.monotonic() + 60
     while (
