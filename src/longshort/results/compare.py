@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from longshort.results import long_table, statistics
 from longshort.results.columns import Column
@@ -62,6 +63,29 @@ def log(value: float) -> float:
     return math.log(value) if 0 < value < math.inf else NAN
 
 
+class Documents(NamedTuple):
+    """values [seeds, documents] of an arm, NaN where there is none; names: (task, document), ascending; n: weights."""
+
+    names: list[tuple[str, str]]
+    seeds: list[int]
+    values: NDArray[np.float64]
+    n: NDArray[np.float64]
+
+
+def documents_of(rows: pd.DataFrame) -> Documents:
+    """Rows of one number a document and seed, as an array: the comparisons of a study need thousands of them."""
+    keys = list(zip(rows["task"].fillna(""), rows["document"], strict=True))
+    names, seeds = sorted(set(keys)), sorted({int(seed) for seed in rows["seed"]})
+    places, of_seed = {name: place for place, name in enumerate(names)}, {seed: k for k, seed in enumerate(seeds)}
+    at = [of_seed[int(seed)] for seed in rows["seed"]], [places[key] for key in keys]
+    total, count = np.zeros((len(seeds), len(names))), np.zeros((len(seeds), len(names)))
+    np.add.at(total, at, rows["value"].to_numpy(dtype="float64"))
+    np.add.at(count, at, 1.0)
+    n = dict(zip(reversed(keys), reversed(rows["n"].to_list()), strict=True))
+    with np.errstate(invalid="ignore"):
+        return Documents(names, seeds, total / count, np.array([n[name] for name in names], dtype="float64"))
+
+
 class Numbers:
     """The numbers of a study by column, of whole texts and of single documents.
 
@@ -77,7 +101,7 @@ class Numbers:
         self._documents = {key: rows for key, rows in of_documents.groupby(keys)}
         self._behind: dict[Column, pd.DataFrame] = {}
         self._by_seed: dict[Column, dict[Any, pd.Series]] = {}
-        self._tables: dict[tuple[Column, str, int], pd.DataFrame] = {}
+        self._tables: dict[tuple[Column, str, int], Documents | None] = {}
         self._compared: dict[tuple[Column, str, str, int, tuple[int, ...], int], Compared] = {}
 
     def behind(self, column: Column) -> pd.DataFrame:
@@ -96,21 +120,15 @@ class Numbers:
         values = self._by_seed[column].get((arm, step), pd.Series(dtype="float64", name="value"))
         return values.reindex(pd.Index(seeds, name="seed"))
 
-    def by_document(self, column: Column, arm: str, step: int) -> pd.DataFrame:
-        """Values by seed (index) and by task and document (columns), with `n`, the weight of each, as attribute."""
+    def by_document(self, column: Column, arm: str, step: int) -> Documents | None:
+        """The numbers of single documents; None where there are none."""
         key = column, arm, step
         if key not in self._tables:
             rows = self._documents.get((str(column.documents), column.length or 0, arm, step))
-            if column.documents is None or rows is None:
-                return pd.DataFrame()
-            if column.metric == "longbench_e" and column.task != "overall":
+            if rows is not None and column.metric == "longbench_e" and column.task != "overall":
                 rows = rows[rows["task"].eq(str(column.task))]
-            rows = rows.assign(task=rows["task"].fillna(""))
-            table = rows.pivot_table(index="seed", columns=["task", "document"], values="value", observed=True)
-            table.attrs["n"] = (
-                rows.groupby(["task", "document"], observed=True)["n"].first().astype("float64").to_dict()
-            )
-            self._tables[key] = table
+            there = column.documents is not None and rows is not None
+            self._tables[key] = documents_of(rows[rows["value"].notna()]) if there else None
         return self._tables[key]
 
     def compared(
@@ -132,17 +150,15 @@ class Numbers:
         by_seed = (values - others).replace([np.inf, -np.inf], np.nan).dropna()
         if by_seed.empty:
             return NOTHING
-        table = self._paired(column, arm, reference, step, list(by_seed.index))
+        paired = self._paired(column, arm, reference, step, list(by_seed.index))
         weights = strata = None
-        if table is None:
+        if paired is None:
             differences = by_seed.to_numpy()[:, None]
         else:
-            differences = table.to_numpy()
-            strata = pd.factorize(table.columns.get_level_values(0))[0]
-            n = self.by_document(column, arm, step).attrs["n"]
-            weights = np.array([n[name] for name in table.columns])
+            differences, of = paired
+            strata = pd.factorize(np.array([task for task, _ in of.names], dtype=object))[0]
             # Every task counts alike, whatever the number of its documents.
-            weights = weights / np.bincount(strata, weights=weights)[strata]
+            weights = of.n / np.bincount(strata, weights=of.n)[strata]
         found = statistics.paired_difference(differences, weights, strata, comparisons)
         ends = [found.mean, found.low, found.high, found.joint_low, found.joint_high]
         spread: pd.Series = by_seed
@@ -153,12 +169,15 @@ class Numbers:
         p = statistics.sign_flip(by_seed.to_numpy())
         return Compared(ends[0], sd, ends[1], ends[2], ends[3], ends[4], len(by_seed), found.documents, p)
 
-    def _paired(self, column: Column, arm: str, reference: str, step: int, seeds: list[int]) -> pd.DataFrame | None:
-        """Differences by seed and document, where both arms have every document with every seed."""
+    def _paired(
+        self, column: Column, arm: str, reference: str, step: int, seeds: list[int]
+    ) -> tuple[NDArray[np.float64], Documents] | None:
+        """Differences [seeds, documents] and what they are of, where both arms have every document with every seed."""
         one, other = self.by_document(column, arm, step), self.by_document(column, reference, step)
-        if one.empty or other.empty or not set(seeds) <= set(one.index) & set(other.index):
+        if one is None or other is None or one.names != other.names:
             return None
-        if set(one.columns) != set(other.columns):
+        if not set(seeds) <= set(one.seeds) & set(other.seeds):
             return None
-        table = one.loc[seeds] - other.loc[seeds, one.columns]
-        return table if np.isfinite(table.to_numpy()).all() else None
+        table = one.values[[one.seeds.index(seed) for seed in seeds]]
+        table = table - other.values[[other.seeds.index(seed) for seed in seeds]]
+        return (table, one) if np.isfinite(table).all() else None
