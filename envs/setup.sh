@@ -17,7 +17,8 @@ free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
 
 echo "Making .venv (once; a few minutes, about 2 GB) ..."
 "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock ||
+# Not compiled: a third of the time would go into byte code of files that nothing here imports.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement envs/requirements.lock ||
     fail "pip could not install envs/requirements.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
     fail "pip could not install this package (see above); mend that and run make again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,6 +18,7 @@ NEEDS = {
     "slurm": "needs Debian's SLURM; .ci/run",
     "page": "needs Chromium; .ci/run",
     "latex": "needs pdflatex; .ci/run",
+    "wide": "every shipped study, every benchmark; .ci/run",
     "long": "takes hours; make long",
 }
 
@@ -29,14 +31,25 @@ def pytest_configure(config: pytest.Config) -> None:
     golden.write = config.getoption("--write-golden")
 
 
-@pytest.hookimpl(tryfirst=True)  # ahead of pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share its fixtures, and those of the cluster share one cluster. These mostly wait: they begin
-    first, and take one process while the other tests take the others."""
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
-    for item in items:
-        on_cluster = item.get_closest_marker("slurm") is not None
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_cluster else item.path.stem))
+    """Those that take longest begin first: the cluster's tests, which mostly wait, and the demo."""
+    items.sort(key=lambda item: (not is_on_cluster(item.nodeid), item.path.stem != "test_demo"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The tests of a file share its fixtures, and those of the cluster share one cluster: each lot has one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lots(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if is_on_cluster(nodeid) else str(super()._split_scope(nodeid))
+
+    return Lots(config, log)
+
+
+def is_on_cluster(nodeid: str) -> bool:
+    return nodeid.startswith("tests/slurm/")
 
 
 @pytest.hookimpl(trylast=True)

@@ -153,7 +153,7 @@ def test_what_a_killed_job_left_is_planned(finished_copy: Path) -> None:
 def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
     edit_study(finished_copy, training__learning_rate_schedule="constant")
-    run_snakemake(finished_copy, "all")
+    run_snakemake(finished_copy, "metrics")
     edit_study(finished_copy, training__steps=8, checkpoints=[2, 6, 8])
     steps = "training.steps 6 -> 8"
     goes_on, anew = (
@@ -171,9 +171,9 @@ def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_co
 
 def test_an_edit_that_was_run_and_taken_back_costs_nothing(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
-    run_snakemake(finished_copy, "all")
+    run_snakemake(finished_copy, "metrics")
     edit_study(finished_copy, training__weight_decay=0.5)
-    run_snakemake(finished_copy, "all")
+    run_snakemake(finished_copy, "metrics")
     edit_study(finished_copy, training__weight_decay=0.0)
     assert planned(finished_copy) == RESULTS
     assert not plan(finished_copy)["jobs"]
@@ -211,7 +211,7 @@ def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy
         if arm not in ("constant", "ratio"):  # ratio is the same run as constant
             longshort(finished_copy, "accept", arm, "--study", "tiny", "--because", "an unused import")
     assert not plan(finished_copy)["jobs"]
-    run_snakemake(finished_copy, "all")
+    run_snakemake(finished_copy, "results/tiny/tables/main.md")
     notes = (finished_copy / "results/tiny/tables/main.md").read_text()
     assert "Accepted by hand for constant" in notes and "because: an unused import" in notes
 

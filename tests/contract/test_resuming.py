@@ -105,7 +105,7 @@ def test_what_is_finished_is_found(
     project = lose(finished_copy, tmp_path)
     runs = [record_of(project, arm).parents[1] for arm in ("base", "baseline")]
     before = {path: path.read_bytes() for run in runs for path in run.rglob("*.parquet")}
-    run_snakemake(project, "all", *options)
+    run_snakemake(project, "metrics", *options)
     logs = {path: path.read_text() for run in runs for path in run.rglob("*.log")}
     trained = [path for path in logs if path.parent.name == "training"]
     measured = [path for path in logs if path.parents[1].name in ("perplexity", "misalignment")]
@@ -133,12 +133,12 @@ def test_one_byte_of_a_training_document_trains_anew(project: Path) -> None:
         content = document.read_bytes()
         document.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         assert planned(project) == {"data": 1, "train": 2, "perplexity": 2, **AFTER}
-        run_snakemake(project, "all")
+        run_snakemake(project, "metrics")
         measured = [path.read_text() for path in project.glob("results/runs/*/perplexity/*/*.log")]
         assert len(measured) == 2 and all("numbers in" in log and "found finished" not in log for log in measured)
         return [published(record_of(project, arm))[2] for arm in ("base", "baseline")]
 
-    run_snakemake(project, "all")
+    run_snakemake(project, "metrics")
     assert change("test") == [[], []]
     assert change("train") == [[(0, 4)], [(0, 6)]]
 
@@ -159,7 +159,7 @@ def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
     trainings = "results/runs/*/training/2-6"
     old = set(finished_copy.glob("results/runs/*/*/**/2-6.log"))
     engine = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "all", "--cores", "1", "--config", "study=tiny"],
+        [sys.executable, "-m", "snakemake", "metrics", "--cores", "1", "--config", "study=tiny"],
         cwd=finished_copy,
         env={**os.environ, "PYTHONPATH": str(finished_copy / "src")},
         stdout=subprocess.DEVNULL,
@@ -178,9 +178,9 @@ def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
     assert len(finished) == 4  # log, record, numbers and heartbeat
 
     run_snakemake(finished_copy, "--unlock")
-    run_snakemake(finished_copy, "all", "--rerun-incomplete")
+    run_snakemake(finished_copy, "metrics", "--rerun-incomplete")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(list(finished_copy.glob(f"{trainings}.json"))) == 4 + 2
-    assert planned(finished_copy) == {}
+    assert planned(finished_copy) == {"tables": 1, "plots": 1, "report": 1}
     edit_study(finished_copy, seeds=[0])
     assert planned(finished_copy) == RESULTS

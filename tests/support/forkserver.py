@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -48,7 +49,7 @@ arguments = sys.argv[1:]
 if arguments[:1] == ["-u"]:  # as torchrun starts its processes
     os.environ["PYTHONUNBUFFERED"] = "1"
     arguments = arguments[1:]
-if not arguments or arguments[0] not in ("-m", "-c") and not arguments[0].endswith(".py"):
+if arguments[:1] not in (["-m"], ["-c"]):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
@@ -126,34 +127,38 @@ def serve(home: Path, pytest: int) -> None:
     unfinished = home / "unfinished"
     listener.bind(str(unfinished))
     listener.listen(64)
-    listener.settimeout(1.0)
     unfinished.rename(home / "socket")
+    ended, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     links: dict[int, socket.socket] = {}
-
-    def say_what_ended(*_: object) -> None:
-        for child in list(links):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                answer(links.pop(child), os.waitstatus_to_exitcode(status))
-
-    signal.signal(signal.SIGCHLD, say_what_ended)
     while psutil.pid_exists(pytest):
-        try:
+        ready, _, _ = select.select([listener, ended], [], [], 1.0)
+        if ended in ready:
+            os.read(ended, 4096)
+            for child in list(links):
+                pid, status = os.waitpid(child, os.WNOHANG)
+                if pid:
+                    answer(links.pop(child), os.waitstatus_to_exitcode(status))
+        if listener in ready:
             link, _ = listener.accept()
-        except TimeoutError:
-            continue
-        asked, streams = receive(link)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the child is known
-        child = os.fork()
-        if child == 0:
-            for other in (listener, link, *links.values()):
-                other.close()
-            become(asked, streams, home / "python")
-        for stream in streams:
-            os.close(stream)
-        links[child] = link
-        answer(link, child, last=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            try:
+                asked, streams = receive(link)
+            except ConnectionError:  # killed before it had asked
+                continue
+            child = os.fork()
+            if child == 0:
+                signal.set_wakeup_fd(-1)
+                for file in (listener, link, *links.values()):
+                    file.close()
+                os.close(ended)
+                os.close(tell)
+                become(asked, streams, home / "python")
+            for stream in streams:
+                os.close(stream)
+            links[child] = link
+            answer(link, child, last=False)
 
 
 def answer(link: socket.socket, value: int, last: bool = True) -> None:
@@ -166,11 +171,11 @@ def answer(link: socket.socket, value: int, last: bool = True) -> None:
 
 
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    link.setblocking(True)
     head, streams, _, _ = socket.recv_fds(link, 4, 3)
-    size, body = int.from_bytes(head, "big"), b""
-    while len(body) < size:
-        body += link.recv(size - len(body))
+    with link.makefile("rb") as stream:
+        body = stream.read(int.from_bytes(head, "big"))
+    if not head or len(body) < int.from_bytes(head, "big"):
+        raise ConnectionError
     return json.loads(body), streams
 
 
@@ -178,7 +183,6 @@ def become(asked: dict[str, Any], streams: list[int], shim: Path) -> NoReturn:
     """What the interpreter does between its start and the first line of a module."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the server
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -194,8 +198,7 @@ def become(asked: dict[str, Any], streams: list[int], shim: Path) -> NoReturn:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    how, *rest = asked["arguments"]
-    code = run(how, *rest) if how.startswith("-") else run("", how, *rest)
+    code = run(*asked["arguments"])
     # As an interpreter ends, less the seconds in which it would take hundreds of modules apart.
     threading._shutdown()
     atexit._run_exitfuncs()
@@ -205,14 +208,11 @@ def become(asked: dict[str, Any], streams: list[int], shim: Path) -> NoReturn:
 
 
 def run(how: str, what: str, *arguments: str) -> int:
-    """`python -m what`, `python -c what` or `python what`; its exit code."""
+    """`python -m what` or `python -c what`; its exit code."""
     sys.argv = ["-c" if how == "-c" else what, *arguments]
     try:
         if how == "-c":
             exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
-        elif how == "":
-            sys.path[0] = str(Path(what).resolve().parent)
-            runpy.run_path(what, run_name="__main__")
         else:
             runpy.run_module(what, run_name="__main__", alter_sys=True)
     except SystemExit as end:

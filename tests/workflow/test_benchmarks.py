@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.project import ROOT, run_python
 
+pytestmark = pytest.mark.wide
+
 
 def test_the_gpu_script_at_toy_size(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -63,7 +65,7 @@ EXPECTED = {
         "memory",
         "startup",
         "synthetic",
-        pytest.param("slurm", marks=pytest.mark.slurm),
+        pytest.param("slurm", marks=[pytest.mark.slurm, pytest.mark.long]),
     ],
 )
 def test_a_benchmark_at_toy_size(name: str, tmp_path: Path) -> None:
@@ -71,14 +73,15 @@ def test_a_benchmark_at_toy_size(name: str, tmp_path: Path) -> None:
     assert EXPECTED[name] <= figures(name, tmp_path, "--toy", "--rounds", "1").keys()
 
 
-def test_random_kills_cost_no_number(tmp_path: Path) -> None:
-    found = figures("chaos", tmp_path, "--kills", "2", "--seed", "1")
-    assert [found[name] for name in ("kills", "wrong", "lost", "hanging")] == [2, 0, 0, 0]
+@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.long)])
+def test_random_kills_cost_no_number(tmp_path: Path, kills: int) -> None:
+    found = figures("chaos", tmp_path, "--kills", f"{kills}", "--seed", "1")
+    assert [found[name] for name in ("kills", "wrong", "lost", "hanging")] == [kills, 0, 0, 0]
     assert 0 <= found["needless_steps_share"] < 1
 
 
 def figures(name: str, folder: Path, *options: str) -> dict[str, float]:
     out = folder / "figures.json"
-    run_python(ROOT, f"benchmarks/{name}.py", *options, "--json", str(out))
+    run_python(ROOT, f"benchmarks/{name}.py", *options, "--json", str(out), python=sys.executable)
     found: dict[str, float] = json.loads(out.read_text())["figures"]
     return found

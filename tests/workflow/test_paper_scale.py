@@ -21,6 +21,7 @@ from longshort.evaluation.prompts import TASKS
 from tests.support import hub
 from tests.support.project import ROOT, longshort, make_project, run_snakemake
 
+pytestmark = pytest.mark.wide
 SCALE = 128  # of all lengths
 STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml"))
 SHAPE = {
