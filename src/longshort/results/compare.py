@@ -125,10 +125,11 @@ class Numbers:
         key = column, arm, step
         if key not in self._tables:
             rows = self._documents.get((str(column.documents), column.length or 0, arm, step))
-            if rows is not None and column.metric == "longbench_e" and column.task != "overall":
-                rows = rows[rows["task"].eq(str(column.task))]
-            there = column.documents is not None and rows is not None
-            self._tables[key] = documents_of(rows[rows["value"].notna()]) if there else None
+            self._tables[key] = None
+            if column.documents is not None and rows is not None:
+                if column.metric == "longbench_e" and column.task != "overall":
+                    rows = rows[rows["task"].eq(str(column.task))]
+                self._tables[key] = documents_of(rows[rows["value"].notna()])
         return self._tables[key]
 
     def compared(
