@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from side_by_side import Seconds, arguments, ratio, report  # noqa: E402
-from tests.conftest import TINY, make_project, run_snakemake  # noqa: E402
+from tests.support.project import TINY, make_project, run_snakemake  # noqa: E402
 
 IMPORTS = "import torch, transformers; from transformers import LlamaForCausalLM; print('imported', flush=True)"
 FIRST_LINES = {
@@ -81,7 +81,9 @@ def prepare(folder: Path) -> dict[str, list[str]]:
         [sys.executable, "-c", PLAN], cwd=folder, env=environment(folder), check=True, capture_output=True, text=True
     )
     made = json.loads(said.stdout)
-    run_snakemake(folder, made["base"], made["run"], *made["items"], *made["evaluations"].values())
+    run_snakemake(
+        folder, made["base"], made["run"], *made["items"], *made["evaluations"].values(), python=sys.executable
+    )
     step = Path(made["base"]).stem
     measured = ["--data", made["data"], "--run", made["base"], "--steps", step]
     specs = made["evaluations"]

@@ -84,6 +84,7 @@ def use(folder: Path) -> None:
 @cache
 def python() -> str:
     """Its path. The first caller of all processes of a test run starts the server; it ends with pytest."""
+    assert _folder != Path(), "forkserver.use() was not called: only pytest knows where the forks may lie"
     home = _folder / "forkserver"
     with FileLock(_folder / "forkserver.lock"):
         if not home.exists():

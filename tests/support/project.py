@@ -83,10 +83,12 @@ def run_python(
     project: Path, *arguments: str, python: str | None = None, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """A Python in the project, on the project's own copy of the source: a fork, unless another one is given."""
+    if python is None:
+        python, environment = forkserver.python(), {"HF_HOME": forkserver.hugging_face(), **environment}
     done = subprocess.run(
-        [python or forkserver.python(), *arguments],
+        [python, *arguments],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "HF_HOME": forkserver.hugging_face(), **environment},
+        env={**os.environ, "PYTHONPATH": str(project / "src"), **environment},
         capture_output=True,
         text=True,
     )

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation.prompts import TASKS
-from tests.support import hub
+from tests.support import forkserver, hub
 from tests.support.project import ROOT, longshort, make_project, run_snakemake
 
 pytestmark = pytest.mark.wide
@@ -94,7 +94,8 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
     serve_from(tmp_path / "hub", study)
     project = make_project(tmp_path / "project", study)
     with hub.serving(tmp_path / "hub") as address:
-        longshort(project, "fetch", "-s", "tiny", python=sys.executable, HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+        online = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": forkserver.hugging_face()}
+        longshort(project, "fetch", "-s", "tiny", python=sys.executable, **online)
     run_snakemake(project, "all", HF_ENDPOINT="http://127.0.0.1:9")
 
     numbers = pandas.read_parquet(project / "results/tiny/metrics.parquet")
