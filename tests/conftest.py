@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -32,24 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take longest begin first: the cluster's tests, which mostly wait, and the demo."""
-    items.sort(key=lambda item: (not is_on_cluster(item.nodeid), item.path.stem != "test_demo"))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The tests of a file share its fixtures, and those of the cluster share one cluster: each lot has one process."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Lots(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if is_on_cluster(nodeid) else str(super()._split_scope(nodeid))
-
-    return Lots(config, log)
-
-
-def is_on_cluster(nodeid: str) -> bool:
-    return nodeid.startswith("tests/slurm/")
+    """What takes longest begins first."""
+    items.sort(key=lambda item: item.path.stem != "test_demo")
 
 
 @pytest.hookimpl(trylast=True)
