@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ import pytest
 from datasets import Dataset
 
 from longshort.data.tokenizers import byte_tokenizer
-from tests.support import hub
-from tests.support.project import TINY, make_project
+from tests.support import forkserver, hub
+from tests.support.project import TINY, make_project, run_python
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CARD = """---
@@ -68,13 +67,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    home = {"HF_HOME": str(project / "fetched"), "PYTHONPATH": str(project / "src")}
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=project,
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", **home, **environment},
-        capture_output=True,
-        text=True,
+    """Fetching by the real Python, which reads the hub's address when it imports its library; jobs as forks."""
+    return run_python(
+        project,
+        "-m",
+        *command,
+        python=sys.executable if "HF_ENDPOINT" in environment else None,
+        check=False,
+        **{"HF_HOME": forkserver.hugging_face(), **environment},
     )
 
 
@@ -97,7 +97,8 @@ def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) ->
 
     fetched = fetch(project, served)
     assert fetched.returncode == 0, fetched.stderr
-    names = {path.name for path in (project / "fetched/hub").rglob("*") if path.is_symlink()}
+    fetched_files = Path(forkserver.hugging_face()) / "hub"  # other tests fetch there, too
+    names = {path.name for path in fetched_files.glob("*--owner--*/**/*") if path.is_symlink()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "train-00000-of-00001.parquet"} <= names
     assert not {"pictures.bin", "original"} & names
     assert fetch(project, served).stdout.count("there, and verified") == 3
@@ -107,7 +108,7 @@ def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) ->
     (manifest,) = project.glob("results/data/*/manifest.json")
     assert sum(split["documents"] for split in json.loads(manifest.read_text())["splits"].values()) == 30
 
-    weights = next((project / "fetched/hub").rglob("model.safetensors")).resolve()
+    weights = next(fetched_files.glob("models--owner--tiny/**/model.safetensors")).resolve()
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
