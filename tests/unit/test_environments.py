@@ -23,8 +23,8 @@ STAGES = {
     ],
     "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")] + ["synthetic.results"],
 }
-# Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval; by pandas' LaTeX tables. And for an
-# adapter: by its name, and by transformers.
+# Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval; by pandas' LaTeX tables. And for
+# an adapter: by its name, and by transformers.
 LOADED = {
     "data": {"pyarrow"},
     "training": {"accelerate", "bitsandbytes", "ninja", "peft", "pyarrow"},
