@@ -12,7 +12,7 @@ help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
 	@echo "                (STUDY=demo-short: three arms, one seed, in a few minutes)"
 	@echo "make synthetic  run the paper's synthetic study, print its tables (4 minutes)"
-	@echo "make test       set up once, run all checks and tests"
+	@echo "make test       set up once, run the checks and all tests that need neither a cluster nor a browser"
 	@echo "make long       what takes hours: the whole demo, a hundred kills, every arm of the paper-scale studies"
 	@echo "make check      linters, types and workflow format only"
 	@echo "make format     format the code"

@@ -99,7 +99,7 @@ def python() -> str:
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
             environment["HF_HOME"] = hugging_face()
             with (home / "log").open("w") as log:
-                subprocess.Popen(
+                server = subprocess.Popen(
                     [sys.executable, __file__, str(home), str(pytest)],
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -107,10 +107,9 @@ def python() -> str:
                     stderr=log,
                     start_new_session=True,
                 )
-        deadline = time.monotonic() + 300
-        while not (home / "socket").exists():
-            assert time.monotonic() < deadline, (home / "log").read_text()
-            time.sleep(0.05)
+            while not (home / "socket").exists() and server.poll() is None:
+                time.sleep(0.05)
+    assert (home / "socket").exists(), f"the fork server did not start:\n{(home / 'log').read_text()}"
     return str(home / "python")
 
 

@@ -36,7 +36,7 @@ def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkey
             save(tmp_path, step)
         raise SystemExit(137)
 
-    monkeypatch.setattr(launch, "_torchrun", killed)
+    monkeypatch.setattr(launch, "_run_processes", killed)
     owner = Owner(tmp_path / "owner.json", "mine")
     for attempt in range(2):
         with pytest.raises(SystemExit):
@@ -54,7 +54,7 @@ def test_a_checkpoint_of_another_node_is_waited_for_and_one_of_this_node_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     """Its manifest is shown late."""
-    monkeypatch.setattr(launch, "_torchrun", lambda *_: False)
+    monkeypatch.setattr(launch, "_run_processes", lambda *_: False)
     save(tmp_path, 2)
     (tmp_path / "job.json").write_text(json.dumps({"host": host}))
     manifest = tmp_path / "checkpoint-2" / checkpoints.MANIFEST

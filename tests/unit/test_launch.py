@@ -19,7 +19,7 @@ DIVERGES = 4
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A training whose processes write their checkpoints at once, and diverge at a step where there is a file."""
 
-    def torchrun(job_file: Path, *_: Any) -> bool:
+    def run_processes(job_file: Path, *_: Any) -> bool:
         work = job_file.parent
         end = DIVERGES if (tmp_path / "diverges").exists() else 100
         for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
@@ -29,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             write_json(work / checkpoints.DIVERGED, {"step": end})
         return False
 
-    monkeypatch.setattr(launch, "_torchrun", torchrun)
+    monkeypatch.setattr(launch, "_run_processes", run_processes)
     write_record(tmp_path / "data/manifest.json", {"files": {}})
     return {"data": str(tmp_path / "data"), "threads": 1}
 

@@ -57,7 +57,7 @@ def complete(
             piece = {"resume": resume, "targets": targets, "keep": keep}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since = time.monotonic()
-            stopped = _torchrun(job_file, job, spec["training"], owner)
+            stopped = _run_processes(job_file, job, spec["training"], owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
@@ -125,7 +125,7 @@ def environment(threads: int) -> dict[str, str]:
     return values
 
 
-def _torchrun(job_file: Path, job: dict[str, Any], training: dict[str, Any], owner: Owner) -> bool:
+def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any], owner: Owner) -> bool:
     """Runs the training processes to their end; whether they were asked to stop.
 
     SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
