@@ -17,11 +17,14 @@ free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
 
 echo "Making .venv (once; a few minutes, about 2 GB) ..."
 "$python" -m venv .venv
-# Not compiled: a third of the time would go into byte code of files that nothing here imports.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement envs/requirements.lock ||
     fail "pip could not install envs/requirements.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
     fail "pip could not install this package (see above); mend that and run make again"
+# Byte code, with all cores, which pip would make with one; and of what is imported here. Where Python is told to write none
+# (PYTHONDONTWRITEBYTECODE), every start would compile torch and transformers anew, for twice as long as all else takes.
+# Some packages have files that are not Python: templates.
+.venv/bin/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/(?!auto/|llama/)' .venv/lib/python*/site-packages || true
 echo "Compiling DeepSpeed's CPU collective (once) ..."
 .venv/bin/python -m longshort.training.launch >.venv/compile.log 2>&1 ||
     fail "DeepSpeed's CPU collective does not compile, see .venv/compile.log; mend that and run make again"

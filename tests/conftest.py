@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ NEEDS = {
     "slurm": "needs Debian's SLURM; .ci/run",
     "page": "needs Chromium; .ci/run",
     "latex": "needs pdflatex; .ci/run",
-    "wide": "every shipped study, every benchmark; .ci/run",
+    "wide": "every shipped study, benchmark and fault; .ci/run",
     "long": "takes hours; make long",
 }
 
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where no byte code is to be written, each of the many processes of tests would compile our source anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     golden.write = config.getoption("--write-golden")
 
 

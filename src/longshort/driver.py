@@ -3,7 +3,8 @@
 Snakemake's own lock outlives a killed Snakemake, so the slurm profile turns it off, and this one, which knows whether
 its owner lives, takes its place. A run that starts finds the jobs that a dead one left in the queue. Those that wait
 are cancelled; those that run are asked to save and end, since their work goes on in the jobs of this run, and none of
-them should hold a device while another waits for the same folder.
+them should hold a device while another waits for the same folder. How they ended decides what is to be done, so that
+the run is planned anew.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from longshort import cost, fetch, hub, ownership, slurm
+from longshort.identity import PLANNED
 from longshort.publish import read_json, write_json
 from longshort.resolve import ResolvedStudy, ResolvedSynthetic
 from longshort.resources import SITE_FILE, VARIABLES
@@ -37,7 +39,8 @@ def start(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
     submits: whether its jobs go to SLURM, which then must answer.
 
     Raises:
-        SystemExit: another one drives it, a job would need the network, or SLURM does not answer.
+        SystemExit: another one drives it, a job would need the network, SLURM does not answer, or jobs of an earlier
+            one ran until now beside an engine that has its own lock.
     """
     of_models = study if isinstance(study, ResolvedStudy) else None
     if of_models and (lacking := fetch.missing(of_models.study)):
@@ -52,7 +55,9 @@ def start(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
         ) from None
     atexit.register(held.close)
     write_json(mine / MAKES, sorted(makes(study)))
-    clear_orphans(study, submits)
+    if clear_orphans(study, submits):
+        held.close()
+        plan_anew(submits)
     try:
         if of_models:
             cost.write_down(of_models)
@@ -62,7 +67,17 @@ def start(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
     os.environ["PATH"] = os.pathsep.join([str(PROGRAMS.resolve()), *os.get_exec_path()])
 
 
-def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
+def plan_anew(submits: bool) -> None:
+    """The engine looked at the results while those jobs still made some, or took away what they had half done."""
+    if not submits:
+        raise SystemExit("they have ended; run again, as what is to be done depends on how they did")
+    print("they have ended: planning anew", flush=True)
+    environment = {name: value for name, value in os.environ.items() if name != PLANNED}
+    os.execve(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]], environment)
+
+
+def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> bool:
+    """Whether there were any."""
     left = orphans(study)
     until = time.monotonic() + PATIENCE
     while left is None and submits:  # jobs that still run would be taken for none
@@ -72,7 +87,7 @@ def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> No
         time.sleep(BETWEEN_LOOKS)
         left = orphans(study)
     if not left:
-        return
+        return False
     waiting = [job.id for job in left if job.state == "PENDING"]
     running = [job.id for job in left if job.state != "PENDING"]
     if waiting:
@@ -87,8 +102,9 @@ def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> No
         if time.monotonic() > until:
             print(f"cancelling jobs that did not end: {', '.join(job.id for job in left)}", flush=True)
             slurm.ask("scancel", *(job.id for job in left))
-            return  # should one of them still write, its lock is waited for
+            break  # should one of them still write, its lock is waited for
         time.sleep(BETWEEN_LOOKS)
+    return True
 
 
 def makes(study: ResolvedStudy | ResolvedSynthetic) -> set[str]:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 
 from tests.support.project import TINY, edit, edit_study, make_project, planned, run_python, run_snakemake, write_study
 from tests.support.reruns import AFTER, RESULTS, files, reverse_ages
+from tests.support.waiting import wait_until
 
 # As `training from step 2 to 4` in the log of a training.
 TRAINED = re.compile(r"training from step (\d+) to (\d+)")
@@ -167,13 +167,14 @@ def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
         start_new_session=True,
     )
     # One job after the other: where a second one has a log, the first one is finished.
-    deadline = time.monotonic() + 300
-    while len(logs := set(finished_copy.glob("results/runs/*/*/**/2-6.log")) - old) < 2:
-        assert time.monotonic() < deadline and engine.poll() is None
-        time.sleep(0.1)
+
+    def logs() -> set[Path]:
+        return set(finished_copy.glob("results/runs/*/*/**/2-6.log")) - old
+
+    wait_until(lambda: len(logs()) >= 2, lambda: f"exit code {engine.poll()}")
     os.killpg(engine.pid, signal.SIGKILL)
     engine.wait()
-    first = min(logs, key=lambda path: path.stat().st_mtime)
+    first = min(logs(), key=lambda path: path.stat().st_mtime)
     finished = {path: path.stat().st_mtime_ns for path in first.parent.glob("2-6.*")}
     assert len(finished) == 4  # log, record, numbers and heartbeat
 

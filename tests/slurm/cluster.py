@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.waiting import PATIENCE, wait_until
+
 PACKAGES = "slurm-wlm slurmdbd munge mariadb-server"
 PROGRAMS = [
     "munged",
@@ -179,7 +181,7 @@ class Cluster:
         # The steps that slurmd let go are below the keeper, too, in the order of numbers that begin anew at a limit.
         (daemon,) = (child for child in psutil.Process(keeper.pid).children() if child.name() == "slurmd")
         daemon.kill()
-        keeper.wait(timeout=60)
+        keeper.wait(timeout=PATIENCE)
 
     def run(self, *command: str) -> str:
         """What it prints; an error says what it said."""
@@ -207,9 +209,9 @@ class Cluster:
         lines = self.run("sacct", "-nP", f"--jobs={job}", "--format=JobID,State,ExitCode").splitlines()
         return {step: (state, code) for step, state, code in (line.split("|") for line in lines)}
 
-    def wait_for(self, job: str, seconds: float = 60) -> str:
+    def wait_for(self, job: str) -> str:
         """The state that it ended in."""
-        wait_until(lambda: self.squeue()[job] not in UNFINISHED, lambda: f"job {job} is {self.squeue()[job]}", seconds)
+        wait_until(lambda: self.squeue()[job] not in UNFINISHED, lambda: f"job {job} is {self.squeue()[job]}")
         return self.squeue()[job]
 
     def wait_for_accounting(self, job: str, expected: tuple[str, str]) -> None:
@@ -287,7 +289,7 @@ class Cluster:
                 lambda: f"below {name} there still is {children(recursive=True)}",
             )
         process.send_signal(number)
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 def kill(process: psutil.Process) -> bool:
@@ -315,13 +317,6 @@ def free_ports(count: int) -> list[int]:
             if port not in ports and candidate.connect_ex(("127.0.0.1", port)) != 0:
                 ports.append(port)
     return ports
-
-
-def wait_until(condition: Callable[[], bool], complaint: Callable[[], str], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s {complaint()}"
-        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from tests.slurm.cluster import NODES, Cluster, wait_until
+from tests.slurm.cluster import NODES, Cluster
 from tests.support.project import ROOT
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -78,12 +79,12 @@ def test_a_preempted_job_is_told_at_once_and_ended_after_the_grace_time(cluster:
     requeued = submit_running(cluster, step(IGNORES), on_n1, "--requeue")
     no_step = submit_running(cluster, IGNORES, on_n1, "--no-requeue")
     urgent = cluster.submit("true", "--partition=urgent", "--exclusive", on_n1)
-    assert cluster.wait_for(heeds, seconds=10) == "FAILED"
+    assert cluster.wait_for(heeds) == "FAILED"
+    assert [cluster.squeue()[job] for job in (ignores, requeued, no_step)] == ["RUNNING"] * 3
     cluster.wait_for_accounting(heeds, ("FAILED", "7:0"))
     assert "told after" in cluster.output(ignores) and "told after" in cluster.output(requeued)
     assert "told after" not in cluster.output(no_step)
-    assert [cluster.squeue()[job] for job in (ignores, requeued, no_step)] == ["RUNNING"] * 3
-    assert cluster.wait_for(urgent, seconds=90) == "COMPLETED"
+    assert cluster.wait_for(urgent) == "COMPLETED"
     cluster.wait_for_accounting(ignores, ("PREEMPTED", "0:0"))
     cluster.wait_for_accounting(no_step, ("PREEMPTED", "0:0"))
     assert "Restarts=1" in cluster.run("scontrol", "show", "job", requeued)
@@ -134,7 +135,7 @@ def test_what_the_engine_asks_waits_for_a_controller(cluster: Cluster) -> None:
     time.sleep(2)
     assert [process.poll() for process in asked] == [None, None, None]
     cluster.start_controller()
-    said = [process.communicate(timeout=60)[0] for process in asked]
+    said = [process.communicate(timeout=PATIENCE)[0] for process in asked]
     assert [process.returncode for process in asked] == [0, 0, 0]
     cluster.start_database()
     assert cluster.wait_for(said[0].strip()) == "COMPLETED"

@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.waiting import PATIENCE
+
 PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
@@ -31,7 +33,7 @@ class Page:
         self._count += 1
         await self._socket.send_json({"id": self._count, "method": method, "params": parameters})
         while True:
-            message = await self._socket.receive_json(timeout=60)
+            message = await self._socket.receive_json(timeout=PATIENCE)
             if message.get("id") == self._count:
                 assert "error" not in message, message
                 result: dict[str, Any] = message["result"]
@@ -87,16 +89,14 @@ async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
                 for domain in ("Page", "Network", "Runtime", "Log"):
                     await page.call(f"{domain}.enable")
                 await page.call("Page.navigate", url=file.as_uri())
-                for _ in range(100):
-                    if await page.run(
-                        f"document.readyState === 'complete' && location.href.startsWith({file.as_uri()!r})"
-                    ):
-                        break
-                    await asyncio.sleep(0.1)
+                loaded = f"document.readyState === 'complete' && location.href.startsWith({file.as_uri()!r})"
+                async with asyncio.timeout(PATIENCE):
+                    while not await page.run(loaded):
+                        await asyncio.sleep(0.1)
                 yield page
     finally:
         browser.terminate()
-        browser.wait(timeout=30)
+        browser.wait(timeout=PATIENCE)
 
 
 async def troubles(file: Path, profile: Path) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +44,7 @@ def test_a_job_that_another_living_driver_wants_is_no_orphan(study: Any, monkeyp
         driver.clear_orphans(study, submits=True)
     assert asked == [("scancel", "8")]
     asked = queue(monkeypatch, [job("7", BASE)], [])
-    driver.clear_orphans(study, submits=True)  # it has ended
+    assert driver.clear_orphans(study, submits=True)  # that one has ended
     assert asked == [("scancel", "--signal=TERM", "7")]
 
 
@@ -53,3 +57,23 @@ def test_no_answer_does_not_mean_that_there_are_no_orphans(study: Any, monkeypat
     monkeypatch.setattr(driver, "PATIENCE", 0.0)
     with pytest.raises(SystemExit, match="squeue has not answered"):
         driver.clear_orphans(study, submits=True)
+
+
+def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of this run saw the results as they were before: it gives way to one that looks again."""
+    begun: list[list[str]] = []
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: begun.append(command))
+    monkeypatch.setattr(sys, "argv", ["snakemake", "--profile", "slurm", "all"])
+    queue(monkeypatch, [job("7", BASE)], [])
+    driver.start(study, submits=True)
+    assert begun == [[sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]]
+    queue(monkeypatch, [job("7", BASE)], [])
+    with pytest.raises(SystemExit, match="run again"):
+        driver.start(study, submits=False)
+    queue(monkeypatch, [])
+    driver.start(study, submits=True)
+    assert len(begun) == 1
+    for end in at_exit:
+        end()

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 from longshort import heartbeat, resolve, status
 from longshort.cli import app
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -114,18 +114,11 @@ def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with said.open("wb") as out, subprocess.Popen(command, stdout=out, preexec_fn=interruptible) as watching:
-        wait_for(lambda: "9 pending" in said.read_text())
+        wait_until(lambda: "9 pending" in said.read_text(), said.read_text)
         write_beat(out_of(study, "constant"), done=1, total=6, unit="steps")
-        wait_for(lambda: "1 running" in said.read_text())
+        wait_until(lambda: "1 running" in said.read_text(), said.read_text)
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(timeout=30) == 0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        assert watching.wait(timeout=PATIENCE) == 0
 
 
 def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Path) -> None:

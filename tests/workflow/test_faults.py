@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 from longshort.training import launch
 from tests.support.project import ROOT, edit_study, on_a_small_disk, run_python, run_snakemake
 from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE, wait_until
 
 STEPS = 40
 # A checkpoint after every step.
@@ -44,10 +44,11 @@ def ranks(group: int) -> list[int]:
 
 def wait_for_step(work: Path, step: int) -> int:
     """Waits until a training below work has logged a step; its process group."""
-    deadline = time.monotonic() + 120
-    while not any(json.loads(line)["step"] >= step for log in work.glob("*/log.jsonl") for line in whole_lines(log)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def logged() -> bool:
+        return any(json.loads(line)["step"] >= step for log in work.glob("*/log.jsonl") for line in whole_lines(log))
+
+    wait_until(logged, lambda: f"no step {step} in {list(work.glob('*/*'))}")
     return int(json.loads(next(work.glob("*/owner.json")).read_text())["group"])
 
 
@@ -59,8 +60,8 @@ def kill_everything(stage: subprocess.Popen[str], group: int) -> None:
     training = ranks(group)
     stage.kill()
     os.killpg(group, signal.SIGKILL)
-    while any(Path(f"/proc/{rank}").exists() for rank in training):  # they end with their torchrun
-        time.sleep(0.02)
+    # They end with their torchrun.
+    wait_until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in training), lambda: f"{training}")
 
 
 def ask_the_stage(stage: subprocess.Popen[str], group: int) -> None:
@@ -77,8 +78,8 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
     [
         (kill_everything, 2, "zero3", OFTEN),
         (ask_the_stage, 2, "zero3", ("--micro-batch", "1")),
-        (ask_the_stage, 1, "zero2", ()),
-        (ask_one_rank, 2, "zero2", ()),
+        pytest.param(ask_the_stage, 1, "zero2", (), marks=pytest.mark.wide),
+        pytest.param(ask_one_rank, 2, "zero2", (), marks=pytest.mark.wide),
     ],
 )
 def test_the_next_attempt_ends_as_if_nothing_had_happened(
@@ -99,7 +100,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     at = random.randrange(3, STEPS - 10)
     process = stage.start(f"{STEPS}", "work", *options)
     fault(process, wait_for_step(tmp_path / "work", at))
-    said, _ = process.communicate(timeout=90)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0, said
     if fault in (ask_the_stage, ask_one_rank):
         reached = max(int(path.name.split("-")[1]) for path in (tmp_path / "work").glob("*/checkpoint-*"))
@@ -117,7 +118,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     assert [path.name for path in (tmp_path / "work").glob("*/checkpoint-*")] == [f"checkpoint-{STEPS}"]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.wide), 2])
 def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     finished: Path, tmp_path: Path, processes: int
 ) -> None:
@@ -132,20 +133,19 @@ def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     assert record["trained"] == 0 and list(rows["step"]) == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.wide), 2])
 def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(
     finished: Path, tmp_path: Path, processes: int
 ) -> None:
     stage = long_stage(finished, tmp_path, processes)
     process = stage.start(f"{STEPS}")
-    deadline = time.monotonic() + 60
-    while (
-        not (owners := list((tmp_path / "work").glob("*/owner.json"))) or not json.loads(owners[0].read_text())["group"]
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def started() -> bool:
+        return any(json.loads(owner.read_text())["group"] for owner in (tmp_path / "work").glob("*/owner.json"))
+
+    wait_until(started, lambda: f"exit code {process.poll()}")
     process.terminate()
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and "the next attempt goes on after step 0" in said
     heartbeat = json.loads((tmp_path / f"work-{STEPS}.heartbeat").read_text())
     assert heartbeat["state"] == "interrupted" and heartbeat["attempt"] == 1
@@ -169,6 +169,7 @@ def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(fin
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 
+@pytest.mark.wide
 def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_path: Path) -> None:
     """A page each for the lock, the job and the wanted steps, and two for the log. A checkpoint that does not fit:
     tests/slurm/test_study.py."""
@@ -198,20 +199,20 @@ def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finish
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not (started := [log for log in (finished_copy / "work").glob("*/owner.json") if log.parent not in known]):
-        assert time.monotonic() < deadline and engine.poll() is None
-        time.sleep(0.05)
+
+    def started() -> list[Path]:
+        return [owner for owner in (finished_copy / "work").glob("*/owner.json") if owner.parent not in known]
+
+    wait_until(lambda: bool(started()), lambda: f"exit code {engine.poll()}")
+    (owner,) = started()
     engine.kill()
     engine.wait()
 
     run_snakemake(finished_copy, "--unlock")
     run_snakemake(finished_copy, str(record.relative_to(finished_copy)), "--rerun-incomplete")
-    assert (
-        f"waiting: {started[0].parent.relative_to(finished_copy)} is owned by" in record.with_suffix(".log").read_text()
-    )
+    assert f"waiting: {owner.parent.relative_to(finished_copy)} is owned by" in record.with_suffix(".log").read_text()
     assert json.loads(record.read_text())["trained"] == 0
-    steps = [json.loads(line)["step"] for line in whole_lines(started[0].with_name("log.jsonl"))]
+    steps = [json.loads(line)["step"] for line in whole_lines(owner.with_name("log.jsonl"))]
     assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
 
 
@@ -222,25 +223,14 @@ def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_o
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(shutil.copytree(compiled, tmp_path / "compiled")))
     for folder in (tmp_path / "compiled").iterdir():
         (folder / "lock").touch()
-    process = long_stage(finished, tmp_path).start("1")
-    try:
-        said, _ = process.communicate(timeout=120)
-    finally:
-        process.terminate()
-    assert process.returncode == 0, said
+    long_stage(finished, tmp_path).run("1")
 
 
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:
     stage = long_stage(finished, tmp_path)
     stage.run("2")
     job = next((tmp_path / "work").glob("*/job.json"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
-    done = subprocess.run(
-        [*command, "--module", "longshort.training.worker", "--job", str(job)],
-        cwd=finished,
-        env={**os.environ, "PYTHONPATH": str(finished / "src")},
-        capture_output=True,
-        text=True,
-    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "--module"]
+    done = run_python(finished, *launcher, "longshort.training.worker", "--job", str(job), check=False)
     assert done.returncode != 0
     assert "this run is one of 2 processes, as its specification says, and 1 were started" in done.stderr

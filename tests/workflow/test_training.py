@@ -20,6 +20,7 @@ from longshort.publish import read_record, write_record
 from longshort.training import launch
 from tests.support.project import ROOT
 from tests.support.stage import Stage
+from tests.support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
         launchers.append(subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True))
         time.sleep(3)
     try:
-        said = sorted(launcher.communicate(timeout=90)[0] for launcher in launchers)
+        said = sorted(launcher.communicate(timeout=PATIENCE)[0] for launcher in launchers)
     finally:
         for launcher in launchers:
             launcher.kill()
