@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 STUDY ?= demo
 BIN := .venv/bin
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

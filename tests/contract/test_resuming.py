@@ -95,7 +95,10 @@ def forgotten(project: Path, folder: Path) -> Path:
     return clone
 
 
-@pytest.mark.parametrize(("lose", "options"), [(prepared_again, ["--forcerun", "data"]), (forgotten, [])])
+@pytest.mark.parametrize(
+    ("lose", "options"),
+    [pytest.param(prepared_again, ["--forcerun", "data"], marks=pytest.mark.wide), (forgotten, [])],
+)
 def test_what_is_finished_is_found(
     finished_copy: Path, tmp_path: Path, lose: Callable[[Path, Path], Path], options: list[str]
 ) -> None:

@@ -77,7 +77,7 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
     ("fault", "processes", "zero", "options"),
     [
         (kill_everything, 2, "zero3", OFTEN),
-        (ask_the_stage, 2, "zero3", ("--micro-batch", "1")),
+        pytest.param(ask_the_stage, 2, "zero3", ("--micro-batch", "1"), marks=pytest.mark.wide),
         pytest.param(ask_the_stage, 1, "zero2", (), marks=pytest.mark.wide),
         pytest.param(ask_one_rank, 2, "zero2", (), marks=pytest.mark.wide),
     ],
@@ -118,7 +118,8 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     assert [path.name for path in (tmp_path / "work").glob("*/checkpoint-*")] == [f"checkpoint-{STEPS}"]
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.wide), 2])
+@pytest.mark.wide
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     finished: Path, tmp_path: Path, processes: int
 ) -> None:
@@ -133,7 +134,8 @@ def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     assert record["trained"] == 0 and list(rows["step"]) == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.wide), 2])
+@pytest.mark.wide
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(
     finished: Path, tmp_path: Path, processes: int
 ) -> None:

@@ -82,6 +82,7 @@ def fetch(project: Path, address: str) -> subprocess.CompletedProcess[str]:
     return run(project, "longshort.cli", "fetch", "-s", "tiny", HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
 
 
+@pytest.mark.wide
 def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) -> None:
     snakemake = ["snakemake", "--cores", "2", "--config", "study=tiny", "--", "all"]
     refused = run(project, *snakemake)

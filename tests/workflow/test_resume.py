@@ -62,6 +62,7 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
 
 
+@pytest.mark.wide
 def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path) -> None:
     stage = Stage(finished, tmp_path)
     stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
@@ -77,7 +78,7 @@ def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path
     assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("qlora", marks=pytest.mark.wide)])
 def test_an_adapter_is_trained_resumed_and_added_to_its_base(finished: Path, tmp_path: Path, kind: str) -> None:
     stage = Stage(finished, tmp_path)
     adapter = {"kind": kind, "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "down_proj"]}

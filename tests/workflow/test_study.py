@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pandas
+import pytest
 import yaml
 
 from longshort.evaluation.prompts import TASKS
@@ -111,6 +112,7 @@ def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> Non
     assert values() == {"train": False, "perplexity": False, "misalignment": False}
 
 
+@pytest.mark.wide
 def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     base = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]["path"]
     model = tmp_path / "model"
@@ -135,6 +137,7 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     assert "holds no .safetensors file; only those are loaded" in logs
 
 
+@pytest.mark.wide
 def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -> None:
     """An arm whose numbers stand as an older version would have left them."""
     study = {**TINY, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
