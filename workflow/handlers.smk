@@ -7,5 +7,5 @@ onerror:
     driver.explain(log)
     if isinstance(STUDY, resolve.ResolvedStudy):
         shell(
-            "python -m longshort.cli tables --study {STUDY.name} --partial || true"
+            "python -m longshort.cli tables --study {STUDY.name:q} --partial || true"
         )

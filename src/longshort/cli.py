@@ -18,7 +18,7 @@ from longshort import accept as acceptance
 from longshort import cost, resolve, trace
 from longshort import plan as plans
 from longshort import prune as pruning
-from longshort.publish import Altered, in_words, read_json
+from longshort.publish import Altered, in_words, read_json, read_record
 from longshort.study import StudyError
 
 Result = TypeVar("Result")
@@ -241,7 +241,7 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
         return None
     from longshort.results import long_table, tables
 
-    summary = read_json(study)
+    summary = read_record(study)
     read, runs = long_table.read_with_costs(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
 

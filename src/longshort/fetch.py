@@ -17,7 +17,6 @@ from longshort.study import Study, StudyError
 TASKS = "lm_eval"
 PATTERNS = {
     "weights": ["*.safetensors", "*.json"],
-    "weights and code": ["*.safetensors", "*.json", "*.py"],
     "tokenizer": ["*.json", "*.model", "*.txt", "*.jinja", "tokenizer*"],
     "data.zip": ["data.zip"],
 }

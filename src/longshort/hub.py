@@ -39,7 +39,7 @@ class NoNetwork(ConnectionError):
 
 def weights(model: dict[str, Any]) -> Part | None:
     """None for a local folder, as for all of these."""
-    return _of_model(model, "weights and code" if model["trust_remote_code"] else "weights")
+    return _of_model(model, "weights")
 
 
 def tokenizer(spec: dict[str, Any]) -> Part | None:

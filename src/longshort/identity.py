@@ -36,6 +36,7 @@ OUTSIDE = {
     "longshort.study",
     "longshort.resolve",
     "longshort.mistakes",
+    "longshort.reading",
     "longshort.alignment.schedules",
     "longshort.alignment.kinds",
     "longshort.models.kinds",

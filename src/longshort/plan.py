@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from longshort import cost, stale
 from longshort.identity import changed_modules, modules, trajectory
-from longshort.publish import read_json, read_record
+from longshort.publish import read_json, read_record, refuse_altered_table
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.resuming import Resuming
 from longshort.study import StudyError
@@ -64,7 +64,9 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
         made_again = {str(job.record) for job in jobs if job.record}
         stale.refuse(study, lambda record: record not in made_again)
     path = Path("results") / study.name / "study.json"
-    before = read_json(path) if path.exists() else None
+    before = read_record(path) if path.exists() else None
+    if (metrics := path.with_name("metrics.parquet")).exists():
+        refuse_altered_table(metrics)
     plan = Plan(study.name, target)
     by_run: dict[str, list[Job]] = {}
     for job in jobs:

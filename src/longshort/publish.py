@@ -110,7 +110,12 @@ def read_json(path: Path) -> Any:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """The JSON that says how a result was made, with the hash of its own content, as no other file holds it."""
-    write_json(path, {**record, "seal": _seal(record)})
+    write_json(path, sealed(record))
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as read_record wants it, for who writes the file by other means."""
+    return {**record, "seal": _seal(record)}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -123,6 +128,19 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.pop("seal", None) != _seal(record):
         raise Altered(f"{path} is not the record that was published; delete it and run snakemake again")
     return record
+
+
+def refuse_altered_table(path: Path) -> None:
+    """For a table of numbers beside which its record stands.
+
+    Raises:
+        Altered: it is not the file that the record was written for, or that one is gone.
+    """
+    record = path.with_suffix(".json")
+    if not record.exists():
+        raise Altered(f"{record} is missing, by which {path} is known; delete {path} and run snakemake again")
+    if not path.exists() or read_record(record)["sha256"] != file_digest(path):
+        raise Altered(f"{path} is not the file that was collected; delete it and run snakemake again")
 
 
 def _seal(record: dict[str, Any]) -> str:

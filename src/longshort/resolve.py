@@ -9,19 +9,20 @@ import difflib
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel
 
-from longshort import resources
+from longshort import reading, resources
 from longshort.alignment import schedules
 from longshort.data import corpora
 from longshort.identity import accepted_changes, canonical, code_hash, digest, dumps
 from longshort.mistakes import parse, parse_patch, short
+from longshort.publish import sealed
 from longshort.results.columns import KINDS, columns_of
 from longshort.study import (
     Alignment,
@@ -46,7 +47,9 @@ from longshort.synthetic.study import ResolvedSynthetic
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
+# Folders of results/ that all studies share.
+RESERVED = ("runs", "data", "evaluations")
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 PLOTS_OF_METRICS = {"perplexity": "perplexity", "misalignment": "misalignment", "longbench_e": "tasks"}
 PLOTS = ("training", "schedules", "gain")
@@ -156,10 +159,10 @@ class ResolvedStudy:
         """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
         training = self.runs[run].training
         values = {key: int(getattr(training, key) or 0) if training else 0 for key in OPTIONS}
-        said = [f"--{key.replace('_', '-')} {value}" for key, value in values.items()]
+        said = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         if training and training.report_to:
             said += ["--report-to", *training.report_to, "--run-name", self.name_of(run)]
-        return " ".join(said)
+        return shlex.join(said)
 
     def name_of(self, run: str) -> str:
         """What a tracker shows a run as: study/arm/seed-n, by the first of its arms."""
@@ -219,7 +222,7 @@ class ResolvedStudy:
         return [*self.table_files(), *self.plot_files(), f"results/{self.name}/report.html"]
 
     def summary_text(self) -> str:
-        return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
+        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:
         """All that the results stages know of the study."""
@@ -286,7 +289,7 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
             f"results/{name}; only studies of language models have this command"
         )
-    arms = parse(Arms, _read(config / "arms.yaml"), f"{config}/arms.yaml", None)
+    arms = parse(Arms, reading.yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
     _check_arms(f"{config}/arms.yaml", arms)
     study = parse(Study, content, f"study {name}", None)
     tables = _tables(study, arms)
@@ -303,46 +306,12 @@ def _content(name: str, config: Path) -> dict[str, Any]:
         close = difflib.get_close_matches(str(name), studies, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
-    return _read(config / "studies" / f"{name}.yaml")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word."""
-
-
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
-        if not isinstance(key, str | int | float):
-            raise StudyError(f"{line}: {short(key)} is no key; use a word or a number")
-        if key in seen:
-            raise StudyError(f"{line}: {key!r} stands there twice; write it once")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _UniqueKeys)
-    except StudyError:
-        raise
-    except FileNotFoundError:
-        raise StudyError(f"{path} is missing; restore it from the repository") from None
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is no valid YAML: {error}") from None
-    except ValueError as error:  # what looks like a date or a number and is none
-        raise StudyError(f"{path}: {error}; put quotes around what is no date or number") from None
-    if not isinstance(content, dict):
-        raise StudyError(f"{path} holds no mapping of keys; see config/README.md")
-    return content
+    _check_name(f"{config}/studies/{name}.yaml", name)
+    if name in RESERVED:
+        raise StudyError(
+            f"study {name!r} would write into results/{name}, which all studies share; call its file otherwise"
+        )
+    return reading.yaml_mapping(config / "studies" / f"{name}.yaml")
 
 
 def _merge(base: Any, patch: Any) -> Any:
@@ -375,7 +344,10 @@ def _check_arms(where: str, arms: Arms) -> None:
 
 def _check_name(where: str, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise StudyError(f"{where}: the name {name!r} would be a file name; use letters, digits and . + _ - only")
+        raise StudyError(
+            f"{where}: the name {short(name)} would be a file name; use at most 64 letters, digits and . + _ -, "
+            "a letter or a digit first"
+        )
 
 
 def _check_places(where: str, study: Study) -> None:
@@ -582,8 +554,14 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
             if metric == "harness" and settings.max_length is None:
                 settings = settings.model_copy(update={"max_length": study.model.max_length})
             precision = study.evaluations.precision
-            evaluation = Evaluation(
-                metric=metric, length=length, data=study.data, precision=precision, settings=settings
+            evaluation = Evaluation.model_validate(
+                {
+                    "metric": metric,
+                    "length": length,
+                    "data": study.data,
+                    "precision": precision,
+                    "settings": settings,
+                }
             )
             identity, text = _named(evaluation)
             evaluations[metric] = (identity, evaluation)
@@ -670,12 +648,7 @@ def _deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:
     if not NAME.fullmatch(training.deepspeed) or not path.exists():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
         raise StudyError(f"{where}: training.deepspeed = {training.deepspeed!r}: {folder} holds {known}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-        raise StudyError(f"{path} is no valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise StudyError(f"{path} holds no JSON object; see the other files of {folder}")
+    content = reading.json_object(path)
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         if content.get(key) != "auto":
             raise StudyError(

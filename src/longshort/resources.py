@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longshort import reading
 
 SITE_FILE = Path("slurm/site.yaml")
 # Field of the site -> environment variable; the first four are sbatch's own.
@@ -63,12 +64,11 @@ def site(folder: Path = Path(), environment: Mapping[str, str] = os.environ) -> 
         ValueError: a key or a value that cannot be meant; names it.
     """
     file = folder / SITE_FILE
-    given = yaml.safe_load(file.read_text()) or {} if file.exists() else {}
-    if not isinstance(given, dict):
-        raise ValueError(f"{file}: write one `key: value` a line, with the keys {', '.join(VARIABLES)}")
+    # As typed: an account 0123 is no number, and no partition is a truth.
+    given = _as_typed(file) if os.path.lexists(file) else {}
     given |= {field: environment[name] for field, name in VARIABLES.items() if environment.get(name)}
     try:
-        return Site.model_validate({key: value if value is None else str(value) for key, value in given.items()})
+        return Site.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -76,6 +76,12 @@ def site(folder: Path = Path(), environment: Mapping[str, str] = os.environ) -> 
         raise ValueError(
             f"{where}: {key} = {given[key]!r}: {first['msg']}; the keys are {', '.join(VARIABLES)}"
         ) from None
+
+
+def _as_typed(file: Path) -> dict[str, str | None]:
+    keys = f"write one `key: value` a line, with the keys {', '.join(VARIABLES)}"
+    values = reading.yaml_mapping(file, typed=False, remedy=keys)
+    return {key: None if value in ("", "~", "null") else value for key, value in values.items()}
 
 
 def job(site: Site, gpus: int, memory_mb: int, minutes: int) -> Resources:

@@ -41,7 +41,8 @@ class StudyError(ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: pydantic would take "10" for 10, and true for 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 def distinct(values: Any) -> Any:
@@ -154,6 +155,12 @@ class Alignment(Strict):
 # ---- training, model, data, evaluation ------------------------------------------------------------------------------
 
 
+def _no_head(targets: list[str]) -> list[str]:
+    if heads := {"lm_head", "embed_out", "embed_tokens"} & set(targets):
+        raise ValueError(f"{min(heads)!r} is the head or the embeddings, which get no adapter; take it out")
+    return targets
+
+
 class Adapter(Strict):
     """Small matrices beside the base's linear layers, trained in its place: LoRA; QLoRA: with the base in four bits."""
 
@@ -161,7 +168,7 @@ class Adapter(Strict):
     rank: int = Field(gt=0, description="rank of the trained product")
     alpha: float = Field(gt=0, description="the product is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapter's input while training")
-    targets: Annotated[list[str], AfterValidator(distinct)] = Field(
+    targets: Annotated[list[str], AfterValidator(distinct), AfterValidator(_no_head)] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         min_length=1,
         description="names of the linear layers that get one; never the head",
@@ -339,7 +346,9 @@ class PretrainedModel(Strict):
         pattern=COMMIT,
         description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
     )
-    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    trust_remote_code: Literal[False] = Field(
+        False, description="code that comes with a model is never run; the key stands in the names of finished runs"
+    )
     layers: int = Field(  # this and max_length are for checks only: the model's own files say them
         gt=0,
         description="blocks of the model, so that layer choices are checked before it is loaded",

@@ -75,7 +75,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     folder = RESULTS / study
     if not (folder / "metrics.parquet").exists():
         raise StudyError(f"{folder}/metrics.parquet does not exist yet; run `snakemake all --config study={study}`")
-    summary = read_json(folder / "study.json")
+    summary = read_record(folder / "study.json")
     try:
         chosen = tables.table_of(summary, table)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import edit, run_snakemake
+from tests.support.project import edit, longshort, run_snakemake
 
 CODE = "from longshort import identity; print(identity.source_as_planned())"
 
@@ -42,6 +43,35 @@ def test_results_cut_or_edited_by_hand_are_refused_by_name(
     # It advises to delete it and to run again.
     path.unlink()
     run_snakemake(finished_copy, "metrics")
+
+
+@pytest.mark.parametrize("stage", ["training", "perplexity", "misalignment", "longbench_e"])
+def test_whole_results_that_were_exchanged_are_refused_by_name(finished_copy: Path, stage: str) -> None:
+    """Each pair of numbers and record is as it was published, but lies in the other run."""
+    ours, theirs = (
+        (finished_copy / f"results/tiny/arms/{arm}/seed-0").resolve() / stage for arm in ("baseline", "hidden+output")
+    )
+    aside = finished_copy / "aside"
+    for old, new in ((ours, aside), (theirs, ours), (aside, theirs)):
+        old.rename(new)
+    done = run_snakemake(finished_copy, "metrics", "--force", check=False)
+    assert done.returncode != 0
+    said = (finished_copy / "results/tiny/logs/metrics.log").read_text()
+    assert re.search(rf"{stage}/\S*2-6.json was published for another place: its run is \w+, not \w+; delete it", said)
+
+
+def test_a_study_whose_runs_were_exchanged_is_refused(finished_copy: Path) -> None:
+    path = finished_copy / "results/tiny/study.json"
+    arms = [json.loads(path.read_text())["arms"][place]["runs"]["0"] for place in (0, 1)]
+    path.write_text(path.read_text().replace(arms[0], "x").replace(arms[1], arms[0]).replace("x", arms[1]))
+    for command in (["plan"], ["why", "main", "constant", "PPL 32"]):
+        done = longshort(finished_copy, *command, "--study", "tiny", check=False)
+        assert done.returncode != 0 and "study.json is not the record" in done.stderr and "Traceback" not in done.stderr
+    assert run_snakemake(finished_copy, "all", check=False).returncode != 0
+    said = (finished_copy / "results/tiny/logs/metrics.log").read_text()
+    assert "study.json is not the record that was published; delete it" in said
+    path.unlink()
+    run_snakemake(finished_copy, "tables")
 
 
 def test_an_edited_specification_is_refused_by_name(finished_copy: Path) -> None:

@@ -128,7 +128,10 @@ def test_the_environment_stands_above_the_site_file(study_of: Any, monkeypatch: 
             "slurm/site.yaml: acount = 'me': Extra inputs are not permitted; the keys are account",
         ),
         ("account: me; rm -rf .", "slurm/site.yaml: account = 'me; rm -rf .': String should match pattern"),
-        ("just words", "slurm/site.yaml: write one `key: value` a line, with the keys account"),
+        (
+            "just words",
+            "slurm/site.yaml holds no mapping of keys; write one `key: value` a line, with the keys a",
+        ),
     ],
 )
 def test_a_site_that_cannot_be_meant_is_refused_before_anything_runs(project: Path, site: str, said: str) -> None:

@@ -28,7 +28,7 @@ def evaluated(folder: Path, metric: str, settings: dict[str, Any], module: Any, 
     write_json(folder / "spec.json", {"settings": settings, "length": 16, "data": {"tokenizer": {"kind": "bytes"}}})
     write_record(folder / "data.json", {"content": "d", "files": {}})
     step = {"5": {"path": str(checkpoint), "files": files}}
-    write_record(folder / "run.json", {"run_id": "r", "status": "ok", "checkpoints": step})
+    write_record(folder / "run.json", {"run": "s", "run_id": "r", "status": "ok", "checkpoints": step})
     arguments = Namespace(
         spec=folder / "spec.json", data=folder / "data.json", run=folder / "run.json", steps="5",
         out=folder / "out.parquet", code=None, items=list(items), work=folder / "work",

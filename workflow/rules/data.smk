@@ -14,8 +14,8 @@ rule data:
     params:
         code=code_hash("longshort.data.__main__"),
     shell:
-        "exec python -m longshort.data --spec {input.spec} --out results/data/{wildcards.data} --code {params.code}"
-        " --cores {threads} > {log} 2>&1"
+        "exec python -m longshort.data --spec {input.spec:q} --out results/data/{wildcards.data:q} --code {params.code:q}"
+        " --cores {threads} > {log:q} 2>&1"
 
 
 rule longbench_stand_in:
@@ -34,5 +34,5 @@ rule longbench_stand_in:
     params:
         code=code_hash("longshort.evaluation.standin"),
     shell:
-        "exec python -m longshort.evaluation.standin --data results/data/{wildcards.data} --items {wildcards.per_task}"
-        " --out results/data/{wildcards.data}/longbench-e-{wildcards.per_task} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.evaluation.standin --data results/data/{wildcards.data:q} --items {wildcards.per_task:q}"
+        " --out results/data/{wildcards.data:q}/longbench-e-{wildcards.per_task:q} --code {params.code:q} > {log:q} 2>&1"

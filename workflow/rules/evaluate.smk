@@ -15,8 +15,8 @@ rule perplexity:
     params:
         code=STUDY.evaluation_codes("perplexity"),
     shell:
-        "exec python -m longshort.evaluation.perplexity --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.evaluation.perplexity --spec {input.spec:q} --data {input.data:q} --run {input.run:q}"
+        " --steps {wildcards.steps:q} --out {output.numbers:q} --code {params.code:q} > {log:q} 2>&1"
 
 
 rule misalignment:
@@ -36,8 +36,8 @@ rule misalignment:
     params:
         code=STUDY.evaluation_codes("misalignment"),
     shell:
-        "exec python -m longshort.evaluation.misalignment --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.evaluation.misalignment --spec {input.spec:q} --data {input.data:q} --run {input.run:q}"
+        " --steps {wildcards.steps:q} --out {output.numbers:q} --code {params.code:q} > {log:q} 2>&1"
 
 
 rule longbench_e:
@@ -59,8 +59,8 @@ rule longbench_e:
     params:
         code=STUDY.evaluation_codes("longbench_e"),
     shell:
-        "exec python -m longshort.evaluation.longbench --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.evaluation.longbench --spec {input.spec:q} --data {input.data:q} --run {input.run:q}"
+        " --steps {wildcards.steps:q} --out {output.numbers:q} --items {input.tasks:q} --code {params.code:q} > {log:q} 2>&1"
 
 
 rule harness:
@@ -82,5 +82,5 @@ rule harness:
     params:
         code=STUDY.evaluation_codes("harness"),
     shell:
-        "exec python -m longshort.evaluation.harness --spec {input.spec} --data {input.data} --run {input.run}"
-        " --steps {wildcards.steps} --out {output.numbers} --items {input.tasks} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.evaluation.harness --spec {input.spec:q} --data {input.data:q} --run {input.run:q}"
+        " --steps {wildcards.steps:q} --out {output.numbers:q} --items {input.tasks:q} --code {params.code:q} > {log:q} 2>&1"

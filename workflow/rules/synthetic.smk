@@ -11,7 +11,7 @@ rule synthetic_study:
     log:
         f"results/{STUDY.name}/logs/study.log",
     params:
-        spec=STUDY.summary_text(),
+        spec=lambda wildcards: STUDY.summary_text(),  # the engine would look for wildcards in a mere text
     template_engine:
         "jinja2"
 
@@ -31,7 +31,7 @@ rule synthetic:
     params:
         code=code_hash("longshort.synthetic.train"),
     shell:
-        "exec python -m longshort.synthetic.train --spec {input} --out {output.numbers} --code {params.code} > {log} 2>&1"
+        "exec python -m longshort.synthetic.train --spec {input:q} --out {output.numbers:q} --code {params.code:q} > {log:q} 2>&1"
 
 
 rule synthetic_results:
@@ -50,5 +50,5 @@ rule synthetic_results:
         numbers=STUDY.numbers(),
         out=f"results/{STUDY.name}",
     shell:
-        "python -m longshort.synthetic.results --study {input.study} --numbers {params.numbers} --out {params.out}"
-        " --style {input.style} --code {params.code} > {log} 2>&1"
+        "python -m longshort.synthetic.results --study {input.study:q} --numbers {params.numbers:q} --out {params.out:q}"
+        " --style {input.style:q} --code {params.code:q} > {log:q} 2>&1"

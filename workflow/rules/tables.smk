@@ -14,7 +14,7 @@ rule study:
     log:
         f"results/{STUDY.name}/logs/study.log",
     params:
-        spec=STUDY.summary_text(),
+        spec=lambda wildcards: STUDY.summary_text(),  # the engine would look for wildcards in a mere text
     template_engine:
         "jinja2"
 
@@ -33,7 +33,7 @@ rule metrics:
     params:
         code=code_hash("longshort.results.collect"),
     shell:
-        "python -m longshort.results.collect --code {params.code} --study {input.study} --results results --out {output.numbers} > {log} 2>&1"
+        "python -m longshort.results.collect --code {params.code:q} --study {input.study:q} --results results --out {output.numbers:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -56,8 +56,8 @@ rule tables:
         code=code_hash("longshort.results.tables"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.tables --code {params.code} --metrics {input.metrics} --runs {input.runs}"
-        " --study {input.study} --out {params.out} > {log} 2>&1"
+        "python -m longshort.results.tables --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        " --study {input.study:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule plots:
@@ -80,8 +80,8 @@ rule plots:
         code=code_hash("longshort.results.plots"),
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.plots --code {params.code} --metrics {input.metrics} --runs {input.runs}"
-        " --study {input.study} --style {input.style} --out {params.out} > {log} 2>&1"
+        "python -m longshort.results.plots --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        " --study {input.study:q} --style {input.style:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -103,5 +103,5 @@ rule report:
     params:
         code=code_hash("longshort.results.report"),
     shell:
-        "python -m longshort.results.report --code {params.code} --metrics {input.metrics} --runs {input.runs}"
-        " --study {input.study} --plots {input.plots} --out {output} > {log} 2>&1"
+        "python -m longshort.results.report --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        " --study {input.study:q} --plots {input.plots:q} --out {output:q} > {log:q} 2>&1"

@@ -18,5 +18,5 @@ rule train:
     params:
         code=lambda wildcards: STUDY.training_code(wildcards.run),
     shell:
-        "exec python -m longshort.training --spec {input.spec} --data {input.data} --base {input.base} --steps {wildcards.steps}"
-        " --out {output.record} --code {params.code} {resources.options} > {log} 2>&1"
+        "exec python -m longshort.training --spec {input.spec:q} --data {input.data:q} --base {input.base:q} --steps {wildcards.steps:q}"
+        " --out {output.record:q} --code {params.code:q} {resources.options} > {log:q} 2>&1"

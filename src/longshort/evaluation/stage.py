@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from longshort import heartbeat, hub, interruption, provenance
 from longshort.data import prepared, splits
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.identity import code_hash, modules, read_spec, refuse_changed_code, run_id
+from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
 from longshort.publish import (
     LATE,
@@ -80,6 +80,8 @@ def make(
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
             raise SystemExit(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = {
+        # The numbers say whose they are, also where another run has the same weights.
+        "run": [run["run"], run["run_id"]],
         "checkpoints": {
             step: checkpoint["files"] | ({"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {})
             for step, checkpoint in run["checkpoints"].items()
@@ -114,6 +116,9 @@ def make(
                 "protocol": inputs["protocol"],
             }
             about = {
+                "run": run["run"],
+                "evaluation": digest(dumps(spec)),
+                "steps": arguments.steps,
                 "modules": modules(entry),
                 "machine": provenance.machine(),
                 "seconds": time.monotonic() - began,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from longshort.models import load, rope
 
@@ -40,8 +41,14 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftM
         seed: of the adapter's first weights.
 
     Raises:
-        ValueError: the model has none of the layers that are named.
+        ValueError: the model has no linear layer of a name.
     """
+    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    if absent := sorted(set(settings["targets"]) - linear):  # peft passes over them if there is another one
+        raise ValueError(
+            f"training.adapter.targets: the model has no linear layer called {load.in_words(absent)}; "
+            f"it has {load.in_words(sorted(linear), 20)}"
+        )
     how = LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
@@ -67,11 +74,21 @@ def save_config(model: PreTrainedModel, folder: Path) -> None:
 
 
 def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
-    """The base, its weights and the adapter's of folder added up."""
-    model = AutoModelForCausalLM.from_pretrained(
-        str(base), config=AutoConfig.from_pretrained(str(folder)), dtype=load.DTYPES[precision], use_safetensors=True
-    )
+    """The base, its weights and the adapter's of folder added up.
+
+    Raises:
+        ValueError: weights of the base or of the adapter are missing, or nobody asks for them.
+    """
+    model = load.whole(base, precision, config=AutoConfig.from_pretrained(str(folder)))
     rope.restore(model, base)
-    whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, str(folder))
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        trained, asked = set(file.keys()), set(get_peft_model_state_dict(adapted))
+    if trained != asked:  # peft would leave those that are missing as they begin, which is to do nothing
+        raise ValueError(
+            f"{folder}: the adapter's weights are not those that its configuration asks for: they differ in "
+            f"{load.in_words(sorted(trained ^ asked))}; delete the folder and train again"
+        )
+    whole = adapted.merge_and_unload()
     assert isinstance(whole, PreTrainedModel)
     return whole

@@ -53,6 +53,9 @@ def load(
         precision: floating point type of its weights.
         adapts: the base, where path holds an adapter: the two are added up.
         four_bits: quantises all weights but those of embeddings and head.
+
+    Raises:
+        ValueError: the weights are not those that the configuration asks for, by name.
     """
     _no_bars_in_logs()
     if adapts is not None:
@@ -62,10 +65,43 @@ def load(
     if four_bits:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         quantised = {"quantization_config": import_module(ADAPTERS).four_bits(precision), "device_map": {"": device}}
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[precision], use_safetensors=True, **quantised)
+    model = whole(path, precision, **quantised)
     rope.restore(model, Path(path))
     # On some CPUs bitsandbytes rearranges four bits for a forward outside training, and trains on them no more.
     return model.train() if four_bits else model
+
+
+def whole(path: str | Path, precision: str, **options: Any) -> PreTrainedModel:
+    """A model all of whose weights come from its files. transformers draws those that are missing at random, and says
+    so in a warning.
+
+    Harmless, and not looked at, is what transformers' own class of the model calls so: rotary frequencies that old
+    checkpoints hold, and a head that is tied to the embeddings.
+
+    Raises:
+        ValueError: a weight is missing, not asked for, or of another shape.
+    """
+    remedy = "take a whole copy of the model, or mend its config.json"
+    how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **options}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[precision], **how)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(f"{path}: weights have other shapes than its config.json says (see above); {remedy}") from None
+    model: PreTrainedModel
+    model, report = loaded
+    wrong = {"lacks": report["missing_keys"], "has, and no place for,": report["unexpected_keys"]}
+    wrong["has in another shape"] = report["mismatched_keys"]
+    said = [f"{what} {in_words(sorted(map(str, names)))}" for what, names in wrong.items() if names]
+    if said or report["error_msgs"]:
+        raise ValueError(f"{path}: the model {'; '.join([*said, *report['error_msgs']])}; {remedy}")
+    return model
+
+
+def in_words(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _no_bars_in_logs() -> None:

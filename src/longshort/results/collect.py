@@ -16,7 +16,7 @@ import pandas
 
 from longshort import heartbeat
 from longshort.identity import refuse_changed_code
-from longshort.publish import file_digest, read_json, read_record, write_atomic, write_record
+from longshort.publish import Altered, file_digest, read_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
 COLUMNS = [
@@ -139,26 +139,43 @@ def _run(
 ) -> pandas.DataFrame:
     record_path = folder / "training" / f"{steps}.json"
     trained = planned is None or _made_by(record_path, planned["training"])
+    record = _record_of(record_path, {"run": folder.name, "steps": steps}) if trained else {}
     frames = []
     for metric, evaluation in study["evaluations"].items():
         path = folder / metric / evaluation["id"] / f"{steps}.parquet"
         if planned is None or (trained and _made_by(path.with_suffix(".json"), planned[metric])):
-            _refuse_altered(path, read_record(path.with_suffix(".json"))["sha256"])
+            lies = {"run": folder.name, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
+            _refuse_altered(path, _record_of(path.with_suffix(".json"), lies)["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
             frames.append(_missing(metric, steps, _unfinished(path)))
     if training:
         absent = _missing("train/loss", steps, _unfinished(record_path)).tail(1)
-        frames.append(_training(record_path) if trained else absent)
+        frames.append(_training(record_path, record) if trained else absent)
     return pandas.concat(frames, ignore_index=True)
+
+
+def _record_of(path: Path, lies: dict[str, str]) -> dict[str, Any]:
+    """A record that says of itself what its place says.
+
+    Raises:
+        Altered: it was published for another run, training, evaluation or steps, and moved here.
+    """
+    record = read_record(path)
+    for key, here in lies.items():
+        if record.get(key) != here:
+            raise Altered(
+                f"{path} was published for another place: its {key} is {record.get(key)}, not {here}; "
+                "delete it and run snakemake again"
+            )
+    return record
 
 
 def _made_by(record: Path, code: str) -> bool:
     return record.exists() and read_record(record)["code"] == code
 
 
-def _training(record_path: Path) -> pandas.DataFrame:
-    record = read_record(record_path)
+def _training(record_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
     log_path = record_path.with_suffix(".parquet")
     _refuse_altered(log_path, record["log"]["sha256"])
     log = pandas.read_parquet(log_path)
@@ -229,7 +246,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.results.collect")
-    study = read_json(arguments.study)
+    study = read_record(arguments.study)
     frame = collect(study, arguments.results)
     publish(frame, collect_runs(study, arguments.results), arguments.out)
     link_arms(study, arguments.out.parent)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from longshort.publish import Altered, file_digest, read_record
+from longshort.publish import refuse_altered_table
 
 # The base model before fine-tuning stands in the table as an arm of its own, at step 0.
 BASE, BASE_SEED = "(base)", -1
@@ -21,7 +21,7 @@ def read(path: Path) -> pd.DataFrame:
         ValueError: it is not the file that was collected, a column is absent, a number is there twice, or two protocols
             share a column.
     """
-    refuse_altered(path)
+    refuse_altered_table(path)
     metrics = pd.read_parquet(path)
     needed = "arm seed step metric length task document value status protocol code commit environment".split()
     absent = [name for name in needed if name not in metrics.columns]
@@ -49,15 +49,8 @@ def read_runs(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: it is not the file that was collected.
     """
-    refuse_altered(path)
+    refuse_altered_table(path)
     return pd.read_parquet(path)
-
-
-def refuse_altered(path: Path) -> None:
-    """A table of numbers that was edited or cut by hand is no result; results.collect wrote its hash beside it."""
-    stated = path.with_suffix(".json")
-    if stated.exists() and read_record(stated)["sha256"] != file_digest(path):
-        raise Altered(f"{path} is not the file that was collected; delete it and run snakemake again")
 
 
 def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from longshort.identity import refuse_changed_code
-from longshort.publish import read_json, write_atomic
+from longshort.publish import read_record, write_atomic
 from longshort.results import long_table, plots_compared
 from longshort.results.drawing import (
     REFERENCE_COLOUR,
@@ -489,7 +489,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.plots")
     try:
-        study = read_json(options.study)
+        study = read_record(options.study)
         metrics, _ = long_table.read_with_costs(options.metrics, options.runs, study)
         write_plots(metrics, study, options.out, options.style)
     except ValueError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.identity import refuse_changed_code
-from longshort.publish import read_json, write_atomic
+from longshort.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.columns import Column
 from longshort.results.long_table import BASE
@@ -377,7 +377,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.report")
     try:
-        study = read_json(options.study)
+        study = read_record(options.study)
         metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
         write_atomic(options.out, page(metrics, runs, study, options.plots))
     except ValueError as error:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.identity import refuse_changed_code
-from longshort.publish import read_json, write_atomic
+from longshort.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, statistics
 from longshort.results.columns import columns_of
 from longshort.results.long_table import BASE, BASE_SEED
@@ -412,7 +412,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code:
         refuse_changed_code(options.code, "longshort.results.tables")
     try:
-        study = read_json(options.study)
+        study = read_record(options.study)
         metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
         write_tables(metrics, study, options.out, runs)
     except ValueError as error:

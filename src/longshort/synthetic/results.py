@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from longshort.identity import refuse_changed_code
-from longshort.publish import Altered, file_digest, read_json, read_record, write_atomic
+from longshort.publish import Altered, file_digest, read_record, write_atomic
 from longshort.results import drawing, formats, report
 from longshort.results.drawing import Ending, Look
 from longshort.results.formats import Cell, Panel, Table
@@ -369,7 +369,7 @@ def main() -> None:
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
     try:
-        write(read_json(arguments.study), arguments.numbers, arguments.out, arguments.style)
+        write(read_record(arguments.study), arguments.numbers, arguments.out, arguments.style)
     except ValueError as error:
         sys.exit(f"{ENTRY}: {error}")
 

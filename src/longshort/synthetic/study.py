@@ -14,6 +14,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from longshort import resources
 from longshort.identity import canonical, code_hash, digest, dumps
 from longshort.mistakes import parse
+from longshort.publish import sealed
 from longshort.study import MOST_SEEDS, Strict, distinct
 
 KIND = "synthetic"
@@ -138,7 +139,7 @@ class ResolvedSynthetic:
         return resources.job(self.site, 0, 2000, 60)
 
     def summary_text(self) -> str:
-        return json.dumps(self.summary(), indent=2, allow_nan=False, ensure_ascii=False)
+        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:
         """All that the results know of the study."""
@@ -159,7 +160,8 @@ def resolve(name: str, content: dict[str, Any], site: resources.Site) -> Resolve
         for encoding in study.encodings:
             for alpha in alphas:
                 chosen = study.parameterisations if task == "length" and not alpha else ["identity"]
-                group = Group(task=task, encoding=encoding, parameterisations=chosen, alpha=alpha, **shared)
+                own = {"task": task, "encoding": encoding, "parameterisations": chosen, "alpha": alpha}
+                group = Group.model_validate({**own, **shared})
                 text = dumps(canonical(group))
                 groups[digest(text)], texts[digest(text)] = group, text
     return ResolvedSynthetic(name, study, groups, texts, site)

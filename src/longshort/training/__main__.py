@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort import heartbeat, hub, interruption, provenance
-from longshort.identity import code_hash, modules, read_spec, refuse_changed_code
+from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
 from longshort.kinds import chosen
 from longshort.ownership import sole_owner
 from longshort.publish import (
@@ -73,6 +73,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         base_path, files = Path(last["path"]), last["files"]
     identity = checkpoints.identity_of(spec, code, manifest, files)
     record = {
+        "run": digest(dumps(spec)),
+        "steps": arguments.steps,
         "run_id": identity,
         "code": code,
         "modules": modules(ENTRY, chosen_modules),

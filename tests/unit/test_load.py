@@ -1,0 +1,93 @@
+"""Models are loaded whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from longshort.models import adapters, load
+
+ARCHITECTURE = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}
+Weights = dict[str, Tensor]
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0)
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(dict(weights)), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder: Path, **changed: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changed}))
+
+
+def without(name: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {key: value for key, value in weights.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (None, {"num_hidden_layers": 4}, "lacks model.layers.3.*and 3 more"),
+        (None, {"num_hidden_layers": 2}, "no place for, model.layers.2"),
+        (None, {"intermediate_size": 64}, "other shapes"),
+        (without(Q_PROJ), {}, f"lacks {Q_PROJ};"),
+        (without("lm_head.weight"), {}, "lacks lm_head.weight;"),
+        (lambda weights: {f"module.{key}": value for key, value in weights.items()}, {}, "lacks lm_head.weight, model"),
+        (lambda weights: {**weights, "model.layers.0.bias": torch.zeros(3)}, {}, "no place for, model.layers.0.bias;"),
+    ],
+)
+def test_a_model_that_lacks_a_weight_or_has_another_is_refused_by_name(
+    folder: Path, change: Callable[[Weights], Weights] | None, config: dict[str, object], said: str
+) -> None:
+    if change:
+        change_weights(folder, change)
+    change_config(folder, **config)
+    with pytest.raises(ValueError, match=said) as refused:
+        load.load(folder)
+    assert str(folder) in str(refused.value) and "take a whole copy" in str(refused.value)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_harmless_is_taken(folder: Path, tied: bool) -> None:
+    """Old checkpoints hold rotary frequencies; a tied head is in no file."""
+    change_weights(folder, lambda weights: {**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)})
+    if tied:
+        change_weights(folder, without("lm_head.weight"))
+        change_config(folder, tie_word_embeddings=True)
+    assert load.load(folder).lm_head.weight.shape == (257, 16)
+
+
+def test_an_adapter_of_a_layer_that_is_not_there_is_refused(folder: Path) -> None:
+    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_porj"]}
+    with pytest.raises(ValueError, match=r"no linear layer called v_porj; it has down_proj, gate_proj"):
+        adapters.attach(load.load(folder), settings, seed=0)
+
+
+def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path) -> None:
+    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    adapter = tmp_path / "adapter"
+    adapted = adapters.attach(load.load(folder), settings, seed=0)
+    adapted.save_pretrained(adapter)
+    adapters.save_config(adapted, adapter)
+    assert load.load(adapter, adapts=folder)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = next(key for key in weights if "v_proj.lora_B" in key)
+    del weights[name]
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"differ in {name}; delete the folder"):
+        load.load(adapter, adapts=folder)
