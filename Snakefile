@@ -11,7 +11,7 @@ os.environ.update(
     PYTHONPATH=str(Path(driver.__file__).parents[1]),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
-STUDY = resolve.load_any(config.get("study", "demo"))
+STUDY = resolve.of_config(config)
 # Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
 if PLANNED not in os.environ:
     stale.refuse_unnoticed(STUDY)

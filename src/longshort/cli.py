@@ -176,6 +176,8 @@ def prune(
         f"{in_words(sum(f.size for f in unneeded))} in {len(unneeded)} folders that no study in config/studies needs"
     )
     names = [str(folder.path) for folder in unneeded] if everything else folders or []
+    if names and not dry_run:
+        typer.echo(f"to be deleted: {', '.join(names)}")
     if names and not dry_run and (yes or typer.confirm(f"Delete {len(names)} folders?")):
         _or_exit(lambda: pruning.remove(names, found))
         typer.echo(f"deleted {', '.join(names)}")

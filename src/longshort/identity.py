@@ -31,11 +31,15 @@ ACCEPTED = Path("results/accepted.json")
 # What the syntax trees of files came to, by the files' text: parsing them costs every plan and every job of a cluster
 # more than all else that they import. Like Python's own caches beside it, it can be deleted at any time.
 TREES = SOURCE / "__pycache__" / "trees.json"
+# Of studies, arms and tables: they become names of files and folders, and words of a command.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
     "longshort.study",
     "longshort.resolve",
     "longshort.mistakes",
+    "longshort.places",
+    "longshort.zero",
     "longshort.reading",
     "longshort.alignment.schedules",
     "longshort.alignment.kinds",
@@ -261,8 +265,16 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
         if not isinstance(changes, list):
             raise TypeError("it is no list")
         for change in changes:
-            for key in ("arm", "runs", "records", "stage", "from", "to", "modules", "because", "time"):
-                change[key]
+            for key in ("arm", "stage", "from", "to", "because", "time"):
+                if not isinstance(change[key], str) or not change[key].strip():
+                    raise TypeError(f"{key} is no text")
+            for key in ("runs", "records", "modules"):
+                if not all(isinstance(one, str) for one in change[key]) or isinstance(change[key], str):
+                    raise TypeError(f"{key} is no list of texts")
+            if not change["runs"] or {Path(record).parts[2:3] for record in change["records"]} != {
+                (run,) for run in change["runs"]
+            }:
+                raise ValueError("runs and records do not name the same runs")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is not what `longshort accept` wrote ({type(error).__name__}: {error}): it was edited or cut; "

@@ -29,9 +29,9 @@ def parse_patch(model: type[BaseModel], values: Any, where: str, prefix: str) ->
 
 # How pydantic's own messages are said here, by type and by how its types begin.
 MUST = {
-    "greater_than_equal": "must be at least {ge:g}",
-    "greater_than": "must be above {gt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than_equal": "must be at least {ge:.10g}",
+    "greater_than": "must be above {gt:.10g}",
+    "less_than_equal": "must be at most {le:.10g}",
     "less_than": "must be below {lt}",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must have the form {pattern}",

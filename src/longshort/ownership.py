@@ -27,6 +27,11 @@ from longshort.publish import write_json
 BEAT = 10.0
 SILENCE = 300.0
 SECONDS_BETWEEN_LINES = 60.0
+# What an owner file says at least, and the owner of one that does not: such files appear whole, so it was edited.
+KINDS: dict[str, Any] = {"token": str, "host": str, "pid": int, "born": int, "job": str | None, "group": int | None}
+UNREADABLE: dict[str, Any] = {"token": "", "host": "", "pid": 0, "born": 0, "job": None, "group": None}
+# How long it is waited for somebody to look after it.
+LOOKED_AFTER = 600.0
 
 
 class Lost(RuntimeError):
@@ -34,7 +39,7 @@ class Lost(RuntimeError):
 
 
 class Owned(RuntimeError):
-    """Another process owns the folder."""
+    """Another process owns the folder, or it cannot be told which one."""
 
 
 class Owner(NamedTuple):
@@ -88,7 +93,8 @@ def sole_owner(folder: Path, wait: bool = True) -> Iterator[Owner]:
     """Waits until no other job writes below folder, then owns it.
 
     Raises:
-        Owned: wait is False, and the folder has an owner that lives.
+        Owned: wait is False, and the folder has an owner that lives, or one that cannot be told.
+        SystemExit: the owner file cannot be read, and nobody has looked after it for LOOKED_AFTER seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     me = about_me()
@@ -119,18 +125,25 @@ def about_me() -> dict[str, Any]:
 
 
 def content(owner: Path) -> dict[str, Any]:
-    """What an owner file says; nothing if there is none."""
+    """What an owner file says; nothing if there is none, UNREADABLE if it is not one that was written here."""
+    if os.path.lexists(owner) and not owner.is_file():  # to read a pipe would wait for who writes into it
+        return UNREADABLE
     try:
-        read: dict[str, Any] = json.loads(owner.read_text())
+        read = json.loads(owner.read_text())
     except FileNotFoundError:
         return {}
-    return read
+    except (OSError, ValueError):
+        return UNREADABLE
+    whole = isinstance(read, dict) and all(isinstance(read.get(key), kind) for key, kind in KINDS.items())
+    return read if whole else UNREADABLE
 
 
 def is_owned(folder: Path) -> bool:
     """Whether a living process owns a folder; that of another host is looked at for a few beats."""
     file = folder / "owner.json"
     first = state = content(file)
+    if state is UNREADABLE:
+        return True
     if not state or state["host"] == socket.gethostname():
         return bool(state) and not is_gone(state, 0.0, 0.0)
     with suppress(FileNotFoundError):
@@ -153,6 +166,8 @@ def is_gone(state: dict[str, Any], silent: float, patience: float) -> bool:
 def described(state: dict[str, Any]) -> str:
     if not state:
         return "nobody"
+    if state is UNREADABLE:
+        return "nobody that can be told"
     job = f", SLURM job {state['job']}" if state["job"] else ""
     return f"process {state['pid']} on {state['host']}{job}"
 
@@ -161,15 +176,29 @@ def _wait_for(owner: Path, mine: Path, wait: bool) -> None:
     # One that does not wait begins nothing that it could lose: it looks for a few beats.
     patience = SILENCE if wait else 3 * BEAT
     seen: tuple[str, float] | None = None  # the owner and its last heartbeat
-    since, said = 0.0, -math.inf
+    since, said, unread = 0.0, -math.inf, math.inf
     while not _claimed(mine, owner):
+        time.sleep(0.01)  # its owner may have gone meanwhile, and another one come
         try:
-            state, beat = content(owner), owner.stat().st_mtime
+            state, beat = content(owner), owner.lstat().st_mtime
         except FileNotFoundError:
             continue
         if not state:
             continue
         now = time.monotonic()
+        if state is UNREADABLE:
+            unread = min(unread, now)
+            trouble = f"{owner} does not say who owns {owner.parent}: if no job is at work there, delete it"
+            if not wait:
+                raise Owned(trouble)
+            if now - unread > LOOKED_AFTER:
+                raise SystemExit(trouble)
+            if now - said >= SECONDS_BETWEEN_LINES:
+                said = now
+                print(f"waiting: {trouble}", flush=True)
+            time.sleep(1.0)
+            continue
+        unread = math.inf
         here = state["host"] == socket.gethostname()
         if (state["token"], beat) != seen:
             beats = here or seen is not None

@@ -1,12 +1,17 @@
-"""`longshort prune`: what each study in config/studies needs of the disk, and what none of them needs."""
+"""`longshort prune`: what each study in config/studies needs of the disk, and what none of them needs.
+
+It looks at folders alone that the layout makes, by their names of 16 hexadecimal digits; never at links, at what a
+study names as its model, tokenizer, corpus or tasks, or at what a job is at work on.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from longshort import resolve, stale
+from longshort import heartbeat, ownership, resolve, stale
 from longshort.publish import read_json, read_record
 from longshort.study import StudyError
 
@@ -14,6 +19,7 @@ RESULTS, WORK = Path("results"), Path("work")
 # Finished evaluations, by what they are made of: a job that runs again finds its own there.
 EVALUATIONS = WORK / "evaluations"
 KINDS = ("runs", "data", "evaluations")
+NAMED = re.compile("[0-9a-f]{16}")
 
 
 class Kept(NamedTuple):
@@ -31,23 +37,53 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         StudyError: a study's configuration is wrong: what it needs is not known, so nothing is called unneeded.
         Altered: a record was edited or cut: what it names is not known.
     """
-    studies = {
-        path.stem: set(resolve.load_any(path.stem, config).texts)
-        for path in sorted((config / "studies").glob("*.yaml"))
-    }
+    studies = {path.stem: resolve.load_any(path.stem, config) for path in sorted((config / "studies").glob("*.yaml"))}
+    named = {Path(place).resolve() for study in studies.values() for place in _named_by(study)}
     found = []
     needed_work: dict[str, list[str]] = {}
-    for folder in (folder for kind in KINDS for folder in sorted((RESULTS / kind).glob("*")) if folder.is_dir()):
-        if (folder / "owner.json").exists():  # a corpus that is being prepared
-            continue
-        needed_by = [study for study, needed in studies.items() if folder.name in needed]
-        found.append(Kept(folder, size(folder), needed_by))
+    for folder in (folder for kind in KINDS for folder in _folders(RESULTS / kind, named)):
+        needed_by = [name for name, study in studies.items() if folder.name in study.texts]
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
-    for folder in sorted(WORK.glob("*")):
-        if folder.is_dir() and folder.name not in ("evaluations", "drivers") and not (folder / "owner.json").exists():
+        if not _is_in_use(folder):
+            found.append(Kept(folder, size(folder), needed_by))
+    for folder in _folders(WORK, named):
+        if not _is_in_use(folder):
             found.append(Kept(folder, size(folder), needed_work.get(folder.name, [])))
     return found
+
+
+def _folders(place: Path, named: set[Path]) -> list[Path]:
+    found = [folder for folder in sorted(place.glob("*")) if NAMED.fullmatch(folder.name)]
+    found = [folder for folder in found if folder.is_dir() and not folder.is_symlink()]
+    return [folder for folder in found if not any(_overlap(folder.resolve(), taken) for taken in named)]
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
+
+
+def _named_by(study: resolve.ResolvedStudy | resolve.ResolvedSynthetic) -> list[str]:
+    """The places that a study's own file names."""
+    if not isinstance(study, resolve.ResolvedStudy):
+        return []
+    asked = study.study
+    values = [getattr(asked.model, "name", None), getattr(asked.data.tokenizer, "name", None)]
+    values.append(getattr(asked.data.corpus, "path", None))
+    longbench, harness = asked.evaluations.longbench_e, asked.evaluations.harness
+    values.append(getattr(longbench.source, "path", None) if longbench else None)
+    values.append(harness.include_path if harness else None)
+    return [value for value in values if value is not None]
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
+    if ownership.is_owned(folder) or any(ownership.is_owned(WORK / name) for name in _work_of(folder)):
+        return True
+    beats = {path: heartbeat.read_whole(path).get("state") for path in folder.rglob("*.heartbeat")}
+    now = heartbeat.clock(folder) if beats else 0.0
+    living = (path for path, state in beats.items() if state in (heartbeat.RUNNING, heartbeat.WAITING))
+    return any(now - path.stat().st_mtime < heartbeat.SILENT for path in living)
 
 
 def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
@@ -65,7 +101,8 @@ def remove(names: list[str], found: list[Kept]) -> None:
     """Deletes the named folders, after all names were looked at.
 
     Raises:
-        StudyError: a name is none of the folders that no study needs; nothing is deleted then.
+        StudyError: a name is none of the folders that no study needs, or a job has begun to use it; nothing is deleted
+            then. Or the system refuses to delete one; the message says which ones are gone.
     """
     unneeded = {str(folder.path) for folder in found if not folder.needed_by}
     for name in names:
@@ -74,7 +111,14 @@ def remove(names: list[str], found: list[Kept]) -> None:
             why = f"study {', '.join(needed_by)} needs it" if needed_by else "it is none of those that are listed"
             raise StudyError(f"{name} is not deleted: {why}; `longshort prune` lists what no study needs")
     for name in names:
-        shutil.rmtree(name)
+        if _is_in_use(Path(name)):
+            raise StudyError(f"{name} is not deleted, nor anything else: a job has begun to use it")
+    for place, name in enumerate(names):
+        try:
+            shutil.rmtree(name)
+        except OSError as error:
+            gone = ", ".join(names[:place]) or "nothing"
+            raise StudyError(f"{name} cannot be deleted: {error}; deleted before it: {gone}") from None
 
 
 def _work_of(results: Path) -> set[str]:

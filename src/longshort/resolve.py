@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +16,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from longshort import reading, resources
+from longshort import places, reading, resources, zero
 from longshort.alignment import schedules
 from longshort.data import corpora
-from longshort.identity import accepted_changes, canonical, code_hash, digest, dumps
+from longshort.identity import NAME, accepted_changes, canonical, code_hash, digest, dumps
 from longshort.mistakes import parse, parse_patch, short
 from longshort.publish import sealed
 from longshort.results.columns import KINDS, columns_of
@@ -32,8 +31,6 @@ from longshort.study import (
     HiddenTerm,
     OutputTerm,
     Override,
-    PretrainedModel,
-    PretrainedTokenizer,
     RunSpec,
     Study,
     StudyError,
@@ -47,7 +44,6 @@ from longshort.synthetic.study import ResolvedSynthetic
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 # Folders of results/ that all studies share.
 RESERVED = ("runs", "data", "evaluations")
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
@@ -203,7 +199,11 @@ class ResolvedStudy:
     def harness_files(self) -> list[str]:
         """One's own task files of the harness, with what lies beside them."""
         settings = self.study.evaluations.harness
-        return [str(path) for path in _task_files(settings.include_path)] if settings and settings.include_path else []
+        return (
+            [str(path) for path in places.task_files(settings.include_path)]
+            if settings and settings.include_path
+            else []
+        )
 
     def table_files(self, *kinds: str) -> list[str]:
         return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in kinds or TABLE_KINDS]
@@ -269,6 +269,20 @@ class ResolvedStudy:
         }
 
 
+def of_config(config: dict[str, Any]) -> ResolvedStudy | ResolvedSynthetic:
+    """The study that the engine was given: `--config study=NAME`.
+
+    Raises:
+        StudyError: as load; or a key that is not known, of which nothing would come.
+    """
+    if unknown := sorted(set(config) - {"study"}):
+        raise StudyError(
+            f"--config {unknown[0]}={config[unknown[0]]}: unknown key; only study=NAME is known here, all else "
+            f"stands in {CONFIG}/studies/NAME.yaml"
+        )
+    return load_any(config.get("study", "demo"))
+
+
 def load_any(name: str, config: Path = CONFIG) -> ResolvedStudy | ResolvedSynthetic:
     """As load, and a study of another kind, too."""
     content = _content(name, config)
@@ -294,7 +308,7 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     study = parse(Study, content, f"study {name}", None)
     tables = _tables(study, arms)
     _check(name, study, arms, tables)
-    _check_places(f"study {name}", study)
+    places.check(f"study {name}", study)
     resolved = _resolve(name, study, arms, tables, config)
     _check_columns(resolved)
     return resolved
@@ -330,10 +344,16 @@ def _check_arms(where: str, arms: Arms) -> None:
         _check_name(where, name)
         parse(Alignment, _merge(arms.alignment, arm.alignment), f"{where}, arm {name}", "alignment")
         parse_patch(Training, arm.training, f"{where}, arm {name}", "training")
-        if arm.control == name:
-            raise StudyError(
-                f"{where}, arm {name}: control = {name!r}: an arm is no control of itself; name another arm, or none"
-            )
+        chain = [name]
+        while (control := arms.arms[chain[-1]].control) is not None:
+            if control not in arms.arms:
+                raise StudyError(f"{where}, arm {chain[-1]}: control = {control!r}: no such arm here; add it")
+            if control in chain:
+                raise StudyError(
+                    f"{where}, arm {chain[-1]}: control = {control!r}: an arm is no control of itself, nor of its own "
+                    "control; name another arm, or none"
+                )
+            chain.append(control)
     for name, table in arms.tables.items():
         for arm_name in table.arms if table.arms != "all" else []:
             if arm_name not in arms.arms:
@@ -348,44 +368,6 @@ def _check_name(where: str, name: str) -> None:
             f"{where}: the name {short(name)} would be a file name; use at most 64 letters, digits and . + _ -, "
             "a letter or a digit first"
         )
-
-
-def _check_places(where: str, study: Study) -> None:
-    """What the study takes from elsewhere is there, or named so that it stays the same."""
-    if study.data.corpus.kind == "text":
-        try:
-            corpora.files(study.data.corpus.path)
-        except ValueError as error:  # names key, value and remedy
-            raise StudyError(f"{where}: {error}") from None
-    longbench = study.evaluations.longbench_e
-    if longbench is not None and longbench.source.kind == "folder" and not Path(longbench.source.path).is_dir():
-        raise StudyError(
-            f"{where}: evaluations.longbench_e.source.path = {longbench.source.path!r}: no folder there; "
-            "give the folder of the official <task>_e.jsonl files"
-        )
-    harness = study.evaluations.harness
-    if harness is not None and harness.include_path is not None:
-        said = f"{where}: evaluations.harness.include_path = {harness.include_path!r}"
-        files = _task_files(harness.include_path)
-        if not any(path.suffix == ".yaml" for path in files):
-            raise StudyError(f"{said}: no .yaml file there; give the folder of your own task files, or null")
-        names = [path.name for path in files]  # a job tells its inputs apart by name
-        for twice in (name for name in names if names.count(name) > 1):
-            raise StudyError(f"{said}: two files there are called {twice}; rename one of them")
-    for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
-        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer) or Path(chosen.name).is_dir():
-            continue
-        if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
-            raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
-        if chosen.revision is None:
-            raise StudyError(
-                f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
-                "give the commit, so that the study stays the same"
-            )
-
-
-def _task_files(folder: str) -> list[Path]:
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _tables(study: Study, arms: Arms) -> dict[str, Table]:
@@ -495,7 +477,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
             seed=study.model.seed,
             architecture=study.model.architecture,
             training=study.model.training,
-            deepspeed=_deepspeed(f"study {name}: model.training", study.model.training, config),
+            deepspeed=zero.read(f"study {name}: model.training", study.model.training, config),
         )
         base_steps = study.model.training.steps
     else:
@@ -525,7 +507,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
                     f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
                     "lower it or train longer"
                 )
-        deepspeed = _deepspeed(where, training, config)
+        deepspeed = zero.read(where, training, config)
         _check_attention(where, training, study)
         _check_adapter(where, training, study, deepspeed)
         two_views = _two_views(where, alignment, study, training.steps)
@@ -621,6 +603,7 @@ def _check_adapter(where: str, training: Training, study: Study, deepspeed: dict
             f"{said}: training.deepspeed = {training.deepspeed!r} divides the base's weights (ZeRO-3), which "
             "bitsandbytes cannot quantise and an adapter does not need; give zero2"
         )
+    places.check_adapter(where, training.adapter.targets, study.model)
 
 
 def _or_study_error(read: Callable[[], Read]) -> Read:
@@ -642,21 +625,6 @@ def _named(spec: BaseModel) -> tuple[str, str]:
     return digest(dumps(content)), text
 
 
-def _deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:
-    folder = config / "deepspeed"
-    path = folder / f"{training.deepspeed}.json"
-    if not NAME.fullmatch(training.deepspeed) or not path.exists():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
-        raise StudyError(f"{where}: training.deepspeed = {training.deepspeed!r}: {folder} holds {known}")
-    content = reading.json_object(path)
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        if content.get(key) != "auto":
-            raise StudyError(
-                f"{path}: {key} = {short(content.get(key))}: the study's training says the batch; give 'auto'"
-            )
-    return content
-
-
 def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> TwoViews:
     length = study.lengths.train
     # 0.29 * 100 is 28.999...: a product that is a whole number but for its last bit is that number.
@@ -667,16 +635,27 @@ def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> Tw
             f"{length}; give {math.ceil(1e6 / length) / 1e6:g} or more"
         )
     max_extra = min(reach, length - 1)
-    multipliers = _multipliers(where, alignment.schedule, study, steps)
+    try:
+        multipliers = _multipliers(where, alignment.schedule, study, steps)
+        finite = all(math.isfinite(value) for value in multipliers)
+    except (OverflowError, ValueError, ZeroDivisionError) as error:
+        if isinstance(error, StudyError):
+            raise
+        finite = False
+    if not finite:
+        raise StudyError(
+            f"{where}: alignment.schedule = {short(canonical(alignment.schedule))}: its values leave the range of "
+            "numbers; give a lower power, start or end"
+        )
     output = hidden = None
     # A weight of 0 at every step is no term, whether alpha or the schedule says so.
-    if weights := _weights(alignment.alpha, multipliers):
+    if weights := _weights(where, alignment.alpha, multipliers):
         output = OutputTerm(
             alpha=weights,
             divergence=alignment.divergence,
             stop_gradient=alignment.stop_gradient,
         )
-    if alignment.hidden is not None and (weights := _weights(alignment.hidden.alpha, multipliers)):
+    if alignment.hidden is not None and (weights := _weights(where, alignment.hidden.alpha, multipliers)):
         lens = alignment.hidden.distance == "logit-lens"
         hidden = HiddenTerm(
             alpha=weights,
@@ -693,8 +672,11 @@ def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> Tw
     )
 
 
-def _weights(alpha: float, multipliers: list[float]) -> float | list[float]:
-    values = schedules.rounded([alpha * multiplier for multiplier in multipliers])
+def _weights(where: str, alpha: float, multipliers: list[float]) -> float | list[float]:
+    products = [alpha * multiplier for multiplier in multipliers]
+    if not all(math.isfinite(value) for value in products):
+        raise StudyError(f"{where}: alignment.alpha = {alpha:g} times its schedule is no number; lower one of the two")
+    values = schedules.rounded(products)
     return values[0] if len(set(values)) == 1 else values
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,8 @@ Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive"]
 StopGradient = Literal["none", "first", "second", "targets"]
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
+MOST_STEPS = 1_000_000  # alpha has a value for each
+MOST_RUNS = 10_000
 MOST_SEEDS = 2**31  # every generator takes a seed below this
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
 LEAST_PROMPT = 16  # tokens
@@ -46,7 +49,7 @@ class Strict(BaseModel):
 
 
 def distinct(values: Any) -> Any:
-    twice = sorted({value for value in values if values.count(value) > 1})
+    twice = sorted(value for value, count in Counter(values).items() if count > 1)
     if twice:
         raise ValueError(f"{twice[0]!r} stands there twice; name it once")
     return values
@@ -178,7 +181,7 @@ class Adapter(Strict):
 class Training(Strict):
     """Optimisation of one run."""
 
-    steps: int = Field(gt=0, description="optimiser steps")
+    steps: int = Field(gt=0, le=MOST_STEPS, description="optimiser steps")
     batch: int = Field(gt=0, description="windows per optimiser step, over all processes")
     micro_batch: int | None = Field(
         None, gt=0, description="windows per forward and process; null: all at once", json_schema_extra=NOT_IDENTITY
@@ -615,6 +618,12 @@ class Lengths(Strict):
     train: int = Field(gt=1, description="training length l_train, tokens")
     test: int | None = Field(None, gt=0, description="the test length that ratio schedules refer to, tokens")
 
+    @model_validator(mode="after")
+    def _test_is_longer(self) -> Lengths:
+        if self.test is not None and self.test < self.train:
+            raise ValueError(f"test {self.test} is below train {self.train}; give a longer one, or null")
+        return self
+
 
 class Table(Strict):
     title: str = Field(description="caption")
@@ -699,6 +708,14 @@ class Study(Strict):
     needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
 
     _all_once = field_validator("seeds", "arms", "checkpoints")(distinct)
+
+    @model_validator(mode="after")
+    def _runs_are_few(self) -> Study:
+        if len(self.seeds) * len(self.arms) > MOST_RUNS:
+            raise ValueError(
+                f"{len(self.seeds)} seeds times {len(self.arms)} arms are more than {MOST_RUNS} runs; give fewer seeds"
+            )
+        return self
 
 
 class Arm(Strict):

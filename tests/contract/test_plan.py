@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort import ownership
 from longshort.publish import file_digest, write_record
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
 from tests.support.reruns import RESULTS
@@ -298,3 +299,29 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
     longshort(finished_copy, "prune", "--all", "--yes")
     assert not (finished_copy / work).exists()
     assert planned(finished_copy).keys() <= RESULTS.keys()
+
+
+def test_prune_touches_nothing_but_what_the_layout_made_and_nobody_uses(finished_copy: Path) -> None:
+    for other in (finished_copy / "config/studies").glob("*.yaml"):
+        if other.stem != "tiny":
+            other.unlink()
+    work = finished_copy / "work"
+    # Named like one of the layout's own, and by the study.
+    (finished_copy / "corpus").rename(work / "0123456789abcdef")
+    edit_study(finished_copy, data__corpus={"kind": "text", "path": "work/0123456789abcdef"})
+    (work / "texts").mkdir()
+    (finished_copy / "results/runs/notes").mkdir()
+    (work / "fedcba9876543210").symlink_to(work / "texts")
+    (work / "aaaaaaaaaaaaaaaa").mkdir()
+    # As of a corpus the runs of old are needed no more, but one of them is being trained, and one evaluated.
+    arms = {arm: finished_copy / f"results/tiny/arms/{arm}/seed-0" for arm in ("baseline", "constant")}
+    runs = {arm: folder.resolve() for arm, folder in arms.items()}
+    trained = work / json.loads((runs["baseline"] / "training/2-6.json").read_text())["run_id"]
+    (runs["constant"] / "training/2-6.heartbeat").write_text(json.dumps({"state": "running"}))
+    with ownership.sole_owner(trained):
+        said = longshort(finished_copy, "prune", "--all", "--yes").stdout
+    assert "to be deleted: " in said and f"{(work / 'aaaaaaaaaaaaaaaa').relative_to(finished_copy)}" in said
+    assert not (work / "aaaaaaaaaaaaaaaa").exists()
+    left = [*runs.values(), trained, work / "texts", work / "fedcba9876543210", work / "0123456789abcdef"]
+    assert all(path.exists() for path in [*left, finished_copy / "results/runs/notes"])
+    assert list((work / "0123456789abcdef").glob("*.txt"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longshort import ownership, slurm
+from longshort import interruption, ownership, slurm
 from tests.support.waiting import PATIENCE
 
 
@@ -89,6 +89,44 @@ def test_an_owner_that_was_replaced_ends_before_it_writes(tmp_path: Path) -> Non
     assert done.returncode == 1 and "writes nothing more" in done.stdout
 
 
+@pytest.mark.parametrize("said", ["{}", "", "[]", '{"token": "t"}', '{"token": 7, "host": null}', "a folder", "a loop"])
+def test_an_owner_that_cannot_be_told_is_named_waited_for_and_given_up(
+    tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "owner.json"
+    if said == "a folder":
+        file.mkdir()
+    elif said == "a loop":
+        file.symlink_to(file.name)
+    else:
+        file.write_text(said)
+    monkeypatch.setattr(ownership, "LOOKED_AFTER", 0.5)
+    assert ownership.is_owned(tmp_path)
+    with pytest.raises(ownership.Owned, match=f"{file} does not say who owns {tmp_path}: .* delete it"):
+        with ownership.sole_owner(tmp_path, wait=False):
+            pass
+    with pytest.raises(SystemExit, match="delete it"):
+        with ownership.sole_owner(tmp_path):
+            pass
+    assert "waiting: " in capsys.readouterr().out
+    file.rmdir() if said == "a folder" else file.unlink()
+    with ownership.sole_owner(tmp_path):
+        pass
+
+
+def test_one_that_waits_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "owner.json").write_text("{}")
+    code = (
+        "import sys; from pathlib import Path; from longshort import interruption, ownership\n"
+        "interruption.end_at_once()\n"
+        "with ownership.sole_owner(Path(sys.argv[1])): pass"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None and waiting.stdout.readline().startswith("waiting: ")
+        waiting.terminate()
+        assert waiting.wait(timeout=PATIENCE) == interruption.EXIT_CODE
+
+
 def write_owner(folder: Path, **given: object) -> Path:
     state = {"token": "its", "host": socket.gethostname(), "pid": 1, "born": 1, "job": None, "group": None}
     (folder / "owner.json").write_text(json.dumps({**state, **given}))
@@ -114,8 +152,8 @@ def test_an_owner_from_before_the_machine_started_is_gone(tmp_path: Path) -> Non
 
 
 def test_a_link_that_was_made_before_its_answer_was_lost_is_ours(tmp_path: Path) -> None:
-    ownership.write_json(tmp_path / "mine", {"token": "t"})
+    ownership.write_json(tmp_path / "mine", {**ownership.about_me(), "token": "t"})
     assert ownership._claimed(tmp_path / "mine", tmp_path / "owner.json")
     assert ownership._claimed(tmp_path / "mine", tmp_path / "owner.json")
-    ownership.write_json(tmp_path / "another", {"token": "u"})
+    ownership.write_json(tmp_path / "another", {**ownership.about_me(), "token": "u"})
     assert not ownership._claimed(tmp_path / "another", tmp_path / "owner.json")

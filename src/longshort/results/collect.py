@@ -15,7 +15,7 @@ from typing import Any
 import pandas
 
 from longshort import heartbeat
-from longshort.identity import refuse_changed_code
+from longshort.identity import NAME, refuse_changed_code
 from longshort.publish import Altered, file_digest, read_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
@@ -210,6 +210,9 @@ def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFra
 def link_arms(study: dict[str, Any], out: Path) -> None:
     """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people. Links of arms
     and seeds that the study no longer has are removed; what is no link stays."""
+    for arm in study["arms"]:
+        if not NAME.fullmatch(arm["name"]):
+            raise Altered(f"the study's arm {arm['name']!r} is no name of a folder; run snakemake again")
     base = out / "base"
     base.unlink(missing_ok=True)
     base.symlink_to(os.path.join("..", "runs", study["base"]))

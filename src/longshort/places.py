@@ -1,0 +1,159 @@
+"""What a study takes from elsewhere is there, and is what the study says: looked at before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+from longshort import reading
+from longshort.data import corpora
+from longshort.study import Harness, LongBench, PretrainedModel, PretrainedTokenizer, Study, StudyError
+
+# The linear layers of the decoder that a study trains from the start.
+OF_A_TRAINED_MODEL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def check(where: str, study: Study) -> None:
+    """
+    Raises:
+        StudyError: something is missing, empty, or not what the study says; names key, value and remedy.
+    """
+    if study.data.corpus.kind == "text":
+        try:
+            files = corpora.files(study.data.corpus.path)
+        except (OSError, ValueError) as error:  # names key, value and remedy
+            raise StudyError(f"{where}: {error}") from None
+        _refuse_braces(f"{where}: data.corpus.path", files)
+    if study.evaluations.longbench_e is not None:
+        _check_longbench(where, study.evaluations.longbench_e)
+    if study.evaluations.harness is not None:
+        _check_harness(where, study.evaluations.harness)
+    for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
+        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer):
+            continue
+        if Path(chosen.name).is_dir():
+            if isinstance(chosen, PretrainedModel):
+                _check_model(where, chosen)
+            continue
+        if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
+            raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
+        if chosen.revision is None:
+            raise StudyError(
+                f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
+                "give the commit, so that the study stays the same"
+            )
+
+
+def check_adapter(where: str, targets: list[str], model: Any) -> None:
+    """
+    Raises:
+        StudyError: the model, as far as its files are here, has no layer of a name.
+    """
+    layers = OF_A_TRAINED_MODEL
+    if isinstance(model, PretrainedModel):
+        folder = Path(model.name)
+        if not folder.is_dir():
+            return  # known when it has been loaded
+        names = {name.split(".")[-2] for name in weights(folder) if name.endswith(".weight") and name.count(".") > 1}
+        layers = {name for name in names if "norm" not in name and "embed" not in name}
+    if absent := sorted(set(targets) - layers):
+        raise StudyError(
+            f"{where}: training.adapter.targets = {absent[0]!r}: the model has no layer of that name; "
+            f"it has {', '.join(sorted(layers))}"
+        )
+
+
+def task_files(folder: str) -> list[Path]:
+    """One's own task files of the harness, with what lies beside them."""
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def weights(folder: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor in a folder's safetensors, by their headers.
+
+    Raises:
+        ValueError: a file is no whole safetensors file.
+    """
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length < path.stat().st_size:
+                raise ValueError(f"{path} is no whole safetensors file; take a whole copy of the model")
+            header = json.loads(file.read(length))
+        found |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
+        end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
+        if path.stat().st_size < 8 + length + end:
+            raise ValueError(f"{path} was cut short; take a whole copy of the model")
+    return found
+
+
+def _check_model(where: str, model: PretrainedModel) -> None:
+    folder = Path(model.name)
+    said = f"{where}: model.name = {model.name!r}"
+    config = reading.json_object(folder / "config.json") if (folder / "config.json").exists() else None
+    if config is None:
+        raise StudyError(f"{said}: no config.json there; give the folder of a model")
+    try:
+        tensors = weights(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{said}: {error}") from None
+    if not tensors:
+        raise StudyError(f"{said}: no weights in .safetensors files there; only those are loaded")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = reading.json_object(index).get("weight_map")
+        missing = sorted(set(wanted) - set(tensors)) if isinstance(wanted, dict) else ["its weight_map"]
+        if missing:
+            raise StudyError(f"{said}: {index.name} names {missing[0]}, which is in no file; take a whole copy")
+    layers = config.get("num_hidden_layers")
+    if layers is not None and layers != model.layers:
+        raise StudyError(
+            f"{where}: model.layers = {model.layers}: {folder / 'config.json'} says num_hidden_layers {layers}; "
+            "give that number"
+        )
+
+
+def _check_longbench(where: str, longbench: LongBench) -> None:
+    source = longbench.source
+    said = f"{where}: evaluations.longbench_e.source.path = {getattr(source, 'path', None)!r}"
+    if source.kind == "folder":
+        folder = Path(source.path)
+        if not folder.is_dir():
+            raise StudyError(f"{said}: no folder there; give the folder of the official <task>_e.jsonl files")
+        files = sorted(folder.glob("*_e.jsonl"))
+        _refuse_braces(said, [folder, *files])
+        if not files:
+            raise StudyError(f"{said}: no <task>_e.jsonl there; give the folder of the official files")
+        for file in files:
+            if not file.is_file() or not file.stat().st_size:
+                raise StudyError(f"{said}: {file.name} is empty or no file; take the official files of LongBench-E")
+    if source.kind == "zip":
+        _refuse_braces(said, [Path(source.path)])
+        if not Path(source.path).is_file() or not is_zipfile(source.path):
+            raise StudyError(f"{said}: no zip file there; give the official data.zip, whole")
+
+
+def _check_harness(where: str, harness: Harness) -> None:
+    if harness.include_path is None:
+        return
+    said = f"{where}: evaluations.harness.include_path = {harness.include_path!r}"
+    files = task_files(harness.include_path)
+    _refuse_braces(said, files)
+    if not any(path.suffix == ".yaml" for path in files):
+        raise StudyError(f"{said}: no .yaml file there; give the folder of your own task files, or null")
+    names = [path.name for path in files]  # a job tells its inputs apart by name
+    for twice in (name for name in names if names.count(name) > 1):
+        raise StudyError(f"{said}: two files there are called {twice}; rename one of them")
+
+
+def _refuse_braces(said: str, files: Iterable[Path]) -> None:
+    for path in files:
+        if any(letter in str(path) for letter in "{}\n"):
+            raise StudyError(
+                f"{said}: {str(path)!r} has a brace or a line break in its name, which is a wildcard's to the workflow "
+                "engine; rename it"
+            )
