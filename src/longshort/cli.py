@@ -20,6 +20,7 @@ from longshort import plan as plans
 from longshort import prune as pruning
 from longshort.publish import Altered, in_words, read_json, read_record
 from longshort.study import StudyError
+from longshort.terminal import plain
 
 Result = TypeVar("Result")
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -45,16 +46,14 @@ def tables(
     path = folder / f"{show}.md"
     if not path.exists():
         raise SystemExit(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
-    typer.echo(_fitted(folder if partial else results, results / "study.json", show) or path.read_text())
+    _say(_fitted(folder if partial else results, results / "study.json", show) or path.read_text())
     made_from = results / "study.json"
     if not partial and made_from.exists() and read_json(made_from) != json.loads(resolved.summary_text()):
-        typer.echo(
-            "The configuration has changed since this table was made: run snakemake again to bring it up to date."
-        )
+        _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
     if partial:
-        typer.echo(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
+        _say(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
     else:
-        typer.echo(f"All tables: {folder}/   plots: {results}/plots/   every number: {results}/metrics.parquet")
+        _say(f"All tables: {folder}/   plots: {results}/plots/   every number: {results}/metrics.parquet")
 
 
 @app.command()
@@ -72,7 +71,7 @@ def plan(
     limit = _hours(budget) if budget is not None else None
     made = _or_exit(lambda: plans.make(_load(study), target, jobs, throughput))
     assert made.cost is not None
-    typer.echo(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
+    _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
     if limit is not None and made.cost.device_hours > limit:
         raise SystemExit(
             f"the plan needs {made.cost.device_hours:.3g} device-hours, more than the budget of {limit:g}: "
@@ -96,7 +95,7 @@ def why(
         raise SystemExit(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
     for entry in found:
         width = max(map(len, entry))
-        typer.echo("\n".join(f"{key:<{width}}  {value}" for key, value in entry.items()) + "\n")
+        _say("\n".join(f"{key:<{width}}  {value}" for key, value in entry.items()) + "\n")
 
 
 @app.command()
@@ -107,11 +106,11 @@ def accept(
 ) -> None:
     """Declare that a change of the code leaves an arm's finished results as they are."""
     for change in _or_exit(lambda: acceptance.accept(_load(study), arm, because)):
-        typer.echo(
+        _say(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
         )
-    typer.echo("The base counts as accepted with the arm. It stands in results/accepted.json and in the tables' notes.")
+    _say("The base counts as accepted with the arm. It stands in results/accepted.json and in the tables' notes.")
 
 
 @app.command()
@@ -129,10 +128,10 @@ def fetch(
     from longshort import hub
 
     resolved = _load(study)
-    _or_exit(lambda: fetching.fetch(resolved.study, lambda line: typer.echo(line)))
-    typer.echo(f"study {study} has what it needs of the hub in {hub.home()}")
+    _or_exit(lambda: fetching.fetch(resolved.study, lambda line: _say(line)))
+    _say(f"study {study} has what it needs of the hub in {hub.home()}")
     if to is not None:
-        typer.echo(f"for its jobs: export HF_HOME={hub.home()}")
+        _say(f"for its jobs: export HF_HOME={hub.home()}")
 
 
 @app.command()
@@ -148,12 +147,12 @@ def prune(
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
     if stale:
         records = _or_exit(pruning.stale_records)
-        typer.echo("\n".join(f"{record}: {why}" for record, why in records.items()))
-        typer.echo(f"{len(records)} results that other code than the present one made")
+        _say("\n".join(f"{record}: {why}" for record, why in records.items()))
+        _say(f"{len(records)} results that other code than the present one made")
         if records and not dry_run and (yes or typer.confirm(f"Delete these {len(records)} records?")):
             for record in records:
                 Path(record).unlink()
-            typer.echo("deleted; snakemake makes them anew")
+            _say("deleted; snakemake makes them anew")
         return
     found = _or_exit(pruning.kept)
     unneeded = [folder for folder in found if not folder.needed_by]
@@ -162,25 +161,23 @@ def prune(
         checkpoints = sum(folder.size for folder in needs if folder.path.parent == pruning.WORK)
         total = sum(folder.size for folder in needs)
         alone = sum(folder.size for folder in needs if folder.needed_by == [study])
-        typer.echo(
+        _say(
             f"study {study} needs {in_words(total)} in {len(needs)} folders, {in_words(checkpoints)} of it checkpoints "
             f"({in_words(alone)} that no other study needs)"
         )
-    typer.echo(
+    _say(
         f"{in_words(pruning.size(pruning.EVALUATIONS))} in {pruning.EVALUATIONS}: with it evaluations that run again "
         "are found finished, without it they are measured anew"
     )
     for folder in unneeded:
-        typer.echo(f"{in_words(folder.size):>10}  {folder.path}")
-    typer.echo(
-        f"{in_words(sum(f.size for f in unneeded))} in {len(unneeded)} folders that no study in config/studies needs"
-    )
+        _say(f"{in_words(folder.size):>10}  {folder.path}")
+    _say(f"{in_words(sum(f.size for f in unneeded))} in {len(unneeded)} folders that no study in config/studies needs")
     names = [str(folder.path) for folder in unneeded] if everything else folders or []
     if names and not dry_run:
-        typer.echo(f"to be deleted: {', '.join(names)}")
+        _say(f"to be deleted: {', '.join(names)}")
     if names and not dry_run and (yes or typer.confirm(f"Delete {len(names)} folders?")):
         _or_exit(lambda: pruning.remove(names, found))
-        typer.echo(f"deleted {', '.join(names)}")
+        _say(f"deleted {', '.join(names)}")
 
 
 @app.command()
@@ -201,7 +198,7 @@ def status(
     resolved = _load(study)
     found = progress.stages(resolved)
     if as_json:
-        typer.echo(progress.as_json(found))
+        _say(progress.as_json(found))
         return
     # A pipe or a log has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -227,10 +224,10 @@ def check(study: StudyOption = "demo") -> None:
     resolved = _or_exit(lambda: resolve.load_any(study))
     if not isinstance(resolved, resolve.ResolvedStudy):
         models = sum(len(group.parameterisations) * len(group.seeds) for group in resolved.groups.values())
-        typer.echo(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")
+        _say(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")
         return
     arms = len(resolved.arm_runs)
-    typer.echo(
+    _say(
         f"study {study}: {arms} arms x {len(resolved.study.seeds)} seeds, {len(resolved.runs)} different runs "
         f"(the base included), checkpoints {resolved.steps_key}"
     )
@@ -256,7 +253,11 @@ def _or_exit(work: Callable[[], Result]) -> Result:
     try:
         return work()
     except (StudyError, Altered) as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(plain(str(error))) from None
+
+
+def _say(text: str) -> None:
+    typer.echo(plain(text))
 
 
 def _hours(text: str) -> float:

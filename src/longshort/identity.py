@@ -54,6 +54,7 @@ OUTSIDE = {
     "longshort.interruption",
     "longshort.ownership",
     "longshort.slurm",
+    "longshort.terminal",
 }
 
 

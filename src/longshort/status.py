@@ -17,6 +17,7 @@ from rich.text import Text
 
 from longshort import heartbeat
 from longshort.resolve import ResolvedStudy
+from longshort.terminal import plain
 
 LAST_LINES = 8
 PENDING, DONE, DIVERGED, LOST = "pending", "done", "diverged", "lost"
@@ -72,8 +73,8 @@ def shown(study: ResolvedStudy, found: list[Stage]) -> RenderableType:
     table.add_column("heartbeat")
     for one in found:
         if one.state not in (DONE, PENDING):
-            table.add_row(*(Text(cell) for cell in _cells(one)))
-    ended = [Text(line) for one in found if one.state in (heartbeat.FAILED, LOST) for line in _last_words(one)]
+            table.add_row(*(Text(plain(cell)) for cell in _cells(one)))
+    ended = [Text(plain(line)) for one in found if one.state in (heartbeat.FAILED, LOST) for line in _last_words(one)]
     return Group(table, *ended)
 
 

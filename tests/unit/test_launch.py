@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,17 @@ def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, An
     with pytest.raises(SystemExit, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
         complete(job, tmp_path / "work", [2])
     assert checkpoints.steps_there(tmp_path / "work") == []
+
+
+def test_a_checkpoint_of_another_user_is_not_resumed_from_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "global_step3").mkdir()
+    (tmp_path / "global_step3/states.pt").touch()
+    assert launch._is_ours(tmp_path)
+    me = str(os.getuid())
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    assert not launch._is_ours(tmp_path)
+    assert f"belongs to user {me}; export LONGSHORT_TRUSTED_USERS={me} if you trust" in capsys.readouterr().out
+    monkeypatch.setenv("LONGSHORT_TRUSTED_USERS", f"7,{me}")
+    assert launch._is_ours(tmp_path)

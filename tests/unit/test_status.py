@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_what_is_shown(study: resolve.ResolvedStudy) -> None:
     assert "line 19" in shown.output and "line 12" in shown.output and "line 11" not in shown.output
     rows = json.loads(CliRunner().invoke(app, ["status", "--study", "tiny", "--json"]).output)
     assert {row["state"] for row in rows} == {"failed", "running", "pending"} and rows[0]["attempt"] == 3
+
+
+def test_what_jobs_wrote_cannot_speak_to_the_terminal(study: resolve.ResolvedStudy) -> None:
+    out = out_of(study, "constant")
+    write_beat(out, state="failed", message="\x1b]0;owned\x07\u202etxt.exe\x9b2J")
+    out.with_suffix(".log").write_text("a\tline\x1b[2J\r\nanother\x00")
+    for command in (["status"], ["status", "--json"]):
+        said = CliRunner().invoke(app, [*command, "--study", "tiny"]).output
+        assert "failed" in said
+        assert not [letter for letter in said if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf")]
 
 
 def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, tmp_path: Path) -> None:

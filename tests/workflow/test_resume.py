@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -14,6 +16,8 @@ from safetensors.torch import load_file
 
 from longshort.models import load
 from longshort.publish import folder_digests, write_record
+from longshort.training import checkpoints
+from tests.support import forkserver
 from tests.support.project import ROOT
 from tests.support.stage import Stage
 
@@ -43,6 +47,31 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
     for step, checkpoint in whole["checkpoints"].items():
         assert mended["checkpoints"][step]["files"] == checkpoint["files"]
     pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
+
+
+class Harmful:
+    """What a pickle makes of it is a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(finished: Path, tmp_path: Path) -> None:
+    """Sealed anew by who changed it."""
+    stage = Stage(finished, tmp_path)
+    stage.spec["training"]["processes"] = 2
+    stage.run("3")
+    checkpoint = next((tmp_path / "work").glob("*/checkpoint-3"))
+    for path in checkpoint.rglob("*.pt"):
+        torch.save({**torch.load(path, weights_only=False), "more": Harmful(tmp_path / "made")}, path)
+    checkpoints.seal(checkpoint)
+    process = stage.popen([forkserver.python(), *stage.arguments("3-6", "work")])
+    said, _ = process.communicate()
+    assert process.returncode != 0 and "Weights only load failed" in said
+    assert not (tmp_path / "made").exists()
 
 
 def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 
 SPENT = "spent.json"
+# The variable that names users, by number, whose checkpoints may be resumed from.
+TRUSTED_USERS = "LONGSHORT_TRUSTED_USERS"
 
 
 def complete(
@@ -42,7 +44,7 @@ def complete(
     keep = checkpoints.keep(work, wanted)
     patience = 0.0 if job_file.exists() and read_json(job_file).get("host") == socket.gethostname() else LATE
     checkpoints.remove_unfinished(work, patience)
-    sound = checkpoints.sound_steps(work, patience)
+    sound = [step for step in checkpoints.sound_steps(work, patience) if _is_ours(checkpoints.folder(work, step))]
     for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
@@ -73,6 +75,19 @@ def complete(
         raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
     checkpoints.thin(work, keep, spare=0)
     return there, trained, time.monotonic() - began
+
+
+def _is_ours(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint was written by this user, or one that is trusted: it is unpickled."""
+    trusted = {str(os.getuid()), *os.environ.get(TRUSTED_USERS, "").split(",")}
+    others = {str(path.stat().st_uid) for path in [checkpoint, *checkpoint.rglob("*")]} - trusted
+    if others:
+        print(
+            f"{checkpoint} is not used: it belongs to user {', '.join(sorted(others))}; export "
+            f"{TRUSTED_USERS}={','.join(sorted(others))} if you trust what lies there (SECURITY.md)",
+            flush=True,
+        )
+    return not others
 
 
 def add_spent(work: Path, steps: int, seconds: float) -> None:
@@ -116,6 +131,7 @@ def environment(threads: int) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # training/unpickling.py
         # DeepSpeed compiles a CPU collective with the first ninja that it finds; another one would compile it again.
         "PATH": os.pathsep.join([str(here), *os.get_exec_path()]),
     }

@@ -24,9 +24,10 @@ def main() -> None:
         # Slow to import, and a request to stop that comes meanwhile must count. What is imported stays: a search for
         # garbage each time that there is much more of it takes a tenth of the time, and finds none.
         gc.disable()
-        from longshort.training import trainer
+        from longshort.training import trainer, unpickling
 
         gc.enable()
+        unpickling.allow_the_states_of_deepspeed()
         trainer.main()
     except BaseException as error:
         leave_last_words(str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}")

@@ -1,0 +1,19 @@
+"""What the pickled files of a checkpoint may make when a training resumes.
+
+DeepSpeed reads its states by torch.load(weights_only=False), which calls whatever a file names. The launcher turns that
+off for the training processes by torch's own switch (TORCH_FORCE_WEIGHTS_ONLY_LOAD); these classes are then all that a
+file may name beside tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
+
+VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+def allow_the_states_of_deepspeed() -> None:
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
