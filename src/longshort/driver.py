@@ -135,6 +135,8 @@ def explain(logs: list[str]) -> None:
         said = "\n".join(f"  {refusal}" for refusal in refusals)
         print(
             f"SLURM refused jobs:\n{said}\nIf it wants to be told an account, a partition or another thing of this "
-            f"cluster, write it into {SITE_FILE}, one `key: value` a line, or export the variable: {variables}.",
+            f"cluster, write it into {SITE_FILE}, one `key: value` a line, or export the variable: {variables}. Where "
+            "it names a limit of submitted jobs (SubmitJob), that allows this user none: ask who runs the cluster, or "
+            "take another account or quality of service.",
             file=sys.stderr,
         )

@@ -139,3 +139,48 @@ def test_what_the_engine_asks_waits_for_a_controller(cluster: Cluster) -> None:
     assert [process.returncode for process in asked] == [0, 0, 0]
     cluster.start_database()
     assert cluster.wait_for(said[0].strip()) == "COMPLETED"
+
+
+def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Cluster) -> None:
+    environment = {**os.environ, **cluster.environment}
+    environment["PATH"] = f"{ROOT / 'slurm/bin'}{os.pathsep}{environment['PATH']}"
+
+    def limit(jobs: int) -> None:
+        cluster.run("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
+
+    def is_refused() -> bool:
+        try:
+            cluster.submit("true")
+        except AssertionError as error:
+            return "SubmitJob" in str(error)
+        return False
+
+    def is_empty() -> bool:
+        return not cluster.run("squeue", "--noheader", "--me")
+
+    def submit() -> subprocess.Popen[str]:
+        command = ["sbatch", "--parsable", "--wrap=true"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, cwd=cluster.folder, stdout=pipe, stderr=pipe, text=True)
+
+    wait_until(is_empty, lambda: cluster.run("squeue"))
+    first = submit_running(cluster, HEEDS)
+    try:
+        limit(1)
+        wait_until(is_refused, lambda: "all are taken")  # the database tells the controller a moment later
+        second = submit()
+        time.sleep(2)
+        assert second.poll() is None
+        cluster.run("scancel", first)
+        said, _ = second.communicate(timeout=PATIENCE)
+        assert second.returncode == 0 and cluster.wait_for(said.strip()) == "COMPLETED"
+        # There is nothing to wait for where nothing is allowed.
+        limit(0)
+        wait_until(is_refused, lambda: "all are taken")
+        wait_until(is_empty, lambda: cluster.run("squeue"))
+        third = submit()
+        _, said = third.communicate(timeout=PATIENCE)
+        assert third.returncode != 0 and "SubmitJob" in said
+    finally:
+        limit(-1)
+        wait_until(lambda: not is_refused(), lambda: "none is taken")
