@@ -155,3 +155,32 @@ def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -
     run_snakemake(project, "all", *command)
     pandas.testing.assert_frame_equal(metrics_of(project), whole)
     assert planned(project) == {}
+
+
+def test_names_are_names_and_never_commands(finished: Path, tmp_path: Path) -> None:
+    """Of every place that a study names; what stands in braces, in a text, is no wildcard."""
+    odd = "an odd 'name' \"of\" $(touch PWNED) `touch PWNED`; touch PWNED #"
+    tasks = tmp_path / f"tasks {odd}"
+    shutil.copytree(next(finished.glob("results/data/*/longbench-e-1")), tasks)
+    checkpoint = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]
+    model = tmp_path / f"model {odd}"
+    shutil.copytree(finished / checkpoint["path"], model, ignore=shutil.ignore_patterns("global_step*", "*.pt*"))
+    study = {
+        **TINY,
+        "question": "Is l_{train} enough, {wildcards.run} {0} {{x}} %s $(touch PWNED)?",
+        "data": {**TINY["data"], "corpus": {"kind": "text", "path": f"corpus {odd}"}},
+        "model": {"kind": "pretrained", "name": str(model), "layers": 3, "max_length": 128},
+        "arms": ["baseline"],
+        "evaluations": {
+            "longbench_e": {"source": {"kind": "folder", "path": str(tasks)}, "max_length": 128, "max_new_tokens": 4}
+        },
+    }
+    project = make_project(tmp_path / "project", study)
+    (project / "corpus").rename(project / f"corpus {odd}")
+    first = next((project / f"corpus {odd}").glob("*.txt"))
+    first.rename(first.with_name(f"{odd}.txt"))
+    run_snakemake(project, "all")
+    assert set(metrics_of(project).query("metric == 'longbench_e'")["status"]) == {"ok"}
+    assert study["question"] in (project / "results/tiny/study.json").read_text().replace('\\"', '"')
+    assert planned(project) == {}
+    assert not list(tmp_path.rglob("PWNED"))
