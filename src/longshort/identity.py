@@ -312,7 +312,10 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
             another one, so that it cannot be known.
     """
     now = modules(entry, chosen)
-    before = dict(word.split("=") for word in os.environ.get(PLANNED, "").split())
+    words = os.environ.get(PLANNED, "").split()
+    if any(word.count("=") != 1 for word in words):
+        raise SystemExit(f"the variable {PLANNED} is not what snakemake sets for its jobs: unset it, and run again")
+    before = dict(word.split("=") for word in words)
     if before.get("python", _python()) != _python():
         raise SystemExit(
             f"this job runs with Python {_python()} and was planned with {before['python']}, which writes other syntax "

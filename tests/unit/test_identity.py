@@ -175,3 +175,10 @@ def test_what_is_remembered_of_the_source_changes_no_hash(
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:
     with pytest.raises(SystemExit, match="changed after this job was planned"):
         identity.refuse_changed_code("0" * 16, "longshort.training.trainer")
+
+
+def test_what_was_planned_is_not_taken_from_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("x", "python=3.11 x", "a=b=c"):
+        monkeypatch.setenv(identity.PLANNED, value)
+        with pytest.raises(SystemExit, match="LONGSHORT_PLANNED is not what snakemake sets"):
+            identity.refuse_changed_code("0" * 16, "longshort.training.trainer")
