@@ -128,7 +128,7 @@ def fetch(
     from longshort import hub
 
     resolved = _load(study)
-    _or_exit(lambda: fetching.fetch(resolved.study, lambda line: _say(line)))
+    _or_exit(lambda: fetching.fetch(resolved.study, _say))
     _say(f"study {study} has what it needs of the hub in {hub.home()}")
     if to is not None:
         _say(f"for its jobs: export HF_HOME={hub.home()}")

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -126,13 +127,13 @@ def about_me() -> dict[str, Any]:
 
 def content(owner: Path) -> dict[str, Any]:
     """What an owner file says; nothing if there is none, UNREADABLE if it is not one that was written here."""
-    if os.path.lexists(owner) and not owner.is_file():  # to read a pipe would wait for who writes into it
-        return UNREADABLE
     try:
+        if not stat.S_ISREG(owner.lstat().st_mode):  # to read a pipe would wait for who writes into it
+            return UNREADABLE
         read = json.loads(owner.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except ValueError:
         return UNREADABLE
     whole = isinstance(read, dict) and all(isinstance(read.get(key), kind) for key, kind in KINDS.items())
     return read if whole else UNREADABLE
@@ -243,13 +244,13 @@ def _boot() -> str:
 
 def _processes() -> Iterator[tuple[int, int, int]]:
     """Process, its group, and when it was born (ticks since boot), of all that have not ended."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = process.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         if fields and fields[0] != "Z":  # ended, and only waits to be collected
-            yield int(stat.parent.name), int(fields[2]), int(fields[19])
+            yield int(process.parent.name), int(fields[2]), int(fields[19])
 
 
 def _alive(pid: int, born: int, group: int | None) -> bool:

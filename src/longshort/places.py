@@ -99,7 +99,7 @@ def _check_model(where: str, model: PretrainedModel) -> None:
         raise StudyError(f"{said}: no config.json there; give the folder of a model")
     try:
         tensors = weights(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{said}: {error}") from None
     if not tensors:
         raise StudyError(f"{said}: no weights in .safetensors files there; only those are loaded")

@@ -43,12 +43,12 @@ def without(name: str) -> Callable[[Weights], Weights]:
     ("change", "config", "said"),
     [
         (None, {"num_hidden_layers": 4}, "lacks model.layers.3.*and 3 more"),
-        (None, {"num_hidden_layers": 2}, "no place for, model.layers.2"),
+        (None, {"num_hidden_layers": 2}, "no place for model.layers.2"),
         (None, {"intermediate_size": 64}, "other shapes"),
         (without(Q_PROJ), {}, f"lacks {Q_PROJ};"),
         (without("lm_head.weight"), {}, "lacks lm_head.weight;"),
         (lambda weights: {f"module.{key}": value for key, value in weights.items()}, {}, "lacks lm_head.weight, model"),
-        (lambda weights: {**weights, "model.layers.0.bias": torch.zeros(3)}, {}, "no place for, model.layers.0.bias;"),
+        (lambda weights: {**weights, "model.layers.0.bias": torch.zeros(3)}, {}, "no place for model.layers.0.bias;"),
     ],
 )
 def test_a_model_that_lacks_a_weight_or_has_another_is_refused_by_name(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -112,6 +113,22 @@ def test_an_owner_that_cannot_be_told_is_named_waited_for_and_given_up(
     file.rmdir() if said == "a folder" else file.unlink()
     with ownership.sole_owner(tmp_path):
         pass
+
+
+def test_a_file_system_that_fails_for_a_moment_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat goes on after it; only another one's token ends an owner."""
+
+    def failing(*_: object, **__: object) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with ownership.sole_owner(tmp_path) as owner:
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "read_text", failing)
+            with pytest.raises(OSError, match="Stale"):
+                owner.refuse_if_lost()
+        owner.refuse_if_lost()
 
 
 def test_one_that_waits_ends_when_it_is_asked_to(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftM
     linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     if absent := sorted(set(settings["targets"]) - linear):  # peft passes over them if there is another one
         raise ValueError(
-            f"training.adapter.targets: the model has no linear layer called {load.in_words(absent)}; "
-            f"it has {load.in_words(sorted(linear), 20)}"
+            f"training.adapter.targets: the model has no linear layer called {load.listed(absent)}; "
+            f"it has {load.listed(sorted(linear), 20)}"
         )
     how = LoraConfig(
         r=settings["rank"],
@@ -87,7 +87,7 @@ def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
     if trained != asked:  # peft would leave those that are missing as they begin, which is to do nothing
         raise ValueError(
             f"{folder}: the adapter's weights are not those that its configuration asks for: they differ in "
-            f"{load.in_words(sorted(trained ^ asked))}; delete the folder and train again"
+            f"{load.listed(sorted(trained ^ asked))}; delete the folder and train again"
         )
     whole = adapted.merge_and_unload()
     assert isinstance(whole, PreTrainedModel)

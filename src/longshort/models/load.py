@@ -91,15 +91,15 @@ def whole(path: str | Path, precision: str, **options: Any) -> PreTrainedModel:
         raise ValueError(f"{path}: weights have other shapes than its config.json says (see above); {remedy}") from None
     model: PreTrainedModel
     model, report = loaded
-    wrong = {"lacks": report["missing_keys"], "has, and no place for,": report["unexpected_keys"]}
+    wrong = {"lacks": report["missing_keys"], "has no place for": report["unexpected_keys"]}
     wrong["has in another shape"] = report["mismatched_keys"]
-    said = [f"{what} {in_words(sorted(map(str, names)))}" for what, names in wrong.items() if names]
+    said = [f"{what} {listed(sorted(map(str, names)))}" for what, names in wrong.items() if names]
     if said or report["error_msgs"]:
         raise ValueError(f"{path}: the model {'; '.join([*said, *report['error_msgs']])}; {remedy}")
     return model
 
 
-def in_words(names: list[str], most: int = 6) -> str:
+def listed(names: list[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
