@@ -68,14 +68,15 @@ def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, An
 
 
 def test_a_checkpoint_of_another_user_is_not_resumed_from_unless_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "global_step3").mkdir()
     (tmp_path / "global_step3/states.pt").touch()
-    assert launch._is_ours(tmp_path)
+    launch.refuse_foreign(tmp_path)
     me = str(os.getuid())
     monkeypatch.setattr(os, "getuid", lambda: 4242)
-    assert not launch._is_ours(tmp_path)
-    assert f"belongs to user {me}; export LONGSHORT_TRUSTED_USERS={me} if you trust" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"belongs to user {me}; export LONGSHORT_TRUSTED_USERS={me} if you trust"):
+        launch.refuse_foreign(tmp_path)
     monkeypatch.setenv("LONGSHORT_TRUSTED_USERS", f"7,{me}")
-    assert launch._is_ours(tmp_path)
+    launch.refuse_foreign(tmp_path)
+    assert (tmp_path / "global_step3/states.pt").exists()

@@ -74,6 +74,8 @@ def make(
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     spec, run = read_spec(arguments.spec), read_record(arguments.run)
+    if "run" not in run:
+        raise SystemExit(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
     manifest = read_record(arguments.data)
     wait_for_files(arguments.data.parent, manifest["files"])
     for digests in _made_items(spec, arguments.data):

@@ -44,13 +44,15 @@ def complete(
     keep = checkpoints.keep(work, wanted)
     patience = 0.0 if job_file.exists() and read_json(job_file).get("host") == socket.gethostname() else LATE
     checkpoints.remove_unfinished(work, patience)
-    sound = [step for step in checkpoints.sound_steps(work, patience) if _is_ours(checkpoints.folder(work, step))]
+    sound = checkpoints.sound_steps(work, patience)
     for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if not checked:
                 prepared.refuse_altered(Path(job["data"]) / "manifest.json", "train")
                 checked = True
+            if resume:
+                refuse_foreign(checkpoints.folder(work, resume))
             print(f"training from step {resume} to {max(targets)}", flush=True)
             for step in checkpoints.steps_there(work):
                 if resume < step <= max(targets):  # damaged: what is saved over it must not mix with it
@@ -77,17 +79,19 @@ def complete(
     return there, trained, time.monotonic() - began
 
 
-def _is_ours(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint was written by this user, or one that is trusted: it is unpickled."""
+def refuse_foreign(checkpoint: Path) -> None:
+    """For a checkpoint that a training is to resume from: its states are unpickled.
+
+    Raises:
+        SystemExit: a part of it belongs to another user, who is not said to be trusted. Nothing is deleted.
+    """
     trusted = {str(os.getuid()), *os.environ.get(TRUSTED_USERS, "").split(",")}
     others = {str(path.stat().st_uid) for path in [checkpoint, *checkpoint.rglob("*")]} - trusted
     if others:
-        print(
-            f"{checkpoint} is not used: it belongs to user {', '.join(sorted(others))}; export "
-            f"{TRUSTED_USERS}={','.join(sorted(others))} if you trust what lies there (SECURITY.md)",
-            flush=True,
+        raise SystemExit(
+            f"{checkpoint} is not resumed from: it belongs to user {', '.join(sorted(others))}; export "
+            f"{TRUSTED_USERS}={','.join(sorted(others))} if you trust what lies there (SECURITY.md)"
         )
-    return not others
 
 
 def add_spent(work: Path, steps: int, seconds: float) -> None:

@@ -12,8 +12,6 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
-VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-
 
 def allow_the_states_of_deepspeed() -> None:
     torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
