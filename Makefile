@@ -1,12 +1,13 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 STUDY ?= demo
+SEED ?= 1
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo synthetic test long check format benchmark clean
+.PHONY: help demo synthetic test long fuzz check format benchmark clean
 
 help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
@@ -14,12 +15,13 @@ help:
 	@echo "make synthetic  run the paper's synthetic study, print its tables (4 minutes)"
 	@echo "make test       set up once, run the checks and all tests that need neither a cluster nor a browser"
 	@echo "make long       what takes hours: the whole demo, a hundred kills, every arm of the paper-scale studies"
+	@echo "make fuzz       a thousand mutations of studies, models, corpora, results and surroundings, in 20 minutes"
 	@echo "make check      linters, types and workflow format only"
 	@echo "make format     format the code"
 	@echo "make benchmark  measure what is claimed to be fast, side by side, in about 40 minutes"
 	@echo "make clean      delete results/ and work/, after asking"
 
-.venv/installed: envs/requirements.lock envs/setup.sh pyproject.toml
+.venv/installed: envs/requirements.lock envs/torch.lock envs/setup.sh pyproject.toml
 	@bash envs/setup.sh $(PYTHON)
 
 demo: .venv/installed
@@ -35,6 +37,9 @@ test: check
 
 long: .venv/installed
 	@$(PYTEST) -m long $(PYTEST_ARGS)
+
+fuzz: .venv/installed
+	@$(BIN)/python -m tests.fuzz --mutations 1000 --seed $(SEED)
 
 check: .venv/installed
 	@$(BIN)/ruff check .

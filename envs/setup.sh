@@ -17,9 +17,10 @@ free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
 
 echo "Making .venv (once; a few minutes, about 2 GB) ..."
 "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement envs/requirements.lock ||
-    fail "pip could not install envs/requirements.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
+install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"; }
+{ install --require-hashes --no-deps --requirement envs/requirements.lock && install --requirement envs/torch.lock; } ||
+    fail "pip could not install envs/*.lock (see above; $(df -Pm . | awk 'NR == 2 { print $4 }') MiB of disk are free); mend that and run make again"
+install --no-deps --editable . ||
     fail "pip could not install this package (see above); mend that and run make again"
 # Byte code, with all cores, which pip would make with one; and of what is imported here. Where Python is told to write none
 # (PYTHONDONTWRITEBYTECODE), every start would compile torch and transformers anew, for twice as long as all else takes.

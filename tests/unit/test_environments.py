@@ -14,6 +14,7 @@ import yaml
 from longshort import identity
 from tests.support.project import ROOT
 
+LOCKS = ("requirements.lock", "torch.lock")
 STAGES = {
     "data": ["data.__main__", "evaluation.standin"],
     "training": ["training.__main__", "training.worker"],
@@ -38,7 +39,7 @@ def normalised(name: str) -> str:
 
 
 def pins(lines: list[str]) -> dict[str, str]:
-    found = (re.fullmatch(r"([\w.-]+)==(\S+)", line.strip()) for line in lines)
+    found = (re.fullmatch(r"([\w.-]+)==(\S+)(?: \\)?", line.strip()) for line in lines)
     return {normalised(pin[1]): pin[2] for pin in found if pin}
 
 
@@ -76,9 +77,15 @@ def imported(entries: list[str]) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_environment_has_what_its_stages_import_as_the_lock_pins_it(stage: str) -> None:
     found = environment(stage)
-    locked = pins((ROOT / "envs/requirements.lock").read_text().splitlines())
+    locked = pins([line for lock in LOCKS for line in (ROOT / "envs" / lock).read_text().splitlines()])
     assert found == {name: locked[name] for name in found}
     assert found.keys() == imported(STAGES[stage]) | LOADED[stage]
+
+
+def test_every_file_that_is_installed_is_known_by_its_hash_but_torchs() -> None:
+    lines = (ROOT / "envs/requirements.lock").read_text().splitlines()
+    assert all(line.startswith(("#", "    --hash=sha256:")) or line.endswith(" \\") for line in lines)
+    assert [*pins((ROOT / "envs/torch.lock").read_text().splitlines())] == ["torch"]
 
 
 def test_each_rule_with_an_environment_names_that_of_its_stage() -> None:
