@@ -7,10 +7,9 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -18,11 +17,10 @@ from longshort import accept as acceptance
 from longshort import cost, resolve, trace
 from longshort import plan as plans
 from longshort import prune as pruning
-from longshort.publish import Altered, in_words, read_json, read_record
-from longshort.study import StudyError
+from longshort.errors import in_a_line
+from longshort.publish import in_words, read_json, read_record
 from longshort.terminal import plain
 
-Result = TypeVar("Result")
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="file in config/studies, without .yaml")]
 
@@ -69,7 +67,7 @@ def plan(
 ) -> None:
     """Say what would run, why, and what it would cost; nothing runs."""
     limit = _hours(budget) if budget is not None else None
-    made = _or_exit(lambda: plans.make(_load(study), target, jobs, throughput))
+    made = plans.make(_load(study), target, jobs, throughput)
     assert made.cost is not None
     _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
     if limit is not None and made.cost.device_hours > limit:
@@ -87,10 +85,10 @@ def why(
 ) -> None:
     """Say what a number or a result file was made by: run, code, commit, data, environment, job, log."""
     if len(result) == 1:
-        found = [_or_exit(lambda: trace.of_file(Path(result[0])))]
+        found = [trace.of_file(Path(result[0]))]
     elif len(result) == 3:
         table, row, column = result
-        found = _or_exit(lambda: trace.of_cell(study, table, row, column, step))
+        found = trace.of_cell(study, table, row, column, step)
     else:
         raise SystemExit(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
     for entry in found:
@@ -105,7 +103,7 @@ def accept(
     study: StudyOption = "demo",
 ) -> None:
     """Declare that a change of the code leaves an arm's finished results as they are."""
-    for change in _or_exit(lambda: acceptance.accept(_load(study), arm, because)):
+    for change in acceptance.accept(_load(study), arm, because):
         _say(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
@@ -128,7 +126,7 @@ def fetch(
     from longshort import hub
 
     resolved = _load(study)
-    _or_exit(lambda: fetching.fetch(resolved.study, _say))
+    fetching.fetch(resolved.study, _say)
     _say(f"study {study} has what it needs of the hub in {hub.home()}")
     if to is not None:
         _say(f"for its jobs: export HF_HOME={hub.home()}")
@@ -146,7 +144,7 @@ def prune(
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
     if stale:
-        records = _or_exit(pruning.stale_records)
+        records = pruning.stale_records()
         _say("\n".join(f"{record}: {why}" for record, why in records.items()))
         _say(f"{len(records)} results that other code than the present one made")
         if records and not dry_run and (yes or typer.confirm(f"Delete these {len(records)} records?")):
@@ -154,7 +152,7 @@ def prune(
                 Path(record).unlink()
             _say("deleted; snakemake makes them anew")
         return
-    found = _or_exit(pruning.kept)
+    found = pruning.kept()
     unneeded = [folder for folder in found if not folder.needed_by]
     for study in sorted({study for folder in found for study in folder.needed_by}):
         needs = [folder for folder in found if study in folder.needed_by]
@@ -176,7 +174,7 @@ def prune(
     if names and not dry_run:
         _say(f"to be deleted: {', '.join(names)}")
     if names and not dry_run and (yes or typer.confirm(f"Delete {len(names)} folders?")):
-        _or_exit(lambda: pruning.remove(names, found))
+        pruning.remove(names, found)
         _say(f"deleted {', '.join(names)}")
 
 
@@ -221,7 +219,7 @@ def status(
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    resolved = _or_exit(lambda: resolve.load_any(study))
+    resolved = resolve.load_any(study)
     if not isinstance(resolved, resolve.ResolvedStudy):
         models = sum(len(group.parameterisations) * len(group.seeds) for group in resolved.groups.values())
         _say(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")
@@ -246,14 +244,7 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
 
 
 def _load(study: str) -> resolve.ResolvedStudy:
-    return _or_exit(lambda: resolve.load(study))
-
-
-def _or_exit(work: Callable[[], Result]) -> Result:
-    try:
-        return work()
-    except (StudyError, Altered) as error:
-        raise SystemExit(plain(str(error))) from None
+    return resolve.load(study)
 
 
 def _say(text: str) -> None:
@@ -281,5 +272,10 @@ def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
     tables.write_tables(metrics, summary, folder, runs)
 
 
-if __name__ == "__main__":
+@in_a_line()
+def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort import hub, memory
-from longshort.identity import canonical, dumps
-from longshort.publish import read_json, read_record, write_json
+from longshort.identity import canonical, dumps, read_spec
+from longshort.publish import Altered, read_json, read_record, whole_record, write_record
 from longshort.resolve import ResolvedStudy
 from longshort.resuming import Resuming
 
@@ -105,7 +105,7 @@ def write_down(study: ResolvedStudy) -> None:
         Altered: as seconds_of.
     """
     path = Path("results") / study.name / "planned.json"
-    known = read_json(path) if path.exists() else {}
+    known = whole_record(path)
     work = {}
     for run in study.runs:
         steps = study.steps_of(run)
@@ -118,7 +118,7 @@ def write_down(study: ResolvedStudy) -> None:
         devices = _processes(study, one.run) if one.rule == "train" else 1
         known[work[one]] = {"seconds": seconds * devices, "source": source}
     if work:
-        write_json(path, known)
+        write_record(path, known)
 
 
 def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once: int) -> float:
@@ -218,8 +218,8 @@ def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     found = []
     for path in sorted(RUNS.glob("*/training/*.json")):
         try:
-            record, spec = read_record(path), read_json(path.parents[1] / "spec.json")
-        except (OSError, ValueError):
+            record, spec = read_record(path), read_spec(path.parents[1] / "spec.json")
+        except Altered:
             continue
         if (record.get("spent") or {}).get("steps"):
             found.append((spec, record))

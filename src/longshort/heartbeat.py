@@ -8,7 +8,6 @@ total, unit, loss, tokens_per_second, seconds_left and message.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import tempfile
@@ -22,13 +21,23 @@ from typing import Any
 import psutil
 
 from longshort import interruption, ownership, slurm
-from longshort.publish import read_json, write_json
+from longshort.publish import Altered, read_json, write_json
 
 BEAT = 10.0
 # Seconds without a beat after which a stage is taken for dead: a file system may show one late.
 SILENT = 120.0
 # States. A stage that was killed says RUNNING for ever: its beat is old.
 WAITING, RUNNING, FINISHED, INTERRUPTED, FAILED = "waiting", "running", "finished", "interrupted", "failed"
+STATES = (WAITING, RUNNING, FINISHED, INTERRUPTED, FAILED)
+# What readers count on, and of what kind the rest is where it is there.
+NEEDED = {"state", "host", "pid", "began", "beat"}
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("stage", "state", "host", "node", "job", "run_id", "unit", "message"), str),
+    **dict.fromkeys(("pid", "attempt"), int),
+    **dict.fromkeys(("began", "beat", "seconds_before", "memory_mb", "peak_memory_mb", "done", "total"), int | float),
+    **dict.fromkeys(("loss", "tokens_per_second", "seconds_left"), int | float),
+    "earlier": list,
+}
 Progress = Callable[[], dict[str, Any]]
 
 
@@ -37,13 +46,16 @@ def path_of(out: Path) -> Path:
     return out.with_suffix(".heartbeat")
 
 
-def read_whole(path: Path) -> dict[str, Any]:
-    """A heartbeat or a record as far as it can be read now; empty where there is none, or half of one."""
+def read(path: Path) -> dict[str, Any]:
+    """A heartbeat; empty where there is none, or one that was cut or edited: it decides no number."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = read_json(path)
+    except (OSError, Altered):
         return {}
-    return content
+    if not isinstance(content, dict) or content.get("state") not in STATES or not NEEDED <= set(content):
+        return {}
+    known = {key: content.get(key) for key in KINDS}
+    return content if all(value is None or isinstance(value, KINDS[key]) for key, value in known.items()) else {}
 
 
 def clock(folder: Path) -> float:
@@ -176,18 +188,15 @@ def _memory_mb() -> float:
 
 def _before(path: Path) -> dict[str, Any]:
     """The heartbeat of the attempt before, if the result was not finished by it."""
-    try:
-        before: dict[str, Any] = read_json(path)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {} if before["state"] == FINISHED else before
+    before = read(path)
+    return {} if before.get("state") == FINISHED else before
 
 
 def _seconds_before(before: dict[str, Any]) -> float:
     """What all attempts that failed took, as far as their hearts were heard."""
     if not before:
         return 0.0
-    return float(before.get("seconds_before", 0.0) + before["beat"] - before["began"])
+    return float((before.get("seconds_before") or 0.0) + before["beat"] - before["began"])
 
 
 def _earlier_attempts(before: dict[str, Any]) -> list[str]:
@@ -195,7 +204,7 @@ def _earlier_attempts(before: dict[str, Any]) -> list[str]:
     if not before:
         return []
     job = before.get("job")
-    return [*before.get("earlier", []), how_it_ended(before["state"], job) + (f" (job {job})" if job else "")]
+    return [*(before.get("earlier") or []), how_it_ended(before["state"], job) + (f" (job {job})" if job else "")]
 
 
 def how_it_ended(state: str, job: str | None) -> str:

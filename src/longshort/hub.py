@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longshort.errors import UserError
 from longshort.publish import altered, read_json
 
 CONFIGURATION = "documents "
@@ -29,7 +30,7 @@ class Part(NamedTuple):
         return f"{self.what.strip()} of {self.kind} {self.name} at revision {self.revision}"
 
 
-class NotFetched(ValueError):
+class NotFetched(UserError):
     """A part is not here, or not as it was fetched."""
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from longshort.publish import write_atomic
+from longshort.errors import UserError
+from longshort.publish import Altered, read_json, write_atomic
 
 PACKAGE = "longshort"
 SOURCE = Path(__file__).resolve().parent
@@ -55,6 +56,7 @@ OUTSIDE = {
     "longshort.ownership",
     "longshort.slurm",
     "longshort.terminal",
+    "longshort.errors",
 }
 
 
@@ -91,17 +93,21 @@ def read_spec(path: Path) -> dict[str, Any]:
     """A specification that a stage was given.
 
     Raises:
-        SystemExit: it is not the one that its folder is named by; a folder with another kind of name promises none.
+        Altered: it is not the one that its folder is named by; a folder with another kind of name promises none.
     """
     remedy = "it was edited or cut by hand; delete it and run snakemake again, or change the study in config/"
-    try:
-        spec: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise SystemExit(f"{path} is no valid JSON ({error}): {remedy}") from None
+    spec: dict[str, Any] = read_json(path)
     name = path.absolute().parent.name
-    if re.fullmatch("[0-9a-f]{16}", name) and digest(dumps(spec)) != name:
-        raise SystemExit(f"{path} is not the specification {name} that its folder is named by: {remedy}")
+    if not isinstance(spec, dict) or (re.fullmatch("[0-9a-f]{16}", name) and digest(_or_empty(spec)) != name):
+        raise Altered(f"{path} is not the specification {name} that its folder is named by: {remedy}")
     return spec
+
+
+def _or_empty(spec: dict[str, Any]) -> str:
+    try:
+        return dumps(spec)
+    except ValueError:  # a number that JSON has not
+        return ""
 
 
 def _mark(field: FieldInfo) -> dict[str, Any]:
@@ -256,13 +262,13 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
     """What `longshort accept` recorded: {arm, runs, records, stage, from, to, modules, because, time} each.
 
     Raises:
-        ValueError: the file was cut or edited.
+        UserError: the file was cut or edited.
     """
     path = path or ACCEPTED
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     try:
-        changes: list[dict[str, Any]] = json.loads(path.read_text())
+        changes: list[dict[str, Any]] = read_json(path)
         if not isinstance(changes, list):
             raise TypeError("it is no list")
         for change in changes:
@@ -277,7 +283,7 @@ def accepted_changes(path: Path | None = None) -> list[dict[str, Any]]:
             }:
                 raise ValueError("runs and records do not name the same runs")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not what `longshort accept` wrote ({type(error).__name__}: {error}): it was edited or cut; "
             "restore it, or delete it and accept again what it held"
         ) from None
@@ -308,16 +314,16 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
     variable PLANNED comes from the process that planned.
 
     Raises:
-        SystemExit: the source is not the one that was planned, which the result's name would deny; or the Python is
+        UserError: the source is not the one that was planned, which the result's name would deny; or the Python is
             another one, so that it cannot be known.
     """
     now = modules(entry, chosen)
     words = os.environ.get(PLANNED, "").split()
     if any(word.count("=") != 1 for word in words):
-        raise SystemExit(f"the variable {PLANNED} is not what snakemake sets for its jobs: unset it, and run again")
+        raise UserError(f"the variable {PLANNED} is not what snakemake sets for its jobs: unset it, and run again")
     before = dict(word.split("=") for word in words)
     if before.get("python", _python()) != _python():
-        raise SystemExit(
+        raise UserError(
             f"this job runs with Python {_python()} and was planned with {before['python']}, which writes other syntax "
             "trees, so the code cannot be compared: run snakemake with the Python of the job's environment"
         )
@@ -326,9 +332,7 @@ def refuse_changed_code(planned: str, entry: str, chosen: tuple[str, ...] = ()) 
     accepted = any(a["stage"] == entry and (a["from"], a["to"]) == (planned, current) for a in accepted_changes())
     if changed or (planned != current and not before and not accepted):
         what = f"{', '.join(changed)} changed" if changed else f"code {planned} is now {current}: the source changed"
-        raise SystemExit(
-            f"{what} after this job was planned; run snakemake again, which plans with the source as it is"
-        )
+        raise UserError(f"{what} after this job was planned; run snakemake again, which plans with the source as it is")
     return planned
 
 

@@ -84,6 +84,8 @@ def weights(folder: Path) -> dict[str, list[int]]:
             if not 0 < length < path.stat().st_size:
                 raise ValueError(f"{path} is no whole safetensors file; take a whole copy of the model")
             header = json.loads(file.read(length))
+        if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
+            raise ValueError(f"{path} is no safetensors file; take a whole copy of the model")
         found |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
         end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
         if path.stat().st_size < 8 + length + end:

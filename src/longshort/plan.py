@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort import cost, stale
-from longshort.identity import changed_modules, modules, trajectory
-from longshort.publish import read_json, read_record, refuse_altered_table
+from longshort.identity import changed_modules, modules, read_spec, trajectory
+from longshort.publish import read_record, refuse_altered_table
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.resuming import Resuming
 from longshort.study import StudyError
@@ -201,7 +201,7 @@ def _continues(old: str, asked: Asked, run: str) -> list[str]:
     path = RUNS / old / "spec.json"
     if not path.exists():
         return []
-    then, now = read_json(path), _spec(study, run)
+    then, now = read_spec(path), _spec(study, run)
     if then.get("training", {}).get("steps") == now.get("training", {}).get("steps"):
         return []
     if trajectory(then) == trajectory(now):
@@ -217,7 +217,7 @@ def _differing_alpha(old: str, study: ResolvedStudy, run: str) -> list[str]:
     path = RUNS / old / "spec.json"
     if not path.exists():
         return []
-    then, now = read_json(path), _spec(study, run)
+    then, now = read_spec(path), _spec(study, run)
     for term in ("output", "hidden"):
         values = [((spec.get("alignment") or {}).get(term) or {}).get("alpha", 0.0) for spec in (then, now)]
         steps = (now.get("training") or {}).get("steps", 0)

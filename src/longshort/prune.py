@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longshort import heartbeat, ownership, resolve, stale
-from longshort.publish import read_json, read_record
+from longshort.publish import read_record
 from longshort.study import StudyError
 
 RESULTS, WORK = Path("results"), Path("work")
@@ -80,10 +80,11 @@ def _is_in_use(folder: Path) -> bool:
     """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
     if ownership.is_owned(folder) or any(ownership.is_owned(WORK / name) for name in _work_of(folder)):
         return True
-    beats = {path: heartbeat.read_whole(path).get("state") for path in folder.rglob("*.heartbeat")}
+    # One that cannot be read may be that of a living job.
+    beats = {path: heartbeat.read(path).get("state", heartbeat.RUNNING) for path in folder.rglob("*.heartbeat")}
     now = heartbeat.clock(folder) if beats else 0.0
     living = (path for path, state in beats.items() if state in (heartbeat.RUNNING, heartbeat.WAITING))
-    return any(now - path.stat().st_mtime < heartbeat.SILENT for path in living)
+    return any(now - path.lstat().st_mtime < heartbeat.SILENT for path in living)
 
 
 def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
@@ -128,7 +129,7 @@ def _work_of(results: Path) -> set[str]:
         said = read_record(record)
         names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
     for beat in results.glob("training/*.heartbeat"):
-        names |= {read_json(beat).get("run_id")} - {None}
+        names |= {run_id for run_id in [heartbeat.read(beat).get("run_id")] if run_id}
     return names
 
 

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from longshort.errors import UserError
 
-class Altered(ValueError):
-    """A published file was edited or cut by hand; says which one, and what to do."""
+
+class Altered(UserError):
+    """A published file was edited, cut, moved or deleted by hand; says which one, and what to do."""
 
 
 # A shared file system may show a file of another node late: NFS keeps for up to a minute what a folder held.
@@ -100,12 +102,29 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        Altered: it is no JSON.
+        Altered: it is no file, or no JSON.
     """
+    refuse_no_file(path)
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise Altered(f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run again") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Altered(
+            f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run snakemake again"
+        ) from error
+
+
+def refuse_no_file(path: Path) -> None:
+    """To be called before a file is opened: to open a pipe would wait for who writes into it.
+
+    Raises:
+        Altered: there is nothing, or something else than a file.
+    """
+    if not path.is_file():
+        raise Altered(
+            f"{path} is no file; delete it and run snakemake again"
+            if os.path.lexists(path)
+            else f"{path} is missing; run snakemake again"
+        )
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -118,16 +137,32 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "seal": _seal(record)}
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, seal: str | None = None) -> dict[str, Any]:
     """What write_record wrote.
 
+    Args:
+        seal: that of the record that has to be there, where that is known.
+
     Raises:
-        Altered: it was edited or cut since.
+        Altered: it was edited or cut since, or is another one.
     """
     record = read_json(path)
-    if not isinstance(record, dict) or record.pop("seal", None) != _seal(record):
+    if not isinstance(record, dict) or (its := record.pop("seal", None)) != _seal(record) or its != (seal or its):
         raise Altered(f"{path} is not the record that was published; delete it and run snakemake again")
     return record
+
+
+def whole_record(path: Path) -> dict[str, Any]:
+    """As read_record; nothing where there is none, or one that was edited or cut: for what decides no number."""
+    try:
+        return read_record(path)
+    except Altered:
+        return {}
+
+
+def text_of(path: Path) -> str:
+    """A log or another text for people, as far as it is one; empty where there is none."""
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def refuse_altered_table(path: Path) -> None:
@@ -139,7 +174,7 @@ def refuse_altered_table(path: Path) -> None:
     record = path.with_suffix(".json")
     if not record.exists():
         raise Altered(f"{record} is missing, by which {path} is known; delete {path} and run snakemake again")
-    if not path.exists() or read_record(record)["sha256"] != file_digest(path):
+    if read_record(record).get("sha256") != file_digest(path):
         raise Altered(f"{path} is not the file that was collected; delete it and run snakemake again")
 
 
@@ -148,6 +183,12 @@ def _seal(record: dict[str, Any]) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """sha256 of a file.
+
+    Raises:
+        Altered: it is no file.
+    """
+    refuse_no_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -174,11 +215,11 @@ def wait_for_files(folder: Path, names: Iterable[str], patience: float = LATE) -
     """For files that another node wrote, whose content is not looked at.
 
     Raises:
-        FileNotFoundError: one does not come to be seen.
+        Altered: one does not come to be seen.
     """
     for name in names:
         if not appears(folder / name, patience):
-            raise FileNotFoundError(f"{folder / name} is missing: delete {folder / 'manifest.json'} and run again")
+            raise Altered(f"{folder / name} is missing: delete {folder / 'manifest.json'} and run again")
 
 
 def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str | None:
@@ -189,7 +230,7 @@ def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str
     for name, digest in digests.items():
         if not appears(folder / name, patience):
             return f"{name} is missing"
-        if file_digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             return f"{name} is not the file that was written"
     return None
 

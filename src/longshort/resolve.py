@@ -224,6 +224,11 @@ class ResolvedStudy:
     def summary_text(self) -> str:
         return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
 
+    @property
+    def seal(self) -> str:
+        """What tells study.json from an edited one that was sealed anew."""
+        return str(sealed(self.summary())["seal"])
+
     def summary(self) -> dict[str, Any]:
         """All that the results stages know of the study."""
         names = list(self.study.arms)

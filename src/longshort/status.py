@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longshort import heartbeat
+from longshort.publish import text_of, whole_record
 from longshort.resolve import ResolvedStudy
 from longshort.terminal import plain
 
@@ -47,9 +48,9 @@ def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]
         for stage, place in places.items():
             out = results / "runs" / run / place / f"{study.steps_of(run)}.json"
             path = heartbeat.path_of(out)
-            beat = heartbeat.read_whole(path)
+            beat = heartbeat.read(path)
             silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
-            state = _state(heartbeat.read_whole(out), beat, silent)
+            state = _state(whole_record(out), beat, silent)
             found.append(Stage(run, names[run], stage, state, out.with_suffix(".log"), beat, silent))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
@@ -103,8 +104,7 @@ def _last_words(one: Stage) -> Iterator[str]:
     message = one.beat.get("message") or heartbeat.how_it_ended(one.beat["state"], one.beat.get("job"))
     said = f": {message}" if message != one.state else ""
     yield f"\n{one.arms}, {one.stage} {one.state}{said} ({one.log})"
-    if one.log.exists():
-        yield from (f"    {line}" for line in one.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+    yield from (f"    {line}" for line in text_of(one.log).splitlines()[-LAST_LINES:])
 
 
 def _number(value: float | None, form: str) -> str:

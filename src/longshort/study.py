@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from longshort.errors import UserError
 from longshort.identity import canonical
 from longshort.kinds import chosen
 
@@ -39,7 +40,7 @@ LEAST_PROMPT = 16  # tokens
 COMMIT = r"^[0-9a-f]{40}$"  # a branch or a tag of the hub moves, and the study with it
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """A mistake in the configuration, said with its place and its remedy."""
 
 

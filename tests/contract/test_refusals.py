@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from longshort.publish import read_record, write_record
 from tests.support.project import edit, longshort, run_snakemake
 
 CODE = "from longshort import identity; print(identity.source_as_planned())"
@@ -72,6 +73,16 @@ def test_a_study_whose_runs_were_exchanged_is_refused(finished_copy: Path) -> No
     assert "study.json is not the record that was published; delete it" in said
     path.unlink()
     run_snakemake(finished_copy, "tables")
+
+
+def test_a_study_that_was_edited_and_sealed_anew_is_refused(finished_copy: Path) -> None:
+    path = finished_copy / "results/tiny/study.json"
+    study = read_record(path)
+    ours, theirs = (arm["runs"] for arm in study["arms"][:2])
+    study["arms"][0]["runs"], study["arms"][1]["runs"] = theirs, ours
+    write_record(path, study)
+    assert run_snakemake(finished_copy, "all", check=False).returncode != 0
+    assert "study.json is not the record" in (finished_copy / "results/tiny/logs/metrics.log").read_text()
 
 
 def test_an_edited_specification_is_refused_by_name(finished_copy: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from longshort import identity, resolve
+from longshort.errors import UserError
 
 
 class Old(BaseModel):
@@ -129,7 +130,7 @@ def test_a_specification_is_the_one_that_its_folder_is_named_by(tmp_path: Path) 
     assert identity.read_spec(path) == {"rate": 1.0}
     for wrong, words in ((text.replace("1", "2"), "is not the specification"), (text[:-1], "is no valid JSON")):
         path.write_text(wrong)
-        with pytest.raises(SystemExit, match=rf"{path} {words}.* delete it and run snakemake again"):
+        with pytest.raises(UserError, match=rf"{path} {words}.* delete it and run snakemake again"):
             identity.read_spec(path)
     by_hand = tmp_path / "spec.json"
     by_hand.write_text('{"rate": 2.0}')
@@ -148,7 +149,7 @@ def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -
     code = identity.code_hash(resolve.TRAINING)
     assert identity.refuse_changed_code(code, resolve.TRAINING) == code
     monkeypatch.setattr(identity, "_python", lambda: "3.99")
-    with pytest.raises(SystemExit, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
+    with pytest.raises(UserError, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
         identity.refuse_changed_code(code, resolve.TRAINING)
 
 
@@ -173,12 +174,12 @@ def test_what_is_remembered_of_the_source_changes_no_hash(
 
 
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:
-    with pytest.raises(SystemExit, match="changed after this job was planned"):
+    with pytest.raises(UserError, match="changed after this job was planned"):
         identity.refuse_changed_code("0" * 16, "longshort.training.trainer")
 
 
 def test_what_was_planned_is_not_taken_from_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("x", "python=3.11 x", "a=b=c"):
         monkeypatch.setenv(identity.PLANNED, value)
-        with pytest.raises(SystemExit, match="LONGSHORT_PLANNED is not what snakemake sets"):
+        with pytest.raises(UserError, match="LONGSHORT_PLANNED is not what snakemake sets"):
             identity.refuse_changed_code("0" * 16, "longshort.training.trainer")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from longshort.ownership import sole_owner
-from longshort.publish import write_json, write_record
+from longshort.publish import Altered, write_json, write_record
 from longshort.training import checkpoints, launch
 
 DIVERGES = 4
@@ -62,7 +62,7 @@ def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, An
     write_record(tmp_path / "data/manifest.json", {"files": {"train/a.arrow": "0", "test/b.arrow": "0"}})
     (tmp_path / "data/train").mkdir()
     (tmp_path / "data/train/a.arrow").write_text("x")
-    with pytest.raises(SystemExit, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
+    with pytest.raises(Altered, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
         complete(job, tmp_path / "work", [2])
     assert checkpoints.steps_there(tmp_path / "work") == []
 

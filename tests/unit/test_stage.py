@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from longshort import provenance
+from longshort.errors import UserError
 from longshort.evaluation import harness, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
 from longshort.publish import file_digest, folder_digests, read_record, write_json, write_record
@@ -105,7 +106,7 @@ def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, co
                 file.writestr(f"data/{task}_e.jsonl", content)
         assert values(local) == [3 if content == "{}" else 4]
     (tmp_path / "data.zip").unlink()
-    with pytest.raises(SystemExit, match="longbench_e: LongBench-E task qasper is missing: no file"):
+    with pytest.raises(UserError, match="longbench_e: LongBench-E task qasper is missing: no file"):
         values(local)
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from longshort import heartbeat, resolve, status
 from longshort.cli import app
+from longshort.publish import write_record
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -71,7 +72,7 @@ def test_the_state_of_a_stage(
     if beat is not None:
         write_beat(out, **beat)
     if record is not None:
-        out.write_text(json.dumps(record))
+        write_record(out, record)
     assert state_of(study, "constant") == state
 
 

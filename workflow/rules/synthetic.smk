@@ -47,8 +47,9 @@ rule synthetic_results:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.synthetic.results"),
+        seal=STUDY.seal,
         numbers=STUDY.numbers(),
         out=f"results/{STUDY.name}",
     shell:
         "python -m longshort.synthetic.results --study {input.study:q} --numbers {params.numbers:q} --out {params.out:q}"
-        " --style {input.style:q} --code {params.code:q} > {log:q} 2>&1"
+        " --style {input.style:q} --code {params.code:q} --seal {params.seal:q} > {log:q} 2>&1"

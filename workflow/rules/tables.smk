@@ -32,8 +32,9 @@ rule metrics:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.collect"),
+        seal=STUDY.seal,
     shell:
-        "python -m longshort.results.collect --code {params.code:q} --study {input.study:q} --results results --out {output.numbers:q} > {log:q} 2>&1"
+        "python -m longshort.results.collect --code {params.code:q} --seal {params.seal:q} --study {input.study:q} --results results --out {output.numbers:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -54,9 +55,10 @@ rule tables:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.tables"),
+        seal=STUDY.seal,
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.tables --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        "python -m longshort.results.tables --code {params.code:q} --seal {params.seal:q} --metrics {input.metrics:q} --runs {input.runs:q}"
         " --study {input.study:q} --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -78,9 +80,10 @@ rule plots:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.plots"),
+        seal=STUDY.seal,
         out=subpath(output[0], parent=True),
     shell:
-        "python -m longshort.results.plots --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        "python -m longshort.results.plots --code {params.code:q} --seal {params.seal:q} --metrics {input.metrics:q} --runs {input.runs:q}"
         " --study {input.study:q} --style {input.style:q} --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -102,6 +105,7 @@ rule report:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.results.report"),
+        seal=STUDY.seal,
     shell:
-        "python -m longshort.results.report --code {params.code:q} --metrics {input.metrics:q} --runs {input.runs:q}"
+        "python -m longshort.results.report --code {params.code:q} --seal {params.seal:q} --metrics {input.metrics:q} --runs {input.runs:q}"
         " --study {input.study:q} --plots {input.plots:q} --out {output:q} > {log:q} 2>&1"

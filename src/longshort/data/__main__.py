@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from longshort import hub, interruption, provenance
 from longshort.data import corpora, shards, tokenizers
+from longshort.errors import in_a_line
 from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
 from longshort.ownership import Owner, sole_owner
 from longshort.publish import NoSpace, file_in_place, folder_digests, naming_a_full_disk, write_record
@@ -113,6 +114,7 @@ def _content(split: str, files: list[Path], sources: TextIO) -> dict[str, Any]:
     return {"documents": documents, "tokens": tokens, "sha256": total.hexdigest()}
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="data specification (JSON)")

@@ -39,17 +39,21 @@ def files(path: str) -> list[Path]:
     Raises:
         ValueError: there is none, or one has a suffix that is not read.
     """
-    root = Path(path)
-    if root.is_dir():
-        found = sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES)
-    else:
-        found = sorted(Path(file) for file in glob.glob(path, recursive=True) if Path(file).is_file())
+    found = [file for file in _named(path) if file.is_file()]
     if not found:
         raise ValueError(f"data.corpus.path = {path!r}: no file there; give a folder, a file or a glob of {SUFFIXES}")
     strange = [file for file in found if file.suffix not in SUFFIXES]
     if strange:
         raise ValueError(f"data.corpus.path = {path!r} takes in {strange[0]}; only {SUFFIXES} are read")
     return found
+
+
+def _named(path: str) -> list[Path]:
+    """What has the name of a file of the corpus: folders, pipes and links to nothing, too."""
+    root = Path(path)
+    if root.is_dir():
+        return sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES)
+    return sorted(Path(file) for file in glob.glob(path, recursive=True))
 
 
 def _stdlib(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -69,8 +73,14 @@ def _text(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str,
     from datasets import load_dataset
 
     root = Path(corpus["path"])
-    for file in files(corpus["path"]):
+    found = files(corpus["path"])
+    if others := [path for path in _named(corpus["path"]) if path.suffix in SUFFIXES and path not in found]:
+        left_out["no file"] += len(others)
+    for file in found:
         name = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python shows bytes that are no letters
+            left_out["with a name that is not UTF-8"] += 1
+            continue
         if file.suffix == ".txt":
             try:
                 yield name, file.read_text(encoding="utf-8")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longshort.publish import LATE, altered, read_record
+from longshort.publish import LATE, Altered, altered, read_record
 
 
 def refuse_altered(manifest: Path, *splits: str) -> None:
     """To be called before the splits are read; it reads them once, as fast as the disk gives them.
 
     Raises:
-        Altered: the manifest is not the one that was published.
-        SystemExit: a file of the splits is not the one that the manifest names.
+        Altered: the manifest is not the one that was published, or a file of the splits not the one that it names.
     """
     files = {name: sha for name, sha in read_record(manifest)["files"].items() if name.split("/")[0] in splits}
     if trouble := altered(manifest.parent, files, patience=LATE):
-        raise SystemExit(
+        raise Altered(
             f"the corpus is not the one that was prepared: {manifest.parent}: {trouble}; "
             f"delete {manifest} and run snakemake again, which prepares it anew"
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from longshort import heartbeat, hub, interruption, provenance
 from longshort.data import prepared, splits
+from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code, run_id
 from longshort.ownership import sole_owner
@@ -39,6 +40,7 @@ Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
 Protocol = Callable[[dict[str, Any], int], str]
 
 
+@in_a_line()
 def main(metric: str, evaluate: Evaluate, protocol: Protocol, keeps_items: bool = False) -> None:
     """The command line of one metric's stage.
 
@@ -75,12 +77,12 @@ def make(
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     spec, run = read_spec(arguments.spec), read_record(arguments.run)
     if "run" not in run:
-        raise SystemExit(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
+        raise UserError(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
     manifest = read_record(arguments.data)
     wait_for_files(arguments.data.parent, manifest["files"])
     for digests in _made_items(spec, arguments.data):
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
-            raise SystemExit(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
+            raise UserError(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = {
         # The numbers say whose they are, also where another run has the same weights.
         "run": [run["run"], run["run_id"]],
@@ -139,7 +141,7 @@ def _protocol(metric: str, protocol: Protocol, spec: dict[str, Any]) -> str:
         said = protocol(spec["settings"], spec["length"])
         return f"{said}&weights={spec['precision']}" if "precision" in spec else said
     except (OSError, ValueError) as error:
-        raise SystemExit(f"{metric}: {error}") from None
+        raise UserError(f"{metric}: {error}") from None
 
 
 def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
@@ -183,7 +185,7 @@ def _checkpoints(
         try:
             measured = evaluate(model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}"))
         except ValueError as error:
-            raise SystemExit(f"{metric}, step {step}: {error}") from None
+            raise UserError(f"{metric}, step {step}: {error}") from None
         together.rows.extend({"step": step, "status": _status(row), **row} for row in measured.rows)
         together.items.extend({"step": step, **item} for item in measured.items)
         print(f"step {step}: {len(measured.rows)} numbers in {time.monotonic() - began:.1f} s", flush=True)
@@ -270,7 +272,7 @@ def _load(checkpoint: dict[str, Any], precision: str) -> Any:
     base = checkpoint.get("adapts")
     for part in [checkpoint, *([base] if base else [])]:
         if trouble := altered(Path(part["path"]), part["files"], patience=LATE):
-            raise SystemExit(
+            raise UserError(
                 f"the weights are not those that were trained: {part['path']}: {trouble}; "
                 "delete the run's record and run snakemake again, which trains it anew"
             )

@@ -24,6 +24,7 @@ import numpy as np
 
 from longshort import interruption
 from longshort.data import prepared, splits
+from longshort.errors import in_a_line
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
 from longshort.identity import refuse_changed_code
@@ -412,6 +413,7 @@ def write(items: dict[str, list[Item]], out: Path, owner: Owner | None = None) -
     write_json(out / "manifest.json", {f"{task}_e.jsonl": file_digest(out / f"{task}_e.jsonl") for task in items})
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the offline stand-in of LongBench-E.")
     parser.add_argument("--data", type=Path, required=True, help="a published data folder; its test split is read")

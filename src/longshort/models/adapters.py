@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import safe_open
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
+from longshort.errors import UserError
 from longshort.models import load, rope
 
 
@@ -41,11 +42,11 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftM
         seed: of the adapter's first weights.
 
     Raises:
-        ValueError: the model has no linear layer of a name.
+        UserError: the model has no linear layer of a name.
     """
     linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     if absent := sorted(set(settings["targets"]) - linear):  # peft passes over them if there is another one
-        raise ValueError(
+        raise UserError(
             f"training.adapter.targets: the model has no linear layer called {load.listed(absent)}; "
             f"it has {load.listed(sorted(linear), 20)}"
         )
@@ -77,7 +78,7 @@ def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
     """The base, its weights and the adapter's of folder added up.
 
     Raises:
-        ValueError: weights of the base or of the adapter are missing, or nobody asks for them.
+        UserError: weights of the base or of the adapter are missing, or nobody asks for them.
     """
     model = load.whole(base, precision, config=AutoConfig.from_pretrained(str(folder)))
     rope.restore(model, base)
@@ -85,7 +86,7 @@ def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         trained, asked = set(file.keys()), set(get_peft_model_state_dict(adapted))
     if trained != asked:  # peft would leave those that are missing as they begin, which is to do nothing
-        raise ValueError(
+        raise UserError(
             f"{folder}: the adapter's weights are not those that its configuration asks for: they differ in "
             f"{load.listed(sorted(trained ^ asked))}; delete the folder and train again"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from longshort.errors import UserError
 from longshort.models import rope
 from longshort.models.kinds import ADAPTERS
 
@@ -55,7 +56,7 @@ def load(
         four_bits: quantises all weights but those of embeddings and head.
 
     Raises:
-        ValueError: the weights are not those that the configuration asks for, by name.
+        UserError: the weights are not those that the configuration asks for, by name.
     """
     _no_bars_in_logs()
     if adapts is not None:
@@ -79,23 +80,30 @@ def whole(path: str | Path, precision: str, **options: Any) -> PreTrainedModel:
     checkpoints hold, and a head that is tied to the embeddings.
 
     Raises:
-        ValueError: a weight is missing, not asked for, or of another shape.
+        UserError: a weight is missing, not asked for, or of another shape; or its configuration is none.
     """
     remedy = "take a whole copy of the model, or mend its config.json"
     how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[precision], **how)
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise ValueError(f"{path}: weights have other shapes than its config.json says (see above); {remedy}") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of whatever kind: what a configuration says is taken for granted there
+        if "ignore_mismatched_sizes" in str(error):
+            raise UserError(
+                f"{path}: weights have other shapes than its config.json says (see above); {remedy}"
+            ) from None
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: transformers makes no model of its config.json and weights ({what}); {remedy}"
+        ) from error
     model: PreTrainedModel
     model, report = loaded
     wrong = {"lacks": report["missing_keys"], "has no place for": report["unexpected_keys"]}
     wrong["has in another shape"] = report["mismatched_keys"]
     said = [f"{what} {listed(sorted(map(str, names)))}" for what, names in wrong.items() if names]
     if said or report["error_msgs"]:
-        raise ValueError(f"{path}: the model {'; '.join([*said, *report['error_msgs']])}; {remedy}")
+        raise UserError(f"{path}: the model {'; '.join([*said, *report['error_msgs']])}; {remedy}")
     return model
 
 
@@ -140,7 +148,7 @@ def logit_change(config: PretrainedConfig) -> LogitChange:
     with what the model does (alignment/objective.py, evaluation/forward.py).
 
     Raises:
-        ValueError: the configuration names a change that is not known here.
+        UserError: the configuration names a change that is not known here.
     """
     scale, cap = 1.0, None
     for name, value in vars(config.get_text_config()).items():
@@ -151,7 +159,7 @@ def logit_change(config: PretrainedConfig) -> LogitChange:
         elif name in LOGIT_CAPS:
             cap = value
         elif value != 1:
-            raise ValueError(
+            raise UserError(
                 f"model type {config.model_type} changes its logits after the head ({name} = {value}), which is not "
                 "known here: add it to logit_change in models/load.py"
             )
@@ -162,12 +170,12 @@ def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The decoder's blocks in order.
 
     Raises:
-        ValueError: the decoder keeps them elsewhere than in `layers`.
+        UserError: the decoder keeps them elsewhere than in `layers`.
     """
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
-        raise ValueError(f"{type(model).__name__} keeps no list of blocks in `layers`; hidden alignment needs one")
+        raise UserError(f"{type(model).__name__} keeps no list of blocks in `layers`; hidden alignment needs one")
     return layers
 
 
@@ -175,5 +183,5 @@ def final_norm(model: PreTrainedModel) -> torch.nn.Module:
     """The norm between the last block and the head."""
     norm = getattr(model.get_decoder(), "norm", None)
     if not isinstance(norm, torch.nn.Module):
-        raise ValueError(f"{type(model).__name__} has no final `norm`; the logit lens needs one")
+        raise UserError(f"{type(model).__name__} has no final `norm`; the logit lens needs one")
     return norm

@@ -7,7 +7,6 @@ arm, seed and stage: how it was made and what it cost. Links the runs by arm for
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import pandas
 
 from longshort import heartbeat
-from longshort.identity import NAME, refuse_changed_code
-from longshort.publish import Altered, file_digest, read_record, write_atomic, write_record
+from longshort.errors import in_a_line
+from longshort.identity import NAME, read_spec, refuse_changed_code
+from longshort.publish import Altered, file_digest, read_record, text_of, whole_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
 COLUMNS = [
@@ -61,19 +61,20 @@ def _runs(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
 
 def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
     """One row for each arm, seed and stage (training, or an evaluation), whether it is finished or not: RUNS."""
-    planned = heartbeat.read_whole(results / study["name"] / "planned.json")
+    planned = whole_record(results / study["name"] / "planned.json")
     rows = []
     for arm, seed, run, steps in _runs(study):
         stages = {"training": "training"}
         stages |= {metric: f"{metric}/{evaluation['id']}" for metric, evaluation in study["evaluations"].items()}
         spec_path = results / "runs" / run / "spec.json"
-        spec = spec_path.read_text() if spec_path.exists() else ""
+        spec = read_spec(spec_path) if spec_path.exists() else {}
         for stage, place in stages.items():
             out = results / "runs" / run / place / f"{steps}.json"
-            row = _how_made(out, stage, json.loads(spec or "{}"))
+            row = _how_made(out, stage, spec)
             expected = planned.get(f"{run}/{stage}/{steps}", {})
             row |= {"planned_seconds": expected.get("seconds"), "planned_from": expected.get("source")}
-            rows.append({"arm": arm, "seed": seed, "run": run, "stage": stage, "steps": steps, "spec": spec, **row})
+            row |= {"run": run, "stage": stage, "steps": steps, "spec": text_of(spec_path)}
+            rows.append({"arm": arm, "seed": seed, **row})
     return pandas.DataFrame(rows, columns=[*RUNS]).astype(RUNS)
 
 
@@ -92,12 +93,12 @@ RUNS = {
 
 def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
     """What the record, the heartbeat and the log of a stage say."""
-    beat, log = heartbeat.read_whole(heartbeat.path_of(out)), out.with_suffix(".log")
+    beat, log = heartbeat.read(heartbeat.path_of(out)), out.with_suffix(".log")
     said: dict[str, Any] = {
         "status": _unfinished(out),
         "path": str(out),
         "log": str(log),
-        "log_tail": "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:]) if log.exists() else "",
+        "log_tail": "\n".join(text_of(log).splitlines()[-LOG_LINES:]),
         "attempts": beat.get("attempt"),
         "peak_memory_mb": beat.get("peak_memory_mb"),
     }
@@ -128,7 +129,7 @@ def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
 def _unfinished(out: Path) -> str:
     """What the heartbeat says of a result that is not there."""
     path = heartbeat.path_of(out)
-    state = heartbeat.read_whole(path).get("state")
+    state = heartbeat.read(path).get("state")
     if state in (heartbeat.RUNNING, heartbeat.WAITING):
         return "running" if heartbeat.clock(path.parent) - path.stat().st_mtime < heartbeat.SILENT else "failed"
     return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
@@ -138,12 +139,13 @@ def _run(
     study: dict[str, Any], folder: Path, steps: str, *, training: bool, planned: dict[str, str] | None
 ) -> pandas.DataFrame:
     record_path = folder / "training" / f"{steps}.json"
-    trained = planned is None or _made_by(record_path, planned["training"])
+    there = record_path.with_suffix(".parquet").exists()
+    trained = planned is None or (there and _made_by(record_path, planned["training"]))
     record = _record_of(record_path, {"run": folder.name, "steps": steps}) if trained else {}
     frames = []
     for metric, evaluation in study["evaluations"].items():
         path = folder / metric / evaluation["id"] / f"{steps}.parquet"
-        if planned is None or (trained and _made_by(path.with_suffix(".json"), planned[metric])):
+        if planned is None or (trained and path.exists() and _made_by(path.with_suffix(".json"), planned[metric])):
             lies = {"run": folder.name, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
             _refuse_altered(path, _record_of(path.with_suffix(".json"), lies)["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
@@ -194,7 +196,7 @@ def _training(record_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
 
 def _refuse_altered(path: Path, digest: str) -> None:
     if file_digest(path) != digest:
-        raise ValueError(f"{path} is not the file that was published; delete it and run snakemake again")
+        raise Altered(f"{path} is not the file that was published; delete it and run snakemake again")
 
 
 def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFrame:
@@ -240,16 +242,18 @@ def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path) -> Non
         write_record(path.with_suffix(".json"), {"sha256": file_digest(path), "rows": len(frame)})
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="resolved study (JSON)")
     parser.add_argument("--results", type=Path, required=True, help="folder that holds runs/")
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
+    parser.add_argument("--seal", help="refuse to run if the study's is another one")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.results.collect")
-    study = read_record(arguments.study)
+    study = read_record(arguments.study, arguments.seal)
     frame = collect(study, arguments.results)
     publish(frame, collect_runs(study, arguments.results), arguments.out)
     link_arms(study, arguments.out.parent)

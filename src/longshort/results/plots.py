@@ -8,7 +8,6 @@ curve is named beside its end. The same numbers give the same bytes.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from longshort.errors import in_a_line
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_record, write_atomic
 from longshort.results import long_table, plots_compared
@@ -477,6 +477,7 @@ def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: 
     return paths
 
 
+@in_a_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draws a study's plots from its metrics.")
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
@@ -484,16 +485,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
     parser.add_argument("--style", type=Path, required=True, help="matplotlib style file (longshort.mplstyle)")
+    parser.add_argument("--seal", help="refuse to run if the study's is another one")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.plots")
-    try:
-        study = read_record(options.study)
-        metrics, _ = long_table.read_with_costs(options.metrics, options.runs, study)
-        write_plots(metrics, study, options.out, options.style)
-    except ValueError as error:
-        sys.exit(f"longshort.results.plots: {error}")
+    study = read_record(options.study, options.seal)
+    metrics, _ = long_table.read_with_costs(options.metrics, options.runs, study)
+    write_plots(metrics, study, options.out, options.style)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import base64
 import json
 import math
-import sys
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from longshort.errors import in_a_line
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
@@ -365,6 +365,7 @@ def _reproduce(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
     return f"<pre>{escape(commands)}</pre>" + "".join(f'<p class="notes">{escape(line)}</p>' for line in said)
 
 
+@in_a_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Writes a study's report.")
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
@@ -372,16 +373,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--plots", type=Path, nargs="+", required=True, help="the study's plots (png)")
     parser.add_argument("--out", type=Path, required=True, help="HTML to write")
+    parser.add_argument("--seal", help="refuse to run if the study's is another one")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.report")
-    try:
-        study = read_record(options.study)
-        metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
-        write_atomic(options.out, page(metrics, runs, study, options.plots))
-    except ValueError as error:
-        sys.exit(f"longshort.results.report: {error}")
+    study = read_record(options.study, options.seal)
+    metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
+    write_atomic(options.out, page(metrics, runs, study, options.plots))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import argparse
 import io
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from longshort.errors import in_a_line
 from longshort.identity import refuse_changed_code
 from longshort.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, statistics
@@ -401,22 +401,21 @@ def write_tables(
     return paths
 
 
+@in_a_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Makes a study's tables from its metrics.")
     parser.add_argument("--metrics", type=Path, required=True, help="the study's metrics.parquet")
     parser.add_argument("--runs", type=Path, required=True, help="the study's runs.parquet")
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--seal", help="refuse to run if the study's is another one")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.tables")
-    try:
-        study = read_record(options.study)
-        metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
-        write_tables(metrics, study, options.out, runs)
-    except ValueError as error:
-        sys.exit(f"longshort.results.tables: {error}")
+    study = read_record(options.study, options.seal)
+    metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
+    write_tables(metrics, study, options.out, runs)
 
 
 if __name__ == "__main__":

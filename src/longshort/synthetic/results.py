@@ -9,7 +9,6 @@ import argparse
 import base64
 import io
 import math
-import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
+from longshort.errors import in_a_line
 from longshort.identity import refuse_changed_code
 from longshort.publish import Altered, file_digest, read_record, write_atomic
 from longshort.results import drawing, formats, report
@@ -358,20 +358,19 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="the study's study.json")
     parser.add_argument("--numbers", type=Path, nargs="+", required=True, help="the numbers of its groups")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study's results")
     parser.add_argument("--style", type=Path, required=True, help="matplotlib style file (longshort.mplstyle)")
+    parser.add_argument("--seal", help="refuse to run if the study's is another one")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, ENTRY)
-    try:
-        write(read_record(arguments.study), arguments.numbers, arguments.out, arguments.style)
-    except ValueError as error:
-        sys.exit(f"{ENTRY}: {error}")
+    write(read_record(arguments.study, arguments.seal), arguments.numbers, arguments.out, arguments.style)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from tqdm import tqdm
 
 from longshort import interruption, provenance
+from longshort.errors import in_a_line
 from longshort.identity import code_hash, modules, read_spec, refuse_changed_code
 from longshort.publish import file_digest, write_atomic, write_record
 from longshort.synthetic.model import Transformer
@@ -118,6 +119,7 @@ def protocol(spec: dict[str, Any]) -> str:
     return f"synthetic/mse-v1?train={train}&test={test}&sequences={spec['test_sequences']}&cap={spec['cap']:g}"
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the group (JSON)")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort import heartbeat, hub, interruption, provenance
+from longshort.errors import UserError, in_a_line
 from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
 from longshort.kinds import chosen
 from longshort.ownership import sole_owner
@@ -33,6 +34,7 @@ ENTRY = "longshort.training.trainer"
 RESTORE = "delete its record and run snakemake again, which trains it anew"
 
 
+@in_a_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the run (JSON)")
@@ -91,7 +93,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         publish(arguments.out, {**record, "status": "diverged", "diverged": base["diverged"], "checkpoints": {}}, [])
         return
     if base_path and (trouble := altered(base_path, files or {}, patience=LATE)):
-        raise SystemExit(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
+        raise UserError(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
 
     # An adapter is nothing without the weights that it was trained beside.
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"].get("adapter") else {}
@@ -138,11 +140,11 @@ def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
     try:
         path = hub.folder(part) if part else Path(model["name"])
     except hub.NotFetched as error:
-        raise SystemExit(f"model: {error}") from None
+        raise UserError(f"model: {error}") from None
     everything = hub.files(part) if part else folder_digests(path)
     files = {name: sha for name, sha in everything.items() if name.endswith((".safetensors", "config.json"))}
     if not any(name.endswith(".safetensors") for name in files):
-        raise SystemExit(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
+        raise UserError(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
     checkpoint = {"path": str(path), "files": files}
     return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
 

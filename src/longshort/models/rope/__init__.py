@@ -17,6 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from longshort.errors import UserError
 from longshort.models.kinds import MODULES
 
 # Where config.json keeps what rope_parameters cannot say.
@@ -31,17 +32,17 @@ def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int = 0) -> N
         seed: of the weights that a method adds.
 
     Raises:
-        ValueError: the model has no rotary positions, or some that were extended before.
+        UserError: the model has no rotary positions, or some that were extended before.
     """
     parameters = getattr(model.config, "rope_parameters", None) or {}
     if "rope_theta" not in parameters or not hasattr(model.get_decoder(), "rotary_emb"):
-        raise ValueError(
+        raise UserError(
             f"model.rope = {settings['kind']}: {type(model).__name__} has no single set of rotary frequencies; "
             "take a model of the Llama, Mistral or Qwen family, or leave model.rope out"
         )
     if parameters.get("rope_type", "default") != "default" or hasattr(model.config, KEY):
         extended = getattr(model.config, KEY, {}).get("kind") or parameters["rope_type"]
-        raise ValueError(
+        raise UserError(
             f"model.rope = {settings['kind']}: the model's rotary frequencies are extended already ({extended}); "
             "start from a model that is not, or leave model.rope out"
         )

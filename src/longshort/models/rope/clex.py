@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longshort.data.streams import generator
+from longshort.errors import UserError
 from longshort.models.rope import KEY, head_size
 
 
@@ -42,7 +43,7 @@ def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> N
     """The module, with the weights that transformers found no place for.
 
     Raises:
-        ValueError: the folder has none.
+        UserError: the folder has none.
     """
     rotary = ContinuousRotary(head_size(model), model.config.rope_parameters["rope_theta"], settings, seed=0)
     prefix = f"{model.base_model_prefix}.rotary_emb."
@@ -52,7 +53,7 @@ def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> N
             weights |= {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if prefix in name}
     if set(weights) != set(rotary.state_dict()):
         wanted = " and ".join(prefix + name for name in rotary.state_dict())
-        raise ValueError(f"{folder}: config.json says clex, but the safetensors hold no {wanted}")
+        raise UserError(f"{folder}: config.json says clex, but the safetensors hold no {wanted}")
     rotary.load_state_dict(weights)
     model.get_decoder().rotary_emb = rotary.to(model.device, model.dtype).train(model.training)
 

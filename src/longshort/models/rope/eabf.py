@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from longshort.errors import UserError
 from longshort.models.rope import KEY, set_parameters
 
 NAME = "longshort_eabf"
@@ -22,7 +23,7 @@ def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
     """As the module says.
 
     Raises:
-        ValueError: the model's attention cannot be replaced, or was asked for otherwise.
+        UserError: the model's attention cannot be replaced, or was asked for otherwise.
     """
     set_parameters(model, {"rope_type": "default", "rope_theta": settings["theta"]})
     setattr(model.config, KEY, {**settings, "original_length": model.config.max_position_embeddings})
@@ -34,7 +35,7 @@ def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> N
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
-        raise ValueError(f"model.rope = eabf: the attention of {type(model).__name__} cannot be replaced; use abf")
+        raise UserError(f"model.rope = eabf: the attention of {type(model).__name__} cannot be replaced; use abf")
 
 
 def scaled_attention(

@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from longshort.errors import UserError
+
 NAME = "longshort_shifted_sparse"
 GROUPS = 4
 
@@ -24,21 +26,21 @@ def use(model: PreTrainedModel, length: int) -> None:
     """Lets a model train by shifted sparse attention; what is saved of it attends fully.
 
     Raises:
-        ValueError: length (tokens) does not divide, or the model's attention cannot be replaced.
+        UserError: length (tokens) does not divide, or the model's attention cannot be replaced.
     """
     if length % (2 * GROUPS):
-        raise ValueError(
+        raise UserError(
             f"training.attention = shifted-sparse: lengths.train {length} is no multiple of {2 * GROUPS} "
             f"({GROUPS} groups, shifted by half of one); change one of the two"
         )
     if model.config.num_attention_heads % 2:
-        raise ValueError("training.attention = shifted-sparse needs an even number of heads; use full")
+        raise UserError("training.attention = shifted-sparse needs an even number of heads; use full")
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     plain = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     if plain not in ("sdpa", "eager") or model.config._attn_implementation != NAME:
-        raise ValueError(
+        raise UserError(
             f"training.attention = shifted-sparse: the attention of {type(model).__name__} ({plain}) cannot be "
             "replaced by it; use full"
         )
