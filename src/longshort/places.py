@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import json
+import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -150,6 +154,31 @@ def _check_harness(where: str, harness: Harness) -> None:
     names = [path.name for path in files]  # a job tells its inputs apart by name
     for twice in (name for name in names if names.count(name) > 1):
         raise StudyError(f"{said}: two files there are called {twice}; rename one of them")
+    own = _named_tasks(Path(harness.include_path))
+    others = {entry.split("@")[0] for entry in harness.tasks} - own
+    if others and (known := _tasks_of_lm_eval()) is not None and (unknown := sorted(others - known)):
+        close = difflib.get_close_matches(unknown[0], own, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise StudyError(
+            f"{where}: evaluations.harness.tasks = {unknown[0]!r}: neither {harness.include_path} nor lm_eval has it; "
+            f"{hint}the folder has {', '.join(sorted(own))}"
+        )
+
+
+def _named_tasks(folder: Path) -> set[str]:
+    """The names in a folder's task files, without loading them: lm_eval takes 14 s to be imported."""
+    name = re.compile(rb"^[ \t]*(?:- )?(?:task|group|tag):[ \t]*[\"']?([\w.+/-]+)", re.MULTILINE)
+    return {found.decode() for path in task_files(str(folder)) for found in name.findall(_bytes(path))}
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.suffix == ".yaml" else b""
+
+
+@cache
+def _tasks_of_lm_eval() -> frozenset[str] | None:
+    found = importlib.util.find_spec("lm_eval")
+    return frozenset(_named_tasks(Path(found.origin).parent / "tasks")) if found and found.origin else None
 
 
 def _refuse_braces(said: str, files: Iterable[Path]) -> None:

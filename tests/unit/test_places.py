@@ -109,6 +109,17 @@ def test_tasks_are_there_and_not_empty(folder: Path) -> None:
     refused(folder, "has a brace", data={**TINY["data"], "corpus": {"kind": "text", "path": "{corpus}"}})
 
 
+def test_a_task_is_in_ones_own_folder_or_in_lm_eval(folder: Path) -> None:
+    (folder / "tasks").mkdir()
+    (folder / "tasks/mine.yaml").write_text("task: my_task\ndataset_path: json\n")
+
+    def asked(*tasks: str) -> dict[str, Any]:
+        return {"evaluations": {"harness": {"tasks": [*tasks], "max_length": 64, "include_path": "tasks"}}}
+
+    assert check(folder, **asked("my_task", "hellaswag", "mmlu"))
+    refused(folder, "tasks = 'my_tsk': neither tasks nor lm_eval has it; did you mean 'my_task'", **asked("my_tsk"))
+
+
 @pytest.mark.parametrize("name", ["runs", "data", "evaluations", "a b", "$(touch PWNED)", "-x", "x" * 65, "é"])
 def test_a_study_has_a_name_that_is_no_other_folder_and_no_command(folder: Path, name: str) -> None:
     refused(folder, "which all studies share|would be a file name", name)
