@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Of several processes on a few cores, each with a thread a core, most threads only wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Where no byte code is to be written, each of the many processes of tests would compile our source anew.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False

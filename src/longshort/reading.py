@@ -13,23 +13,29 @@ import yaml
 from longshort.mistakes import short
 from longshort.study import StudyError
 
-# A study is a few kilobytes; what is said by aliases of aliases is not there to be read by a person.
-MOST_BYTES = 1_000_000
+# A study is a few kilobytes, and PyYAML reads fifty in a second; the index of a large model's weights is a few
+# megabytes. What is said by aliases of aliases is not there to be read by a person.
+MOST_BYTES_OF_YAML = 100_000
+MOST_BYTES_OF_JSON = 100_000_000
 MOST_VALUES = 100_000
 
 
-def text(path: Path, remedy: str = "restore it from the repository") -> str:
+def text(path: Path, remedy: str = "restore it from the repository", most: int = MOST_BYTES_OF_JSON) -> str:
     """The whole file.
 
+    Args:
+        remedy: what to do if it is missing.
+        most: bytes that it may have.
+
     Raises:
-        StudyError: it is missing, no file, not to be read, too large, or no UTF-8; remedy says what to do if missing.
+        StudyError: it is missing, no file, not to be read, too large, or no UTF-8.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for whoever writes into it
             raise StudyError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; put a text file there")
-        if status.st_size > MOST_BYTES:
-            raise StudyError(f"{path} has {status.st_size} bytes; files of this kind have {MOST_BYTES} at most")
+        if status.st_size > most:
+            raise StudyError(f"{path} has {status.st_size} bytes; files of this kind have {most} at most")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StudyError(f"{path} is missing; {remedy}") from None
@@ -48,7 +54,7 @@ def yaml_mapping(path: Path, *, typed: bool = True, remedy: str = "see config/RE
         StudyError: as text, and: no YAML, a key that stands there twice, or anything but a mapping.
     """
     try:
-        content = yaml.load(text(path), _Core if typed else _Text)
+        content = yaml.load(text(path, most=MOST_BYTES_OF_YAML), _Core if typed else _Text)
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is no valid YAML: {_with_name(error, path)}") from None
     except RecursionError:

@@ -170,6 +170,7 @@ def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_co
     assert plan(finished_copy)["why"]["baseline"] == [steps, anew]
 
 
+@pytest.mark.wide
 def test_an_edit_that_was_run_and_taken_back_costs_nothing(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
     run_snakemake(finished_copy, "metrics")

@@ -71,7 +71,7 @@ def test_nothing_after_a_checkout_away_and_back(finished_copy: Path) -> None:
 def test_nothing_in_a_clone_that_the_results_were_copied_to(finished_copy: Path, tmp_path: Path) -> None:
     clone = make_project(tmp_path / "clone", TINY)
     shutil.copy(finished_copy / "config/studies/tiny.yaml", clone / "config/studies/tiny.yaml")
-    for folder in ("results", "work", ".snakemake"):
+    for folder in ("modules", "results", "work", ".snakemake"):
         shutil.copytree(finished_copy / folder, clone / folder, symlinks=True)
     reverse_ages(clone)
     assert planned(clone) == {}

@@ -13,9 +13,19 @@ from pathlib import Path
 import pytest
 
 from longshort.publish import read_record, write_record
-from tests.support.project import edit, longshort, run_snakemake
+from tests.support.project import edit, longshort, run_python, run_snakemake
 
 CODE = "from longshort import identity; print(identity.source_as_planned())"
+METRICS_LOG = "results/tiny/logs/metrics.log"
+# As rule metrics runs it.
+COLLECT = ["-m", "longshort.results.collect", "--study", "results/tiny/study.json", "--results", "results"]
+COLLECT += ["--out", "results/tiny/metrics.parquet"]
+
+
+def refused(project: Path, command: list[str]) -> str:
+    done = run_python(project, *command, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize(
@@ -36,12 +46,17 @@ def test_results_cut_or_edited_by_hand_are_refused_by_name(
     content = path.read_bytes()
     path.write_bytes(content.replace(old, new))
     assert path.read_bytes() != content
+    assert re.search(
+        rf"{path.relative_to(finished_copy)} is (not the|no valid JSON).* delete it", refused(finished_copy, COLLECT)
+    )
+
+
+def test_what_was_deleted_as_advised_is_made_again(finished_copy: Path) -> None:
+    path = next((finished_copy / "results/tiny/arms/constant/seed-0").resolve().glob("perplexity/*/2-6.json"))
+    path.write_text(path.read_text().replace("sha256", "SHA256"))
     # Forced, as the engine looks at one file of each job only; the others count when they are next read.
-    done = run_snakemake(finished_copy, "metrics", "--force", check=False)
-    assert done.returncode != 0
-    logs = "".join(log.read_text() for log in finished_copy.glob("results/**/*.log"))
-    assert re.search(rf"{path.relative_to(finished_copy)} is (not the|no valid JSON).* delete it", logs)
-    # It advises to delete it and to run again.
+    assert run_snakemake(finished_copy, "metrics", "--force", check=False).returncode != 0
+    assert f"{path.relative_to(finished_copy)} is not the record" in (finished_copy / METRICS_LOG).read_text()
     path.unlink()
     run_snakemake(finished_copy, "metrics")
 
@@ -55,9 +70,7 @@ def test_whole_results_that_were_exchanged_are_refused_by_name(finished_copy: Pa
     aside = finished_copy / "aside"
     for old, new in ((ours, aside), (theirs, ours), (aside, theirs)):
         old.rename(new)
-    done = run_snakemake(finished_copy, "metrics", "--force", check=False)
-    assert done.returncode != 0
-    said = (finished_copy / "results/tiny/logs/metrics.log").read_text()
+    said = refused(finished_copy, COLLECT)
     assert re.search(rf"{stage}/\S*2-6.json was published for another place: its run is \w+, not \w+; delete it", said)
 
 
@@ -69,12 +82,13 @@ def test_a_study_whose_runs_were_exchanged_is_refused(finished_copy: Path) -> No
         done = longshort(finished_copy, *command, "--study", "tiny", check=False)
         assert done.returncode != 0 and "study.json is not the record" in done.stderr and "Traceback" not in done.stderr
     assert run_snakemake(finished_copy, "all", check=False).returncode != 0
-    said = (finished_copy / "results/tiny/logs/metrics.log").read_text()
+    said = (finished_copy / METRICS_LOG).read_text()
     assert "study.json is not the record that was published; delete it" in said
     path.unlink()
     run_snakemake(finished_copy, "tables")
 
 
+@pytest.mark.wide
 def test_a_study_that_was_edited_and_sealed_anew_is_refused(finished_copy: Path) -> None:
     path = finished_copy / "results/tiny/study.json"
     study = read_record(path)
@@ -82,7 +96,7 @@ def test_a_study_that_was_edited_and_sealed_anew_is_refused(finished_copy: Path)
     study["arms"][0]["runs"], study["arms"][1]["runs"] = theirs, ours
     write_record(path, study)
     assert run_snakemake(finished_copy, "all", check=False).returncode != 0
-    assert "study.json is not the record" in (finished_copy / "results/tiny/logs/metrics.log").read_text()
+    assert "study.json is not the record" in (finished_copy / METRICS_LOG).read_text()
 
 
 def test_an_edited_specification_is_refused_by_name(finished_copy: Path) -> None:
@@ -96,6 +110,7 @@ def test_an_edited_specification_is_refused_by_name(finished_copy: Path) -> None
     run_snakemake(finished_copy, record)
 
 
+@pytest.mark.wide
 def test_an_altered_corpus_is_refused_by_name(finished_copy: Path) -> None:
     shard = next(finished_copy.glob("results/data/*/test/*.arrow"))
     content = bytearray(shard.read_bytes())

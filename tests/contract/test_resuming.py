@@ -59,6 +59,7 @@ def test_an_added_checkpoint_trains_only_the_missing_steps(finished_copy: Path) 
     pandas.testing.assert_frame_equal(log_after, log, check_exact=True)
 
 
+@pytest.mark.wide
 def test_a_later_last_step_goes_on_where_no_schedule_knows_it(finished_copy: Path) -> None:
     edit_study(finished_copy, training__learning_rate_schedule="constant", training__steps=4, checkpoints=[4])
     short, _, trained = train(finished_copy, "constant")
@@ -89,7 +90,7 @@ def forgotten(project: Path, folder: Path) -> Path:
     """A fresh clone with the results but not the engine's own records, each input newer than what was made of it."""
     clone = make_project(folder / "clone", TINY)
     shutil.copy(project / "config/studies/tiny.yaml", clone / "config/studies/tiny.yaml")
-    for name in ("results", "work"):
+    for name in ("modules", "results", "work"):
         shutil.copytree(project / name, clone / name, symlinks=True)
     reverse_ages(clone)
     return clone
@@ -125,6 +126,7 @@ def test_other_items_are_measured_anew(finished_copy: Path) -> None:
     assert "numbers in" in numbers.with_suffix(".log").read_text()
 
 
+@pytest.mark.wide
 def test_one_byte_of_a_training_document_trains_anew(project: Path) -> None:
     """One of a test document does not: what is trained on is the same. Measured is anew what either was changed for."""
     edit_study(project, arms=["baseline"], evaluations={"perplexity": TINY["evaluations"]["perplexity"]})

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def edit_study(project: Path, **changed: object) -> None:
 
 def run_whole_study(project: Path) -> None:
     study = copy.deepcopy(TINY)
-    study["data"]["corpus"] = {"kind": "stdlib"}
+    study["data"]["corpus"] = {"kind": "text", "path": "modules"}
     study["model"]["training"]["processes"] = 2
     study["arms"] = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]
     study["overrides"] = {
@@ -150,4 +151,14 @@ def run_whole_study(project: Path) -> None:
         "max_length": 128,
         "max_new_tokens": 4,
     }
-    run_snakemake(make_project(project, study), "all")
+    make_project(project, study)
+    write_modules(project / "modules")
+    run_snakemake(project, "all")
+
+
+def write_modules(folder: Path, documents: int = 80) -> None:
+    """Documents that items of LongBench-E's kinds can be made from: modules of the standard library."""
+    folder.mkdir()
+    found = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    for path in [path for path in found if 4000 < path.stat().st_size < 40_000][:documents]:
+        shutil.copy(path, folder / f"{path.stem}.txt")

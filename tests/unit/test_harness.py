@@ -298,6 +298,7 @@ def test_only_what_overflows_for_a_diverged_model_is_infinite(tokenizer: Any, ow
     assert evaluate(tiny_llama(), tokenizer, settings) == fine
 
 
+@pytest.mark.wide
 def test_unknown_and_refused_tasks_are_named(
     model: Any, tokenizer: Any, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

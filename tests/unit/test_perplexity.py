@@ -169,18 +169,25 @@ def test_the_temperature_is_the_best_one(tmp_path: Path) -> None:
     settings = {"lengths": [24, 64], "documents": 2, "protocol": PREFIX, "temperature_documents": 3}
     values = by_key(perplexity.evaluate(llama(), TOKENIZER, settings, data, 16).rows)
     ids = [row["input_ids"] for row in Dataset.load_from_disk(str(data / "validation"))]
-    candidates = np.geomspace(0.05, 20, 6001)
+    with torch.no_grad():
+        of_texts = [llama()(torch.tensor([[BOS, *tokens[:63]]])).logits[0].double() for tokens in ids]
 
     def best(lengths: list[int]) -> float:
-        total = np.zeros(len(candidates))
-        for tokens in ids:
-            with torch.no_grad():
-                logits = llama()(torch.tensor([[BOS, *tokens[:63]]])).logits[0].double()
+        low, high = 0.05, 20.0
+        for _ in range(2):  # between the neighbours of the best of 81, 81 again
+            candidates = np.geomspace(low, high, 81)
+            losses = [nll(candidate, lengths) for candidate in candidates]
+            place = int(np.argmin(losses))
+            low, high = candidates[max(place - 1, 0)], candidates[min(place + 1, 80)]
+        return float(candidates[place])
+
+    def nll(temperature: float, lengths: list[int]) -> float:
+        total = 0.0
+        for logits, tokens in zip(of_texts, ids, strict=True):
             for length in lengths:
-                for place, candidate in enumerate(candidates):
-                    scaled = (logits[:length] / candidate).log_softmax(-1)
-                    total[place] -= scaled[torch.arange(length), torch.tensor(tokens[:length])].sum().item()
-        return float(candidates[total.argmin()])
+                scaled = (logits[:length] / temperature).log_softmax(-1)
+                total -= scaled[torch.arange(length), torch.tensor(tokens[:length])].sum().item()
+        return total
 
     assert values["temperature", 24, None] == pytest.approx(best([24]), rel=2e-3)
     assert values["temperature", None, None] == pytest.approx(best([24, 64]), rel=2e-3)

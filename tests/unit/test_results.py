@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from itertools import combinations, pairwise
@@ -157,7 +158,14 @@ def make_runs() -> pd.DataFrame:
 
 
 def tidy_of(metrics: pd.DataFrame, study: dict[str, Any], name: str = "main") -> pd.DataFrame:
-    return tables.tidy_table(metrics, study, tables.table_of(study, name))
+    """Of the module's own metrics and study, which no test changes, each table once."""
+    key = id(metrics), json.dumps(study), name
+    if key not in TIDY:
+        TIDY[key] = metrics, tables.tidy_table(metrics, study, tables.table_of(study, name))
+    return TIDY[key][1].copy()
+
+
+TIDY: dict[tuple[int, str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
 
 
 def cell(tidy: pd.DataFrame, arm: str, column: str = "perplexity@32", step: int = 4) -> pd.Series:

@@ -20,6 +20,8 @@ from longshort.training import launch, log, trainer
 from tests.support.project import ROOT, TINY, write_corpus
 
 ARMS = yaml.safe_load((ROOT / "config" / "arms.yaml").read_text())["arms"]
+# One of each kind, which `make test` trains.
+FEW = ("baseline", "constant", "hidden+output", "step-linear", "overlap-last")
 STEPS, LENGTH, L_TEST = 3, 32, 128
 ALPHA = 0.8  # of the study
 
@@ -89,7 +91,7 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
     return [json.loads(line) for line in (work / log.NAME).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [arm if arm in FEW else pytest.param(arm, marks=pytest.mark.wide) for arm in ARMS])
 def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
     prepared: tuple[resolve.ResolvedStudy, Path], arm: str
 ) -> None:
@@ -164,6 +166,7 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
     return parts
 
 
+@pytest.mark.wide
 def test_arms_end_with_different_weights(prepared: tuple[resolve.ResolvedStudy, Path]) -> None:
     """No option is without effect: what is another run has other weights, but for those that cannot differ."""
     resolved, folder = prepared

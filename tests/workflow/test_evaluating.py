@@ -55,6 +55,7 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
 
 
+@pytest.mark.wide
 def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     expected = undisturbed(finished, tmp_path, 40)
     command = perplexity(finished, tmp_path, 40, "work")

@@ -76,7 +76,8 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
 @pytest.mark.parametrize(
     ("fault", "processes", "zero", "options"),
     [
-        (kill_everything, 2, "zero3", OFTEN),
+        (kill_everything, 1, "zero2", OFTEN),
+        pytest.param(kill_everything, 2, "zero3", OFTEN, marks=pytest.mark.wide),
         pytest.param(ask_the_stage, 2, "zero3", ("--micro-batch", "1"), marks=pytest.mark.wide),
         pytest.param(ask_the_stage, 1, "zero2", (), marks=pytest.mark.wide),
         pytest.param(ask_one_rank, 2, "zero2", (), marks=pytest.mark.wide),
@@ -153,6 +154,7 @@ def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(
     assert heartbeat["state"] == "interrupted" and heartbeat["attempt"] == 1
 
 
+@pytest.mark.wide
 def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(finished: Path, tmp_path: Path) -> None:
     """A missing optimiser file in the newest, a cut file in the one before."""
     stage = long_stage(finished, tmp_path)
@@ -187,6 +189,7 @@ def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 
 
+@pytest.mark.wide
 def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finished_copy: Path) -> None:
     """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
     edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})

@@ -13,6 +13,7 @@ from tests.support.project import TINY, make_project, planned, run_snakemake
 from tests.unit.test_harness import write_tasks
 
 
+@pytest.mark.wide
 def test_own_tasks_stand_in_the_main_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     study = copy.deepcopy(TINY)

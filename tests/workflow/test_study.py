@@ -72,6 +72,7 @@ def test_a_diverged_arm_is_marked_and_the_others_finish(finished: Path) -> None:
 def test_the_same_run_again_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     """From nothing: corpus, base, arm, evaluation."""
     again = make_project(tmp_path / "again", TINY)
+    shutil.copytree(finished / "modules", again / "modules")
     shutil.copy(finished / "config/studies/tiny.yaml", again / "config/studies/tiny.yaml")
     run = (finished / "results/tiny/arms/hidden+output/seed-0").resolve().relative_to(finished)
     numbers = [str(path.relative_to(finished)) for path in (finished / run).glob("*/*/2-6.parquet")]

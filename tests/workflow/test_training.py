@@ -29,8 +29,8 @@ from tests.support.waiting import PATIENCE
         ("zero0", 1, "fp32", 1e-3),
         ("zero2", 2, "fp32", 1e-3),
         ("zero3", 2, "fp32", 1e-3),
-        ("zero2", 2, "bf16", 3e-2),
-        ("zero2-offload", 2, "fp32", 1e-3),
+        pytest.param("zero2", 2, "bf16", 3e-2, marks=pytest.mark.wide),
+        pytest.param("zero2-offload", 2, "fp32", 1e-3, marks=pytest.mark.wide),
         ("zero3-offload", 2, "bf16", 3e-2),
     ],
 )
