@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 from longshort import driver, resolve, stale
-from longshort.identity import PLANNED, code_hash, source_as_planned
+from longshort.identity.code import PLANNED, code_hash, source_as_planned
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 os.environ.update(

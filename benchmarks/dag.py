@@ -59,8 +59,9 @@ main()
 PARSE = """
 import sys, time
 began = time.perf_counter()
-from longshort import identity, resolve
-identity.source_as_planned()
+from longshort import resolve
+from longshort.identity import code
+code.source_as_planned()
 resolve.load("demo")
 print(time.perf_counter() - began, int("torch" in sys.modules))
 """

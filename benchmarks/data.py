@@ -30,9 +30,8 @@ from side_by_side import alternate, arguments, ratio, report
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from longshort.alignment.views import collate
 from longshort.data import corpora
-from longshort.data.windows import TokenStream, Windows
+from longshort.data.windows import TokenStream, Windows, collate
 from longshort.publish import read_json
 
 CORES = len(os.sched_getaffinity(0))

@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.nn.functional import linear, nll_loss
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longshort.alignment import objective
-from longshort.alignment.fused import Pairs, losses
-from longshort.alignment.kinds import MODULES
+from longshort.alignment.divergences import with_slopes
+from longshort.alignment.objective import Alignment, Terms
 from longshort.alignment.views import overlap
+from longshort.identity.kinds import DIVERGENCES
+from longshort.models import head
+from longshort.models.fused import Pairs, losses
 
 ALPHA = 0.1
 
@@ -69,7 +71,7 @@ class Problem:
             self.backward(losses(self.hidden, self.weight, None, self.targets.flatten()).loss)
             return
         at = overlap(self.targets, [self.extra])
-        pairs = [Pairs(at.in_a, at.in_b, at.weight, ALPHA, kind)]
+        pairs = [Pairs(at.in_a, at.in_b, at.weight, ALPHA, with_slopes(kind))]
         self.backward(losses(self.hidden, self.weight, None, self.targets.flatten(), pairs, at.alone).loss)
 
     def naive(self) -> None:
@@ -111,7 +113,7 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
     functions: dict[str, Callable[[], Any]] = {
         "floor": problem.floor,
         "ce": partial(problem.fused, None),
-        **{kind: partial(problem.fused, kind) for kind in MODULES},
+        **{kind: partial(problem.fused, kind) for kind in DIVERGENCES},
     }
     if liger_is_there(shape.device):
         functions["liger"] = problem.liger
@@ -131,7 +133,7 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
         f"memory_head_gradient_over_naive_{name}": head_gradient / peaks[("naive",)],
         **{
             f"time_{kind.replace('-', '_')}_over_ce_{name}": ratio(seconds, kind, "ce")
-            for kind in MODULES
+            for kind in DIVERGENCES
             if kind != "sce"
         },
     }
@@ -154,29 +156,29 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
 class Step:
     """A whole training step of one arm: forward, backward, clipping, AdamW."""
 
-    def __init__(self, config: LlamaConfig, terms: objective.Terms, rows: int, length: int, options: dict) -> None:
+    def __init__(self, config: LlamaConfig, terms: Terms | None, rows: int, length: int, options: dict) -> None:
         torch.manual_seed(0)
         self.model = LlamaForCausalLM(config).to(**options)
-        self.head = objective.install(self.model, terms)
+        self.head = head.install(self.model, Alignment(self.model, terms) if terms else head.NextToken())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         tokens = torch.randint(0, config.vocab_size, (rows, length + length // 4 + 1), device=options["device"])
         views = torch.stack([tokens[:, : length + 1], tokens[:, length // 4 :]])
         self.inputs, targets = views[..., :-1], views[..., 1:].contiguous()
-        self.batch = objective.Batch(targets, [length // 4] * rows, 1.0, 1.0)
+        self.batch = head.Batch(targets, [length // 4] * rows, 1.0, 1.0)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        objective.parts(self.model, self.head, self.inputs, self.batch)[0].backward()
+        head.parts(self.model, self.head, self.inputs, self.batch)[0].backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
 
 ARMS = {
-    "baseline": objective.Terms(),
-    "arm": objective.Terms(output="sce"),
-    "symmetric_kl": objective.Terms(output="symmetric-kl"),
-    "hidden": objective.Terms(layers=(1,)),
-    "hidden_output": objective.Terms(output="symmetric-kl", layers=(1,)),
+    "baseline": None,
+    "arm": Terms(output="sce"),
+    "symmetric_kl": Terms(output="symmetric-kl"),
+    "hidden": Terms(layers=(1,)),
+    "hidden_output": Terms(output="symmetric-kl", layers=(1,)),
 }
 
 

@@ -27,11 +27,11 @@ from side_by_side import arguments, report
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
 from longshort import resolve
-from longshort.alignment.objective import Batch, Terms, install, parts
-from longshort.alignment.views import collate
+from longshort.alignment import objective
 from longshort.data import __main__ as data_stage
-from longshort.data.windows import TokenStream, Windows
+from longshort.data.windows import TokenStream, Windows, collate
 from longshort.models import load
+from longshort.models.head import Batch, install, parts
 from longshort.ownership import sole_owner
 from longshort.study import CLEX, YaRN
 from longshort.training import launch, log, trainer
@@ -103,7 +103,7 @@ def trained(folder: Path, shape: dict[str, Any], zero: str, rope: dict[str, Any]
 def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
     """Tokens per second at every step of a loop that a person would write."""
     spec = specification(shape, "zero0")
-    training, terms = spec["training"], Terms.of(spec["alignment"])
+    training = spec["training"]
     windows = Windows(
         TokenStream(folder / "data" / "train", 256),
         length=shape["length"],
@@ -114,7 +114,7 @@ def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
     )
     model = load.load(folder / "base", precision=shape["precision"]).to(device)
     model.train()
-    head = install(model, terms)
+    head = install(model, objective.of(model, spec["alignment"]))
     if shape["precision"] == "bf16":
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])

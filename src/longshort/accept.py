@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longshort.identity import ACCEPTED, accepted_changes, changed_modules, code_hash, modules
+from longshort.identity.accepted import ACCEPTED, accepted_changes
+from longshort.identity.code import changed_modules, code_hash, modules
 from longshort.publish import Altered, read_record, write_json
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.study import StudyError

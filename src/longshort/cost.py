@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort import hub, memory
-from longshort.identity import canonical, dumps, read_spec
-from longshort.publish import Altered, read_json, read_record, whole_record, write_record
+from longshort.identity.spec import canonical, dumps
+from longshort.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
 from longshort.resolve import ResolvedStudy
 from longshort.resuming import Resuming
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from longshort import cost, fetch, hub, ownership, slurm
-from longshort.identity import PLANNED
+from longshort.identity.code import PLANNED
 from longshort.publish import read_json, write_json
 from longshort.resolve import ResolvedStudy, ResolvedSynthetic
 from longshort.resources import SITE_FILE, VARIABLES

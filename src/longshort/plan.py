@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort import cost, stale
-from longshort.identity import changed_modules, modules, read_spec, trajectory
-from longshort.publish import read_record, refuse_altered_table
+from longshort.identity.code import changed_modules, modules
+from longshort.identity.spec import trajectory
+from longshort.publish import read_record, read_spec, refuse_altered_table
 from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 from longshort.resuming import Resuming
 from longshort.study import StudyError

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError
+from longshort.identity.spec import digest, dumps
 
 
 class Altered(UserError):
@@ -111,6 +113,27 @@ def read_json(path: Path) -> Any:
         raise Altered(
             f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run snakemake again"
         ) from error
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """A specification that a stage was given.
+
+    Raises:
+        Altered: it is not the one that its folder is named by; a folder with another kind of name promises none.
+    """
+    remedy = "it was edited or cut by hand; delete it and run snakemake again, or change the study in config/"
+    spec: dict[str, Any] = read_json(path)
+    name = path.absolute().parent.name
+    if not isinstance(spec, dict) or (re.fullmatch("[0-9a-f]{16}", name) and digest(_or_empty(spec)) != name):
+        raise Altered(f"{path} is not the specification {name} that its folder is named by: {remedy}")
+    return spec
+
+
+def _or_empty(spec: dict[str, Any]) -> str:
+    try:
+        return dumps(spec)
+    except ValueError:  # a number that JSON has not
+        return ""
 
 
 def refuse_no_file(path: Path) -> None:
@@ -227,10 +250,10 @@ def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str
 
     patience: seconds to wait for a file that another node wrote.
     """
-    for name, digest in digests.items():
+    for name, recorded in digests.items():
         if not appears(folder / name, patience):
             return f"{name} is missing"
-        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != recorded:
             return f"{name} is not the file that was written"
     return None
 

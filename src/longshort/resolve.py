@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from longshort import places, reading, resources, zero
 from longshort.alignment import schedules
 from longshort.data import corpora
-from longshort.identity import NAME, accepted_changes, canonical, code_hash, digest, dumps
+from longshort.identity.accepted import accepted_changes
+from longshort.identity.code import code_hash
+from longshort.identity.spec import NAME, canonical, digest, dumps
 from longshort.mistakes import parse, parse_patch, short
 from longshort.publish import sealed
 from longshort.results.columns import KINDS, columns_of

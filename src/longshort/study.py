@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from longshort.errors import UserError
-from longshort.identity import canonical
-from longshort.kinds import chosen
+from longshort.identity.kinds import chosen
+from longshort.identity.spec import canonical
 
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
 # As transformers' Trainer names them.

@@ -90,10 +90,10 @@ def test_what_is_new_is_said(finished_copy: Path, change: dict, why: dict) -> No
     ("file", "old", "new", "why"),
     [
         (
-            "src/longshort/alignment/objective.py",
+            "src/longshort/models/head.py",
             "import torch\n",
             "import abc\nimport torch\n",
-            {"(base)": ["alignment/objective.py changed"], **each("alignment/objective.py changed")},
+            {"(base)": ["models/head.py changed"], **each("models/head.py changed")},
         ),
         (
             "src/longshort/evaluation/misalignment.py",
@@ -108,7 +108,7 @@ def test_what_is_new_is_said(finished_copy: Path, change: dict, why: dict) -> No
             {"step-linear": ["alpha of the output differs from step 1 on: 0.4 -> 0.109091"]},
         ),
     ],
-    ids=["objective", "evaluation", "schedule"],
+    ids=["head", "evaluation", "schedule"],
 )
 def test_a_change_of_the_code_is_named(finished_copy: Path, file: str, old: str, new: str, why: dict) -> None:
     edit(finished_copy, file, old, new)
@@ -162,7 +162,7 @@ def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_co
         "it starts anew: no checkpoint of the present code, corpus and base is there to go on from",
     )
     assert plan(finished_copy)["why"]["baseline"] == [steps, goes_on]
-    module = "src/longshort/alignment/objective.py"
+    module = "src/longshort/models/head.py"
     edit(finished_copy, module, "import torch\n", "import abc\nimport torch\n")
     assert plan(finished_copy)["why"]["baseline"] == [steps, anew]
     edit(finished_copy, module, "import abc\nimport torch\n", "import torch\n")
@@ -204,10 +204,10 @@ def test_a_file_that_was_cut_is_named(finished_copy: Path, pattern: str, command
 
 
 def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy: Path) -> None:
-    edit(finished_copy, "src/longshort/alignment/objective.py", "import torch\n", "import abc\nimport torch\n")
+    edit(finished_copy, "src/longshort/models/head.py", "import torch\n", "import abc\nimport torch\n")
     assert set(plan(finished_copy)["why"]) == {"(base)", *ARMS}
     said = longshort(finished_copy, "accept", "constant", "--study", "tiny", "--because", "an unused import").stdout
-    assert "alignment/objective.py" in said
+    assert "models/head.py" in said
     assert "constant" in plan(finished_copy)["stays"] and "baseline" not in plan(finished_copy)["stays"]
     for arm in ARMS:
         if arm not in ("constant", "ratio"):  # ratio is the same run as constant
@@ -225,7 +225,7 @@ def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy
 
     # Another edit is another change: what was accepted does not cover it.
     edit_study(finished_copy, training__weight_decay=0.0)
-    edit(finished_copy, "src/longshort/alignment/objective.py", "import abc\n", "import abc\nimport bisect\n")
+    edit(finished_copy, "src/longshort/models/head.py", "import abc\n", "import abc\nimport bisect\n")
     assert planned(finished_copy)["train"] == 5
 
 

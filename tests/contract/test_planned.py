@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,18 @@ def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
         ("results/statistics", {"tables": 1, "plots": 1, "report": 1}),
         ("evaluation/misalignment", {"misalignment": 5, **AFTER}),
         ("evaluation/standin", {"longbench_stand_in": 1, "longbench_e": 5, **AFTER}),
+        # Three runs align the output, one of them a layer, too. The base and the baseline align nothing.
         ("alignment/divergences/symmetric_kl", {**runs(3), **AFTER}),
         ("alignment/divergences/js", {}),  # no arm uses it
-        ("alignment/objective", {**runs(5), **AFTER}),
+        ("alignment/divergences/__init__", {**runs(3), **AFTER}),
+        ("alignment/objective", {**runs(3), **AFTER}),
+        ("alignment/views", {**runs(3), **AFTER}),
+        ("alignment/hidden", {**runs(1), **AFTER}),
         ("alignment/schedules", {}),  # what counts are its values
+        ("models/adapters", {}),
+        ("models/rope/yarn", {}),
+        ("models/rope/shifted_sparse", {}),
+        ("models/head", {**runs(5), **AFTER}),
         ("evaluation/longbench", {"longbench_e": 5, **AFTER}),
         ("training/trainer", {**runs(5), **AFTER}),
         ("training/log", {**runs(5), **AFTER}),
@@ -143,6 +152,72 @@ def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
 def test_a_changed_module_reruns_what_it_computes(finished_copy: Path, module: str, jobs: dict[str, int]) -> None:
     with (finished_copy / f"src/longshort/{module}.py").open("a") as file:
         file.write("\nimport abc\n")
+    assert planned(finished_copy) == jobs
+
+
+def mend(project: Path, old: str, new: str) -> None:
+    """In every import of the source and the workflow."""
+    for path in [*(project / "src").rglob("*.py"), project / "Snakefile"]:
+        path.write_text(path.read_text().replace(old, new))
+
+
+def move_a_module(project: Path) -> None:
+    source = project / "src/longshort"
+    (source / "draws").mkdir()
+    (source / "draws/__init__.py").touch()
+    (source / "data/streams.py").rename(source / "draws/counted.py")
+    mend(project, "longshort.data.streams", "longshort.draws.counted")
+
+
+def merge_two_modules_into_a_package(project: Path) -> None:
+    source = project / "src/longshort"
+    (source / "text").mkdir()
+    for name in ("windows", "splits"):
+        (source / f"data/{name}.py").rename(source / f"text/{name}.py")
+    (source / "text/__init__.py").write_text("from longshort.text.windows import TokenStream, Windows, collate\n")
+    mend(project, "from longshort.data.windows import", "from longshort.text import")
+    mend(project, "from longshort.data import splits", "from longshort.text import splits")
+    mend(
+        project,
+        "from longshort.data import prepared, splits",
+        "from longshort.data import prepared\nfrom longshort.text import splits",
+    )
+
+
+def import_in_another_way(project: Path) -> None:
+    trainer = "src/longshort/training/trainer.py"
+    edit(
+        project,
+        trainer,
+        "from longshort.models import load, rope\n",
+        "import longshort.models.load as load\nimport longshort.models.rope\n",
+    )
+    text = (project / trainer).read_text()
+    (project / trainer).write_text(text.replace(" rope.", " longshort.models.rope."))
+
+
+@pytest.mark.parametrize("tidy_up", [move_a_module, merge_two_modules_into_a_package, import_in_another_way])
+def test_nothing_after_tidying_up(finished_copy: Path, tidy_up: Callable[[Path], None]) -> None:
+    tidy_up(finished_copy)
+    assert planned(finished_copy) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "jobs"),
+    [
+        ("data/streams.py", 'f"{name}/{seed}/{counter}"', 'f"{name}/{seed}:{counter}"', {**runs(5), **AFTER}),
+        (
+            "evaluation/misalignment.py",
+            "import held_out_documents, last_log_probs",
+            "import last_log_probs as held_out_documents, held_out_documents as last_log_probs",
+            {"misalignment": 5, **AFTER},
+        ),
+    ],
+)
+def test_what_computes_something_else_reruns(
+    finished_copy: Path, file: str, old: str, new: str, jobs: dict[str, int]
+) -> None:
+    edit(finished_copy, f"src/longshort/{file}", old, new)
     assert planned(finished_copy) == jobs
 
 

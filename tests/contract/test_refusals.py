@@ -15,7 +15,7 @@ import pytest
 from longshort.publish import read_record, write_record
 from tests.support.project import edit, longshort, run_python, run_snakemake
 
-CODE = "from longshort import identity; print(identity.source_as_planned())"
+CODE = "from longshort.identity import code; print(code.source_as_planned())"
 METRICS_LOG = "results/tiny/logs/metrics.log"
 # As rule metrics runs it.
 COLLECT = ["-m", "longshort.results.collect", "--study", "results/tiny/study.json", "--results", "results"]

@@ -22,7 +22,7 @@ def without_records(project: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("alignment/objective.py", dict.fromkeys(("train", "perplexity", "misalignment", "longbench_e"), 5)),
+        ("models/head.py", dict.fromkeys(("train", "perplexity", "misalignment", "longbench_e"), 5)),
         ("evaluation/misalignment.py", {"misalignment": 5}),
     ],
 )

@@ -156,9 +156,9 @@ def run_whole_study(project: Path) -> None:
     run_snakemake(project, "all")
 
 
-def write_modules(folder: Path, documents: int = 80) -> None:
+def write_modules(folder: Path, documents: int = 120) -> None:
     """Documents that items of LongBench-E's kinds can be made from: modules of the standard library."""
     folder.mkdir()
     found = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    for path in [path for path in found if 4000 < path.stat().st_size < 40_000][:documents]:
+    for path in [path for path in found if 2000 < path.stat().st_size < 40_000][:documents]:
         shutil.copy(path, folder / f"{path.stem}.txt")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from longshort.alignment.kinds import MODULES
+from longshort.identity.kinds import DIVERGENCES
 
-CASES = [(kind, stop) for kind in MODULES for stop in ("none", "first", "second")] + [("sce", "targets")]
+CASES = [(kind, stop) for kind in DIVERGENCES for stop in ("none", "first", "second")] + [("sce", "targets")]
 IGNORED = -100
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from longshort.alignment.divergences import divergence
 from longshort.alignment.hidden import distance
-from longshort.alignment.kinds import MODULES
-from longshort.alignment.views import IGNORED, overlap, two_views
+from longshort.alignment.views import overlap
+from longshort.data.windows import two_views
+from longshort.identity.kinds import DIVERGENCES
+from longshort.models.fused import IGNORED
 from tests.unit import reference
 
 
@@ -34,7 +36,7 @@ def test_divergence_and_gradient_equal_the_reference(
         torch.testing.assert_close(*(torch.zeros_like(a) if x is None else x for x in (our, their)))
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", DIVERGENCES)
 def test_gradcheck(kind: str) -> None:
     torch.manual_seed(0)
     a, b = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from datasets import Dataset, List, Value
 
-from longshort.alignment.views import collate
 from longshort.data import __main__ as stage
 from longshort.data import corpora, streams, tokenizers
-from longshort.data.windows import TokenStream, Windows
+from longshort.data.windows import TokenStream, Windows, collate
 
 SEPARATOR = 99
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longshort import identity
+from longshort.identity import code
 from tests.support.project import ROOT
 
 LOCKS = ("requirements.lock", "torch.lock")
@@ -52,12 +52,14 @@ def environment(stage: str) -> dict[str, str]:
 
 def reached(entry: str) -> set[str]:
     """The modules that an entry imports, those outside of the code identity too; of the study only its meaning."""
-    found, waiting = set(), [f"longshort.{entry}"]
+    package = code._Package.at(code.SOURCE)
+    found: set[str] = set()
+    waiting = [f"longshort.{entry}"]
     while waiting:
         module = waiting.pop()
         if module not in found and module not in {"longshort.study", "longshort.resolve", "longshort.mistakes"}:
             found.add(module)
-            waiting += identity._imports(module, identity.SOURCE)
+            waiting += package.used_by(module)
     return found
 
 
@@ -65,7 +67,7 @@ def imported(entries: list[str]) -> set[str]:
     """The packages that the modules behind the entries import."""
     names: set[str] = set()
     for module in {module for entry in entries for module in reached(entry)}:
-        for node in ast.walk(ast.parse(identity._file(module, identity.SOURCE).read_text())):
+        for node in ast.walk(ast.parse(code._Package.at(code.SOURCE).files[module].read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from longshort.alignment.fused import Pairs, automatic_chunk_size, losses
-from longshort.alignment.kinds import MODULES
-from longshort.alignment.views import IGNORED, overlap
+from longshort.alignment.divergences import with_slopes
+from longshort.alignment.views import overlap
+from longshort.identity.kinds import DIVERGENCES
+from longshort.models.fused import IGNORED, Pairs, automatic_chunk_size, losses
 from longshort.models.load import LogitChange
 from tests.unit import reference
 
@@ -34,7 +35,7 @@ class Problem:
 
     def ours(self, kind: str, stop: str, alpha: float, where: str = "all", k: int | None = None, **options: Any) -> Any:
         at = overlap(self.targets, self.extra, where, k)
-        pairs = [Pairs(at.in_a, at.in_b, at.weight, alpha, kind, stop)]
+        pairs = [Pairs(at.in_a, at.in_b, at.weight, alpha, with_slopes(kind, stop))]
         return losses(*self.leaves, self.targets.flatten(), pairs, at.alone, **options)
 
     def theirs(
@@ -74,7 +75,7 @@ def test_losses_and_gradients_equal_the_reference(kind: str, stop: str, where: s
     )
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", DIVERGENCES)
 def test_gradcheck(kind: str) -> None:
     problem = Problem(torch.Generator().manual_seed(0), [1, 2], 3)
 
@@ -141,13 +142,13 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("kind", [None, *MODULES])
+@pytest.mark.parametrize("kind", [None, *DIVERGENCES])
 def test_what_a_divergence_costs_is_no_product_and_no_full_logits(kind: str | None) -> None:
     rows, features, vocabulary, chunk_size = 96, 4, 1000, 32
     hidden, weight = torch.randn(rows, features).requires_grad_(), torch.randn(vocabulary, features).requires_grad_()
     targets = torch.randint(0, vocabulary, (2, 1, rows // 2))
     at = overlap(targets, [5])
-    pairs, alone = ([Pairs(at.in_a, at.in_b, at.weight, 0.1, kind)], at.alone) if kind else ([], None)
+    pairs, alone = ([Pairs(at.in_a, at.in_b, at.weight, 0.1, with_slopes(kind))], at.alone) if kind else ([], None)
     with FlopCounterMode(display=False) as flops, LargestTensor() as largest:
         losses(hidden, weight, None, targets.flatten(), pairs, alone, chunk_size=chunk_size).loss.backward()
     assert flops.get_total_flops() == 6 * rows * features * vocabulary
@@ -168,8 +169,8 @@ def test_no_value_of_a_tensor_is_looked_at() -> None:
     with pytest.raises(RuntimeError):
         bool(targets.sum() == 0)
     at = overlap(targets, [3, 5])
-    for kind in MODULES:
-        pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, kind)]
+    for kind in DIVERGENCES:
+        pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, with_slopes(kind))]
         losses(hidden, weight, None, targets.flatten(), pairs, at.alone, chunk_size=20).loss.backward()
     assert weight.grad.shape == weight.shape
 
@@ -177,7 +178,7 @@ def test_no_value_of_a_tensor_is_looked_at() -> None:
 def test_what_cannot_be_computed_is_refused() -> None:
     hidden, weight, targets = torch.randn(8, 3), torch.randn(7, 3), torch.zeros(2, 1, 4, dtype=torch.long)
     at = overlap(targets, [1])
-    pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, "sce")]
+    pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, with_slopes("sce"))]
     with pytest.raises(ValueError, match="alone is None"):
         losses(hidden, weight, None, targets.flatten(), pairs)
     with pytest.raises(ValueError, match="of one type"):

@@ -21,9 +21,11 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from longshort.alignment.objective import Batch, Terms, install, parts
-from longshort.alignment.views import collate
+from longshort.alignment.objective import Alignment, Terms
+from longshort.data.windows import collate
 from longshort.evaluation.forward import refuse_unknown_logits
+from longshort.models import head as heads
+from longshort.models.head import Batch, LossHead, NextToken, parts
 from longshort.models.load import LogitChange, logit_change
 from tests.unit import reference
 
@@ -39,6 +41,10 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+
+def install(model: PreTrainedModel, terms: Terms) -> LossHead:
+    return heads.install(model, NextToken() if terms == Terms() else Alignment(model, terms))
 
 
 def small_model(config: Any = None, **changed: Any) -> PreTrainedModel:
@@ -157,7 +163,7 @@ def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
         model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
         states = torch.empty(4, 6, SHAPE["hidden_size"], requires_grad=True)
     head = install(model, Terms(output="sce", layers=(1, 2), distance="logit-lens" if lens else "mse", lens=lens))
-    head.capture = SimpleNamespace(take=lambda: [states, states])
+    head.objective.capture = SimpleNamespace(take=lambda: [states, states])
     head.batch = Batch(torch.empty(2, 2, 6, dtype=torch.long, device="meta"), [2, 3], 1.0, 1.0)
     head(states)[0].backward()
     assert head.weight.grad.shape == head.weight.shape
@@ -180,7 +186,7 @@ def test_without_a_batch_the_head_is_a_linear_layer() -> None:
     tokens = torch.arange(6)[None]
     assert torch.equal(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)
     with pytest.raises(KeyError):
-        head.capture.take()  # nothing is held
+        head.objective.capture.take()  # nothing is held
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:

@@ -13,9 +13,8 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from longshort import ownership, resolve
-from longshort.alignment.views import collate
 from longshort.data import __main__ as data_stage
-from longshort.data.windows import TokenStream, Windows
+from longshort.data.windows import TokenStream, Windows, collate
 from longshort.training import launch, log, trainer
 from tests.support.project import ROOT, TINY, write_corpus
 

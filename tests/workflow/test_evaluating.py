@@ -43,7 +43,7 @@ def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFram
 def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     """One page is the lock's, one is for the journal of what was measured. A result that does not fit as a whole:
     tests/unit/test_publish.py."""
-    documents = 40
+    documents = 30
     expected = undisturbed(finished, tmp_path, documents)
     command = perplexity(finished, tmp_path, documents, "work")
     work = tmp_path / "work"
@@ -57,8 +57,8 @@ def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_p
 
 @pytest.mark.wide
 def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
-    expected = undisturbed(finished, tmp_path, 40)
-    command = perplexity(finished, tmp_path, 40, "work")
+    expected = undisturbed(finished, tmp_path, 30)
+    command = perplexity(finished, tmp_path, 30, "work")
     process = start(finished, sys.executable, *command)
 
     def measured() -> int:

@@ -1,23 +1,16 @@
-"""Two views of one window and where they overlap.
-
-A window holds length + l_extra + 1 tokens. View A is its first `length` tokens, view B its last `length` before the
-final target. On the overlap both views predict the same next token, A with l_extra more tokens of context:
-
-    window    x0 x1 x2 x3 x4 x5 | x6      length 4, l_extra 2
-    view A    x0 x1 x2 x3                 position i predicts x[i + 1]
-    view B          x2 x3 x4 x5           position j predicts x[l_extra + j + 1]
-    overlap         A2 A3 = B0 B1         length - l_extra positions
+"""Where the two views of a window overlap (data/windows.py cuts them): there both predict the same next token, view A
+with l_extra more tokens of context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from longshort.models.fused import IGNORED
 
 
 class Overlap(NamedTuple):
@@ -30,24 +23,6 @@ class Overlap(NamedTuple):
     in_b: Tensor  # [pairs]
     weight: Tensor  # [pairs], float64
     alone: Tensor  # [2 * batch * length - 2 * pairs]
-
-
-def one_view(window: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain next-token prediction: inputs [1, length] and targets [1, length] of a window [length + 1]."""
-    return window[None, :-1], window[None, 1:]
-
-
-def two_views(window: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Splits a window [length + l_extra + 1] into inputs [2, length] and targets [2, length], view A first.
-
-    Raises:
-        ValueError: the window is too short for l_extra >= 1, or so long that the views do not overlap.
-    """
-    extra = len(window) - length - 1
-    if not 1 <= extra < length:
-        raise ValueError(f"a window of {len(window)} tokens gives l_extra {extra}; it must be in 1..{length - 1}")
-    views = torch.stack([window[: length + 1], window[extra:]])
-    return views[:, :-1], views[:, 1:]
 
 
 def overlap(targets: Tensor, extra: Sequence[int], kind: str = "all", k: int | None = None) -> Overlap:
@@ -83,13 +58,3 @@ def overlap(targets: Tensor, extra: Sequence[int], kind: str = "all", k: int | N
     row_of = torch.cat(rows)
     in_row = counted.new_zeros(batch).index_add(0, row_of, counted).clamp(min=1)
     return Overlap(pairs_a, pairs_b, counted / in_row[row_of] / batch, torch.cat(alone))
-
-
-def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Any]:
-    """Samples of data.windows to `inputs`, `targets` [views, batch, length] and `extra`, an int for each row."""
-    pairs = []
-    for sample in samples:
-        window = torch.as_tensor(sample["window"])
-        pairs.append(two_views(window, length) if sample["extra"] else one_view(window))
-    inputs, targets = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
-    return {"inputs": inputs, "targets": targets, "extra": [int(sample["extra"]) for sample in samples]}

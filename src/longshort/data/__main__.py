@@ -24,9 +24,10 @@ from tqdm import tqdm
 from longshort import hub, interruption, provenance
 from longshort.data import corpora, shards, tokenizers
 from longshort.errors import in_a_line
-from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
+from longshort.identity.code import code_hash, modules, refuse_changed_code
+from longshort.identity.spec import digest, dumps
 from longshort.ownership import Owner, sole_owner
-from longshort.publish import NoSpace, file_in_place, folder_digests, naming_a_full_disk, write_record
+from longshort.publish import NoSpace, file_in_place, folder_digests, naming_a_full_disk, read_spec, write_record
 
 ENTRY = "longshort.data.__main__"
 STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longshort.identity import digest, dumps
+from longshort.identity.spec import digest, dumps
 from longshort.publish import file_digest, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:

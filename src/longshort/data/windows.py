@@ -2,6 +2,14 @@
 
 Documents are packed: one stream with a separator after each document, windows may cross separators, and attention is
 not masked at them (the usual way of pre-training). So no document is too short, and none is dropped.
+
+A window of two views holds length + l_extra + 1 tokens. View A is its first `length` tokens, view B its last `length`
+before the final target. On the overlap both views predict the same next token, A with l_extra more tokens of context:
+
+    window    x0 x1 x2 x3 x4 x5 | x6      length 4, l_extra 2
+    view A    x0 x1 x2 x3                 position i predicts x[i + 1]
+    view B          x2 x3 x4 x5           position j predicts x[l_extra + j + 1]
+    overlap         A2 A3 = B0 B1         length - l_extra positions
 """
 
 from __future__ import annotations
@@ -10,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from longshort.data import splits
 from longshort.data.streams import extra_length, generator
@@ -102,3 +112,31 @@ class Windows:
             offset = int(draws.integers(0, self.slot))
             self._order = (epoch, draws.permutation(self.slots), offset)
         return self._order[1], self._order[2]
+
+
+def one_view(window: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain next-token prediction: inputs [1, length] and targets [1, length] of a window [length + 1]."""
+    return window[None, :-1], window[None, 1:]
+
+
+def two_views(window: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Splits a window [length + l_extra + 1] into inputs [2, length] and targets [2, length], view A first.
+
+    Raises:
+        ValueError: the window is too short for l_extra >= 1, or so long that the views do not overlap.
+    """
+    extra = len(window) - length - 1
+    if not 1 <= extra < length:
+        raise ValueError(f"a window of {len(window)} tokens gives l_extra {extra}; it must be in 1..{length - 1}")
+    views = torch.stack([window[: length + 1], window[extra:]])
+    return views[:, :-1], views[:, 1:]
+
+
+def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Any]:
+    """Samples of Windows to `inputs`, `targets` [views, batch, length] and `extra`, an int for each row."""
+    pairs = []
+    for sample in samples:
+        window = torch.as_tensor(sample["window"])
+        pairs.append(two_views(window, length) if sample["extra"] else one_view(window))
+    inputs, targets = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
+    return {"inputs": inputs, "targets": targets, "extra": [int(sample["extra"]) for sample in samples]}

@@ -17,7 +17,8 @@ from longshort import heartbeat, hub, interruption, provenance
 from longshort.data import prepared, splits
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code, run_id
+from longshort.identity.code import code_hash, modules, refuse_changed_code
+from longshort.identity.spec import digest, dumps, run_id
 from longshort.ownership import sole_owner
 from longshort.publish import (
     LATE,
@@ -25,6 +26,7 @@ from longshort.publish import (
     file_digest,
     read_json,
     read_record,
+    read_spec,
     wait_for_files,
     write_atomic,
     write_record,

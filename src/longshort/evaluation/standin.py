@@ -27,7 +27,7 @@ from longshort.data import prepared, splits
 from longshort.errors import in_a_line
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
-from longshort.identity import refuse_changed_code
+from longshort.identity.code import refuse_changed_code
 from longshort.ownership import Owner, sole_owner
 from longshort.publish import file_digest, read_json, wait_for_files, write_atomic, write_json
 

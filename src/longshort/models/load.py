@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from transformers.utils.logging import disable_progress_bar
 
 from longshort.errors import UserError
+from longshort.identity.kinds import ADAPTERS
 from longshort.models import rope
-from longshort.models.kinds import ADAPTERS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -15,8 +15,18 @@ import pandas
 
 from longshort import heartbeat
 from longshort.errors import in_a_line
-from longshort.identity import NAME, read_spec, refuse_changed_code
-from longshort.publish import Altered, file_digest, read_record, text_of, whole_record, write_atomic, write_record
+from longshort.identity.code import refuse_changed_code
+from longshort.identity.spec import NAME
+from longshort.publish import (
+    Altered,
+    file_digest,
+    read_record,
+    read_spec,
+    text_of,
+    whole_record,
+    write_atomic,
+    write_record,
+)
 from longshort.results.long_table import BASE, BASE_SEED
 
 COLUMNS = [

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import in_a_line
-from longshort.identity import refuse_changed_code
+from longshort.identity.code import refuse_changed_code
 from longshort.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.columns import Column

@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StrictInt, field_validator, model_validator
 
 from longshort import resources
-from longshort.identity import canonical, code_hash, digest, dumps
+from longshort.identity.code import code_hash
+from longshort.identity.spec import canonical, digest, dumps
 from longshort.mistakes import parse
 from longshort.publish import sealed
 from longshort.study import MOST_SEEDS, Strict, distinct

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from longshort import interruption, provenance
 from longshort.errors import in_a_line
-from longshort.identity import code_hash, modules, read_spec, refuse_changed_code
-from longshort.publish import file_digest, write_atomic, write_record
+from longshort.identity.code import code_hash, modules, refuse_changed_code
+from longshort.publish import file_digest, read_spec, write_atomic, write_record
 from longshort.synthetic.model import Transformer
 from longshort.synthetic.tasks import PARAMETERISATIONS, Batch, at, second_view, targets, test_batch, training_batch
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from longshort import heartbeat, hub, interruption, provenance
 from longshort.errors import UserError, in_a_line
-from longshort.identity import code_hash, digest, dumps, modules, read_spec, refuse_changed_code
-from longshort.kinds import chosen
+from longshort.identity.code import code_hash, modules, refuse_changed_code
+from longshort.identity.kinds import chosen
+from longshort.identity.spec import digest, dumps
 from longshort.ownership import sole_owner
 from longshort.publish import (
     LATE,
@@ -24,6 +25,7 @@ from longshort.publish import (
     folder_digests,
     read_json,
     read_record,
+    read_spec,
     wait_for_files,
     write_atomic,
     write_record,

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from longshort.identity import run_id, trajectory
+from longshort.identity.spec import run_id, trajectory
 from longshort.publish import altered, appears, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"

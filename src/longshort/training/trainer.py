@@ -27,12 +27,11 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from longshort import interruption
-from longshort.alignment.objective import PARTS, AlignmentHead, Batch, Terms, install, parts
-from longshort.alignment.views import collate
 from longshort.data import tokenizers
-from longshort.data.windows import TokenStream, Windows
+from longshort.data.windows import TokenStream, Windows, collate
+from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
 from longshort.models import load, rope
-from longshort.models.kinds import ADAPTERS, SHIFTED_SPARSE
+from longshort.models.head import PARTS, Batch, LossHead, NextToken, install, parts
 from longshort.ownership import Owner
 from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
 from longshort.training import checkpoints, extensions, log
@@ -46,7 +45,7 @@ class Diverged(Exception):
         self.step = step
 
 
-class AlignmentTrainer(Trainer):
+class LongShortTrainer(Trainer):
     """Adds the two views, alpha(step), the log of every part, the end of a run that diverged, and an early end.
 
     Where one process was asked to stop, or a checkpoint is due, all save after the same step: the request travels with
@@ -56,7 +55,7 @@ class AlignmentTrainer(Trainer):
     def __init__(
         self,
         *,
-        head: AlignmentHead,
+        head: LossHead,
         before_step: Callable[[int], None],
         alpha_output: list[float],
         alpha_hidden: list[float],
@@ -279,7 +278,9 @@ def train(job: dict[str, Any]) -> None:
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
     if training.get("attention") == "shifted-sparse":
         import_module(SHIFTED_SPARSE).use(model, spec["length"])
-    head = install(model, Terms.of(alignment), job["chunk_size"] or None)
+    aligns = bool(alignment and (alignment.get("output") or alignment.get("hidden")))
+    objective = import_module(ALIGNMENT).of(model, alignment) if aligns else NextToken()
+    head = install(model, objective, job["chunk_size"] or None)
     trained, before_step = model, rope.at_step(model, spec["seed"])
     callbacks: list[TrainerCallback] = [CheckpointAt(job["targets"], job["keep"], work, owner)]
     if training.get("adapter"):
@@ -287,7 +288,7 @@ def train(job: dict[str, Any]) -> None:
         trained = adapters.attach(model, training["adapter"], spec["seed"])
         callbacks.insert(0, SavesConfig(model))
     output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
-    trainer = AlignmentTrainer(
+    trainer = LongShortTrainer(
         model=trained,
         args=arguments,
         train_dataset=windows,

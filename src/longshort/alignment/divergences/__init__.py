@@ -16,17 +16,21 @@ from typing import TYPE_CHECKING, Any
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from longshort.alignment.kinds import MODULES, STOP_GRADIENTS
+from longshort.identity.kinds import DIVERGENCES
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from longshort.models.fused import Divergence
+
+STOP_GRADIENTS = ("none", "first", "second", "targets")
 
 
 def divergence(kind: str, logits_a: Tensor, logits_b: Tensor, stop_gradient: str = "none") -> Tensor:
     """Divergence per position of softmax(logits_a) and softmax(logits_b).
 
     Args:
-        kind: a key of kinds.MODULES.
+        kind: a key of DIVERGENCES.
         logits_a, logits_b: [..., V] each; computed in float32 at least (float64 stays float64).
         stop_gradient: "first" or "second" treats that distribution as a constant; "targets" (sce only) treats the
             weights of both of its terms as constants: -sg(p) log q - sg(q) log p.
@@ -41,25 +45,31 @@ def divergence(kind: str, logits_a: Tensor, logits_b: Tensor, stop_gradient: str
         raise ValueError(
             f"logits_a has shape {tuple(logits_a.shape)}, logits_b {tuple(logits_b.shape)}; they must agree"
         )
-    check(kind, stop_gradient)
+    slopes = with_slopes(kind, stop_gradient)
     logits_a, logits_b = (at_least_single(logits) for logits in (logits_a, logits_b))
-    return _Divergence.apply(logits_a.log_softmax(-1), logits_b.log_softmax(-1), kind, stop_gradient)
+    return _Divergence.apply(logits_a.log_softmax(-1), logits_b.log_softmax(-1), slopes)
 
 
-def value_and_slopes(
-    kind: str, stop_gradient: str, log_p: Tensor, log_q: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The chosen kind's value and slopes; None for the slope of a distribution that is a constant."""
-    chosen = import_module(MODULES[kind]).value_and_slopes
+def with_slopes(kind: str, stop_gradient: str = "none") -> Divergence:
+    """The chosen kind's value and slopes; None for the slope of a distribution that is a constant.
+
+    Raises:
+        ValueError: unknown kind or stop_gradient, or "targets" with another kind than sce.
+    """
+    _check(kind, stop_gradient)
+    chosen = import_module(DIVERGENCES[kind]).value_and_slopes
     constant_targets = {"constant_targets": True} if stop_gradient == "targets" else {}
-    value, slope_p, slope_q = chosen(log_p, log_q, **constant_targets)
-    return value, None if stop_gradient == "first" else slope_p, None if stop_gradient == "second" else slope_q
+
+    def value_and_slopes(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        value, slope_p, slope_q = chosen(log_p, log_q, **constant_targets)
+        return value, None if stop_gradient == "first" else slope_p, None if stop_gradient == "second" else slope_q
+
+    return value_and_slopes
 
 
-def check(kind: str, stop_gradient: str) -> None:
-    """Raises ValueError for names that do not exist or do not go together."""
-    if kind not in MODULES:
-        raise ValueError(f"divergence kind is {kind!r}; use one of {', '.join(MODULES)}")
+def _check(kind: str, stop_gradient: str) -> None:
+    if kind not in DIVERGENCES:
+        raise ValueError(f"divergence kind is {kind!r}; use one of {', '.join(DIVERGENCES)}")
     if stop_gradient not in STOP_GRADIENTS:
         raise ValueError(f"stop_gradient is {stop_gradient!r}; use one of {', '.join(STOP_GRADIENTS)}")
     if stop_gradient == "targets" and kind != "sce":
@@ -73,8 +83,8 @@ def at_least_single(values: Tensor) -> Tensor:
 
 class _Divergence(Function):
     @staticmethod
-    def forward(ctx: Any, log_p: Tensor, log_q: Tensor, kind: str, stop_gradient: str) -> Tensor:
-        value, slope_p, slope_q = value_and_slopes(kind, stop_gradient, log_p, log_q)
+    def forward(ctx: Any, log_p: Tensor, log_q: Tensor, with_slopes: Divergence) -> Tensor:
+        value, slope_p, slope_q = with_slopes(log_p, log_q)
         ctx.save_for_backward(slope_p, slope_q)
         return value
 
@@ -82,4 +92,4 @@ class _Divergence(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slopes = (None if slope is None else gradient[..., None] * slope for slope in ctx.saved_tensors)
-        return (*slopes, None, None)
+        return (*slopes, None)

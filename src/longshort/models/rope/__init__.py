@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from longshort.errors import UserError
-from longshort.models.kinds import MODULES
+from longshort.identity.kinds import ROPE
 
 # Where config.json keeps what rope_parameters cannot say.
 KEY = "longshort_rope"
@@ -46,13 +46,13 @@ def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int = 0) -> N
             f"model.rope = {settings['kind']}: the model's rotary frequencies are extended already ({extended}); "
             "start from a model that is not, or leave model.rope out"
         )
-    import_module(MODULES[settings["kind"]]).extend(model, settings, seed)
+    import_module(ROPE[settings["kind"]]).extend(model, settings, seed)
 
 
 def restore(model: PreTrainedModel, folder: Path) -> None:
     """Gives a model that was just loaded from folder what its configuration alone does not."""
     if settings := getattr(model.config, KEY, None):
-        import_module(MODULES[settings["kind"]]).restore(model, settings, folder)
+        import_module(ROPE[settings["kind"]]).restore(model, settings, folder)
 
 
 def set_parameters(model: PreTrainedModel, parameters: dict[str, Any], longest: int | None = None) -> None:

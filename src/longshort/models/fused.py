@@ -11,7 +11,7 @@ That elementwise work is done in blocks of a few rows, whose arrays stay in a CP
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +20,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import nll_loss
 
-from longshort.alignment.divergences import check, value_and_slopes
-from longshort.alignment.views import IGNORED
 from longshort.models.load import LogitChange
 
+# The label of a position that has no next token, as torch's own losses take it.
+IGNORED = -100
+# log p, log q [..., V] -> D [...], dD / d log p and dD / d log q [..., V], None for that of a constant.
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None, Tensor | None]]
 # Bytes of the logits of one chunk: larger ones gain little, smaller ones add to the weight's gradient too often.
 CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 # Logits of one block, of which half a dozen float32 arrays exist; a GPU is to have few kernels to start.
@@ -38,8 +40,7 @@ class Pairs(NamedTuple):
     in_b: Tensor  # [P]
     weight: Tensor  # [P]; 1 / P everywhere is the plain mean
     alpha: float
-    kind: str
-    stop_gradient: str = "none"
+    divergence: Divergence
 
 
 class Losses(NamedTuple):
@@ -75,10 +76,8 @@ def losses(
     second backward pass over a retained graph.
 
     Raises:
-        ValueError: unknown kind or stop_gradient, pairs without `alone`, or states and weight of two types.
+        ValueError: pairs without `alone`, or states and weight of two types.
     """
-    for some in pairs:
-        check(some.kind, some.stop_gradient)
     if hidden.dtype != weight.dtype:
         raise ValueError(f"the states are {hidden.dtype}, the head's weight {weight.dtype}; they must be of one type")
     if alone is None:
@@ -222,7 +221,7 @@ def _block(
     slopes: list[Tensor | None] = [None] * len(log_probs)
     if compared is not None:
         how, share = compared
-        divergence, *found = value_and_slopes(how.kind, how.stop_gradient, *log_probs)
+        divergence, *found = how.divergence(*log_probs)
         slopes = [None if slope is None else slope.mul_(share) for slope in found]
     if ce_slopes is not None:
         full = [torch.zeros_like(log_probs[0]) if slope is None else slope for slope in slopes]
