@@ -2,13 +2,14 @@ import os
 import sys
 from pathlib import Path
 
-from longshort import driver, resolve, stale
-from longshort.identity.code import PLANNED, code_hash, source_as_planned
+from longshort.commands import driver, stale
+from longshort.identity.code import PLANNED, SOURCE, code_hash, source_as_planned
+from longshort.study import resolve
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
-    PYTHONPATH=str(Path(driver.__file__).parents[1]),
+    PYTHONPATH=str(SOURCE.parent),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
 STUDY = resolve.of_config(config)

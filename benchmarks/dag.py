@@ -33,8 +33,8 @@ from pathlib import Path
 import yaml
 from side_by_side import Seconds, alternate, arguments, ratio, report
 
-from longshort import resolve
-from longshort.publish import write_record
+from longshort.records.publish import write_record
+from longshort.study import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = "benchmark"
@@ -59,7 +59,7 @@ main()
 PARSE = """
 import sys, time
 began = time.perf_counter()
-from longshort import resolve
+from longshort.study import resolve
 from longshort.identity import code
 code.source_as_planned()
 resolve.load("demo")

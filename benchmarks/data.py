@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longshort.data import corpora
 from longshort.data.windows import TokenStream, Windows, collate
-from longshort.publish import read_json
+from longshort.records.publish import read_json
 
 CORES = len(os.sched_getaffinity(0))
 

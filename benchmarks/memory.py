@@ -23,9 +23,9 @@ from side_by_side import arguments, report
 from training import prepare, specification
 from transformers import LlamaConfig
 
-from longshort import memory
-from longshort.ownership import sole_owner
-from longshort.publish import read_json
+from longshort.commands import memory
+from longshort.jobs.ownership import sole_owner
+from longshort.records.publish import read_json
 from longshort.training import launch, trainer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -51,7 +51,7 @@ FIRST_LINES = {
 # What `longshort` makes of a study, for those that call its stages themselves.
 PLAN = """
 import json
-from longshort import resolve
+from longshort.study import resolve
 study = resolve.load("tiny")
 run = study.arm_runs["baseline"][0]
 print(json.dumps({

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from side_by_side import alternate, arguments, ratio, report
 
-from longshort import resolve
+from longshort.study import resolve
 from longshort.synthetic.model import Transformer
 from longshort.synthetic.tasks import PARAMETERISATIONS, at, targets, training_batch
 from longshort.synthetic.train import Group

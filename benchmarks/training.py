@@ -26,14 +26,14 @@ from objective import llama
 from side_by_side import arguments, report
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
-from longshort import resolve
 from longshort.alignment import objective
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows, collate
+from longshort.jobs.ownership import sole_owner
 from longshort.models import load
 from longshort.models.head import Batch, install, parts
-from longshort.ownership import sole_owner
-from longshort.study import CLEX, YaRN
+from longshort.study import resolve
+from longshort.study.schema import CLEX, YaRN
 from longshort.training import launch, log, trainer
 
 ROOT = Path(__file__).resolve().parents[1]

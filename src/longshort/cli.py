@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
-from longshort import accept as acceptance
-from longshort import cost, resolve, trace
-from longshort import plan as plans
-from longshort import prune as pruning
+from longshort.commands import accept as acceptance
+from longshort.commands import cost
+from longshort.commands import plan as plans
+from longshort.commands import prune as pruning
+from longshort.commands import why as reasons
 from longshort.errors import in_a_line
-from longshort.publish import in_words, read_json, read_record
+from longshort.records.publish import in_words, read_json, read_record
+from longshort.study import resolve
 from longshort.terminal import plain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -85,10 +87,10 @@ def why(
 ) -> None:
     """Say what a number or a result file was made by: run, code, commit, data, environment, job, log."""
     if len(result) == 1:
-        found = [trace.of_file(Path(result[0]))]
+        found = [reasons.of_file(Path(result[0]))]
     elif len(result) == 3:
         table, row, column = result
-        found = trace.of_cell(study, table, row, column, step)
+        found = reasons.of_cell(study, table, row, column, step)
     else:
         raise SystemExit(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
     for entry in found:
@@ -122,8 +124,8 @@ def fetch(
     if to is not None:
         os.environ["HF_HOME"] = str(to.resolve())
     # Late: the hub's client takes its folders from the environment when it is imported.
-    from longshort import fetch as fetching
-    from longshort import hub
+    from longshort.commands import fetch as fetching
+    from longshort.records import hub
 
     resolved = _load(study)
     fetching.fetch(resolved.study, _say)
@@ -191,7 +193,7 @@ def status(
     from rich.console import Console
     from rich.live import Live
 
-    from longshort import status as progress
+    from longshort.commands import status as progress
 
     resolved = _load(study)
     found = progress.stages(resolved)

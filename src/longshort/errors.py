@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Says where it is, what is wrong, which value it is, and what to do instead."""
 
 
+class StudyError(UserError):
+    """A mistake in the configuration, said with its place and its remedy."""
+
+
 @contextmanager
 def in_a_line() -> Iterator[None]:
     """Around what a process does: a UserError ends it with its message and exit code 1.

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from longshort import cost, resolve
-from longshort.cost import Work
-from longshort.publish import read_record
-from longshort.resuming import Resuming
+from longshort.commands import cost
+from longshort.commands.cost import Work
+from longshort.commands.resuming import Resuming
+from longshort.records.publish import read_record
+from longshort.study import resolve
 from longshort.training import checkpoints
 from tests.support.project import edit_study
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from longshort import ownership
-from longshort.publish import file_digest, write_record
+from longshort.jobs import ownership
+from longshort.records.publish import file_digest, write_record
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
 from tests.support.reruns import RESULTS
 

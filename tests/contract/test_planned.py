@@ -112,8 +112,9 @@ def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None
 
 def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
     """It computes no number."""
-    names = ("training/__main__", "training/launch", "training/worker", "training/tracking", "driver", "plan", "cost")
-    for module in (*names, "heartbeat", "ownership", "interruption", "slurm"):
+    names = [f"training/{name}" for name in ("__main__", "launch", "worker", "tracking")]
+    names += [f"commands/{name}" for name in ("driver", "plan", "cost")]
+    for module in [*names, *(f"jobs/{name}" for name in ("heartbeat", "ownership", "interruption", "slurm"))]:
         with (finished_copy / f"src/longshort/{module}.py").open("a") as file:
             file.write("\nimport abc\n")
     assert planned(finished_copy) == {}
@@ -229,10 +230,10 @@ NEW_FIELD = 'shiny: int = Field(0, json_schema_extra={"neutral": 0}, description
     [
         ("config/arms.yaml", "{hidden: {alpha: 1.0, layers: [0.5]}}", "{hidden: {alpha: 0.9, layers: [0.5]}}", 1),
         ("src/longshort/alignment/schedules.py", "* progress(step, steps)\n", "* progress(step, steps) ** 2\n", 1),
-        ("src/longshort/study.py", "weight_decay: float = Field(0.0,", "weight_decay: float = Field(0.1,", 5),
+        ("src/longshort/study/schema.py", "weight_decay: float = Field(0.0,", "weight_decay: float = Field(0.1,", 5),
         # Three of the five runs weigh a divergence; the others have nothing to stop.
-        ("src/longshort/study.py", '"none", description="which view', '"first", description="which view', 3),
-        ("src/longshort/study.py", "    warmup_steps: int", f"    {NEW_FIELD}\n    warmup_steps: int", 0),
+        ("src/longshort/study/schema.py", '"none", description="which view', '"first", description="which view', 3),
+        ("src/longshort/study/schema.py", "    warmup_steps: int", f"    {NEW_FIELD}\n    warmup_steps: int", 0),
     ],
     ids=["an-arm", "values-of-a-schedule", "a-default-of-training", "a-default-of-alignment", "a-neutral-field"],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from longshort.publish import read_record, write_record
+from longshort.records.publish import read_record, write_record
 from tests.support.project import edit, longshort, run_python, run_snakemake
 
 CODE = "from longshort.identity import code; print(code.source_as_planned())"

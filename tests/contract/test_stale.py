@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longshort.publish import read_record, write_record
+from longshort.records.publish import read_record, write_record
 from tests.support.project import edit, longshort, planned, run_snakemake
 from tests.support.reruns import AFTER
 

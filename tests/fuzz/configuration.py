@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from longshort import resolve
+from longshort.study import resolve
 from tests.fuzz.engine import Kind, Mutation
 from tests.support.project import ROOT, TINY, write_study
 

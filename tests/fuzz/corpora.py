@@ -17,7 +17,7 @@ from tests.support.project import TINY, write_study
 CHECK = ("-m", "longshort.cli", "check", "--study", "fuzz")
 SPEC = """
 import json, sys
-from longshort import resolve
+from longshort.study import resolve
 study = resolve.load("fuzz")
 open("spec.json", "w").write(study.texts[study.data])
 """

@@ -155,7 +155,7 @@ class Training(NamedTuple):
 def run_of(project: Path, arm: str) -> str:
     code = f"s = resolve.load('tiny'); print(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
-    command = [sys.executable, "-c", f"from longshort import resolve; {code}"]
+    command = [sys.executable, "-c", f"from longshort.study import resolve; {code}"]
     return subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from longshort import accept, resolve
+from longshort.commands import accept
+from longshort.errors import StudyError
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import code_hash
-from longshort.publish import write_json
-from longshort.resolve import EVALUATIONS, TRAINING
-from longshort.study import StudyError
+from longshort.records.publish import write_json
+from longshort.study import resolve
+from longshort.study.resolve import EVALUATIONS, TRAINING
 from tests.support.project import edit_study
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from longshort.ownership import Owner
-from longshort.publish import write_record
+from longshort.jobs.ownership import Owner
+from longshort.records.publish import write_record
 from longshort.training import checkpoints, launch
 
 

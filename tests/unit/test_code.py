@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from longshort import resolve
 from longshort.errors import UserError
 from longshort.identity import code
+from longshort.study import resolve
 
 STAGE = """
 from longshort.deep import helper
@@ -29,7 +29,8 @@ FILES = {
     "def shift(x):\n    return x + 1\n",
     "base.py": "LEVEL = 3",
     "late.py": "x = 1",
-    "publish.py": "y = 1",
+    "records/publish.py": "y = 1",
+    "records/__init__.py": "",
     "chosen.py": "z = 1",
     "unrelated.py": "u = 1",
 }
@@ -125,7 +126,7 @@ SAME = {
         "from longshort.base import LEVEL"
         + STAGE.replace("helper.LEVEL", "LEVEL").replace("from longshort.deep import helper\n", ""),
     ),
-    "what-does-not-count": replaced("stage.py", "def run", "import longshort.publish\n\ndef run"),
+    "what-does-not-count": replaced("stage.py", "def run", "import longshort.records.publish\n\ndef run"),
     "an-empty-package-around": lambda package: write(package, "deep/__init__.py", '"""Words."""'),
 }
 OTHER = {
@@ -174,13 +175,13 @@ def test_runs_that_align_nothing_depend_on_no_alignment() -> None:
     trainer = code.closure(resolve.TRAINING)
     assert {"longshort.models.head", "longshort.data.windows"} <= set(trainer)
     assert not [module for module in trainer if module.startswith(("longshort.alignment", "longshort.results"))]
-    assert not {"longshort.study", "longshort.evaluation"} & set(trainer)
+    assert not {"longshort.study.schema", "longshort.evaluation"} & set(trainer)
 
 
 OF_TRAINING = ("training.log", "training.checkpoints", "data.windows")  # they shape its numbers
 
 
-@pytest.mark.parametrize("outside", ["slurm", "heartbeat", "ownership", "interruption", "training.launch", "cli"])
+@pytest.mark.parametrize("outside", ["jobs.slurm", "jobs.heartbeat", "jobs.ownership", "training.launch", "cli"])
 def test_what_runs_jobs_is_no_part_of_what_they_compute(outside: str) -> None:
     for stage in (resolve.TRAINING, *resolve.EVALUATIONS.values()):
         assert f"longshort.{outside}" not in code.closure(stage)

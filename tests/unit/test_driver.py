@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from longshort import driver, ownership, slurm
-from longshort.publish import write_json
+from longshort.commands import driver
+from longshort.jobs import ownership, slurm
+from longshort.records.publish import write_json
 
 BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
 

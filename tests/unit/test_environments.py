@@ -57,7 +57,7 @@ def reached(entry: str) -> set[str]:
     waiting = [f"longshort.{entry}"]
     while waiting:
         module = waiting.pop()
-        if module not in found and module not in {"longshort.study", "longshort.resolve", "longshort.mistakes"}:
+        if module not in found and not module.startswith("longshort.study."):
             found.add(module)
             waiting += package.used_by(module)
     return found

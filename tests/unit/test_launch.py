@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from longshort.ownership import sole_owner
-from longshort.publish import Altered, write_json, write_record
+from longshort.jobs.ownership import sole_owner
+from longshort.records.publish import Altered, write_json, write_record
 from longshort.training import checkpoints, launch
 
 DIVERGES = 4

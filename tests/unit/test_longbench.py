@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshort import hub
 from longshort.evaluation import longbench, prompts, scoring, standin
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.scoring import is_settled, score_prediction, summarise
-from longshort.publish import folder_digests, write_json
+from longshort.records import hub
+from longshort.records.publish import folder_digests, write_json
 from tests.support import golden
 
 STAND_IN = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 192, "max_new_tokens": 8}

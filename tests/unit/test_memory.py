@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from longshort import cost, memory, resolve
+from longshort.commands import cost, memory
+from longshort.study import resolve
 from tests.support.project import ROOT
 
 LLAMA = memory.Model(layers=32, width=4096, inner=11008, kv_share=1.0, vocabulary=32000)

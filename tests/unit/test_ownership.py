@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from longshort import interruption, ownership, slurm
+from longshort.jobs import interruption, ownership, slurm
 from tests.support.waiting import PATIENCE
 
 
 def test_a_second_owner_waits_for_the_first(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from longshort.ownership import sole_owner\n"
+        "import sys, time; from pathlib import Path; from longshort.jobs.ownership import sole_owner\n"
         "with sole_owner(Path(sys.argv[1])): print('mine', flush=True); time.sleep(0.7); print('no more', flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
@@ -79,7 +79,7 @@ def test_an_owner_that_was_replaced_ends_before_it_writes(tmp_path: Path) -> Non
             owner.refuse_if_lost()
     assert ownership.content(tmp_path / "owner.json")["host"] == "elsewhere"
     code = (
-        "import sys, time; from pathlib import Path; from longshort import ownership\n"
+        "import sys, time; from pathlib import Path; from longshort.jobs import ownership\n"
         "ownership.BEAT = 0.1\n"
         "with ownership.sole_owner(Path(sys.argv[1])) as owner:\n"
         "    owner.file.write_text(owner.file.read_text().replace(owner.token, 'another'))\n"
@@ -134,7 +134,7 @@ def test_a_file_system_that_fails_for_a_moment_takes_nothing_away(
 def test_one_that_waits_ends_when_it_is_asked_to(tmp_path: Path) -> None:
     (tmp_path / "owner.json").write_text("{}")
     code = (
-        "import sys; from pathlib import Path; from longshort import interruption, ownership\n"
+        "import sys; from pathlib import Path; from longshort.jobs import interruption, ownership\n"
         "interruption.end_at_once()\n"
         "with ownership.sole_owner(Path(sys.argv[1])): pass"
     )

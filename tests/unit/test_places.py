@@ -10,9 +10,9 @@ from zipfile import ZipFile
 
 import pytest
 
-from longshort import resolve
+from longshort.errors import StudyError
 from longshort.models import load
-from longshort.study import StudyError
+from longshort.study import resolve
 from tests.support.project import TINY, write_study
 
 ARCHITECTURE = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}

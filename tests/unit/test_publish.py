@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longshort import publish
+from longshort.records import publish
 from tests.support.project import ROOT, on_a_small_disk
 
 
@@ -30,7 +30,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
 WRITE_TWICE = """
 import sys
 from pathlib import Path
-from longshort.publish import write_atomic
+from longshort.records.publish import write_atomic
 path = Path(sys.argv[1])
 if path.exists():
     print("still old:", path.read_text() == "old" * 9000)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from longshort import reading, resources
-from longshort.study import StudyError
+from longshort.errors import StudyError
+from longshort.jobs import resources
+from longshort.study.files import json_object, text, yaml_mapping
 
 # https://yaml.org/spec/1.2.2/#103-core-schema; where PyYAML's own schema differs, its value stands behind.
 CORE: dict[str, Any] = {
@@ -27,9 +28,9 @@ CORE: dict[str, Any] = {
 def test_a_scalar_is_what_it_looks_like(tmp_path: Path, typed: str, meant: Any) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(f"key: {typed}\nquoted: '{typed}'")
-    content = reading.yaml_mapping(file)
+    content = yaml_mapping(file)
     assert content == {"key": meant, "quoted": typed} and type(content["key"]) is type(meant)
-    assert reading.yaml_mapping(file, typed=False) == {"key": typed, "quoted": typed}
+    assert yaml_mapping(file, typed=False) == {"key": typed, "quoted": typed}
 
 
 def test_the_site_is_read_as_it_was_typed(tmp_path: Path) -> None:
@@ -69,14 +70,14 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: str, said: str
     file = tmp_path / "file.yaml"
     file.write_text(content)
     with pytest.raises(StudyError, match=said) as refused:
-        reading.yaml_mapping(file, typed=typed, remedy="do this")
+        yaml_mapping(file, typed=typed, remedy="do this")
     assert str(file) in str(refused.value)
 
 
 def test_a_tag_makes_no_object(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text("a: !!python/object/apply:os.mkdir [made]")
     with pytest.raises(StudyError, match="no valid YAML"):
-        reading.yaml_mapping(tmp_path / "file.yaml")
+        yaml_mapping(tmp_path / "file.yaml")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_tag_makes_no_object(tmp_path: Path) -> None:
 def test_what_is_no_json_object_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "file.json").write_text(content)
     with pytest.raises(StudyError, match=said):
-        reading.json_object(tmp_path / "file.json")
+        json_object(tmp_path / "file.json")
 
 
 def test_what_is_no_text_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
@@ -107,4 +108,4 @@ def test_what_is_no_text_is_refused_without_waiting_for_it(tmp_path: Path) -> No
         "nothing": "is missing; do this",
     }.items():
         with pytest.raises(StudyError, match=said):
-            reading.text(tmp_path / name, remedy="do this")
+            text(tmp_path / name, remedy="do this")

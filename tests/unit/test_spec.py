@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from longshort.errors import UserError
 from longshort.identity import spec
-from longshort.publish import read_spec
+from longshort.records.publish import read_spec
 
 
 class Old(BaseModel):

@@ -14,11 +14,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from longshort import provenance
 from longshort.errors import UserError
 from longshort.evaluation import harness, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
-from longshort.publish import file_digest, folder_digests, read_record, write_json, write_record
+from longshort.records import provenance
+from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
 from tests.unit.test_longbench import tiny_llama
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from longshort import heartbeat, resolve, status
 from longshort.cli import app
-from longshort.publish import write_record
+from longshort.commands import status
+from longshort.jobs import heartbeat
+from longshort.records.publish import write_record
+from longshort.study import resolve
 from tests.support.waiting import PATIENCE, wait_until
 
 

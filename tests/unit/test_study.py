@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longshort import cost, resolve, study
+from longshort.commands import cost
+from longshort.errors import StudyError
+from longshort.study import resolve
+from longshort.study.__main__ import schema_files
 from tests.support.project import ROOT, TINY, longshort, run_snakemake, write_study
 
 
@@ -165,7 +168,7 @@ COMMIT = "give the commit, so that the study stays the same"
     ],
 )
 def test_mistakes_are_named_with_place_value_and_remedy(config: Path, changes: dict, said: list[str]) -> None:
-    with pytest.raises(study.StudyError) as error:
+    with pytest.raises(StudyError) as error:
         load(config, **changes)
     for part in ["study tiny", *said]:
         assert part in str(error.value)
@@ -180,7 +183,7 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
         run = load(config, arms=["baseline", "chosen"]).arm_runs["chosen"][0]
         assert resolve.load("tiny").runs[run].alignment.hidden.layers == [{0.5: 2, 1: 1, 2.0: 2}[layer]]
     else:
-        with pytest.raises(study.StudyError, match=r"arm chosen: alignment.hidden.layers = .* use 1..2"):
+        with pytest.raises(StudyError, match=r"arm chosen: alignment.hidden.layers = .* use 1..2"):
             load(config, arms=["baseline", "chosen"])
 
 
@@ -196,7 +199,7 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
 def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: str) -> None:
     path = config / "studies" / "tiny.yaml"
     path.write_bytes(path.read_bytes() + b"\n" + added + b"\n")
-    with pytest.raises(study.StudyError, match=said):
+    with pytest.raises(StudyError, match=said):
         resolve.load("tiny")
 
 
@@ -210,14 +213,14 @@ def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: s
 )
 def test_an_arm_that_no_study_uses_is_checked_too(config: Path, patch: dict, said: str) -> None:
     arms_yaml(config, unused=patch)
-    with pytest.raises(study.StudyError, match=r"config/arms.yaml, arm unused: " + said):
+    with pytest.raises(StudyError, match=r"config/arms.yaml, arm unused: " + said):
         resolve.load("tiny")
 
 
 @pytest.mark.parametrize("content", ['{"train_batch_size": 8}', "[]", "{"])
 def test_a_deepspeed_file_leaves_the_batch_to_the_study(config: Path, content: str) -> None:
     (config / "deepspeed" / "mine.json").write_text(content)
-    with pytest.raises(study.StudyError, match=r"mine.json.*('auto'|no JSON object|no valid JSON)"):
+    with pytest.raises(StudyError, match=r"mine.json.*('auto'|no JSON object|no valid JSON)"):
         load(config, training__deepspeed="mine")
 
 
@@ -254,7 +257,7 @@ def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> N
     assert load(config, evaluations__harness=harness).harness_files() == ["tasks/items.jsonl", "tasks/own.yaml"]
     (config.parent / "tasks" / "more").mkdir()
     (config.parent / "tasks" / "more" / "items.jsonl").write_text("")
-    with pytest.raises(study.StudyError, match=r"include_path = 'tasks': two files there are called items.jsonl"):
+    with pytest.raises(StudyError, match=r"include_path = 'tasks': two files there are called items.jsonl"):
         load(config, evaluations__harness=harness)
 
 
@@ -354,13 +357,13 @@ def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.
 
 
 def test_editor_schemas_are_up_to_date() -> None:
-    for path, text in study.schema_files().items():
+    for path, text in schema_files().items():
         assert (ROOT / path).read_text() == text, f"{path} is old; run: python -m longshort.study schema"
 
 
 def test_reading_a_study_imports_no_torch_and_no_engine() -> None:
     code = (
-        "import sys; from longshort import resolve; resolve.load('demo'); "
+        "import sys; from longshort.study import resolve; resolve.load('demo'); "
         "sys.exit(bool({'torch', 'transformers', 'snakemake', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

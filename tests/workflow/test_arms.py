@@ -12,9 +12,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from longshort import ownership, resolve
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows, collate
+from longshort.jobs import ownership
+from longshort.study import resolve
 from longshort.training import launch, log, trainer
 from tests.support.project import ROOT, TINY, write_corpus
 

@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_
 def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finished_copy: Path) -> None:
     """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
     edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})
-    code = "from longshort import resolve; s = resolve.load('tiny'); print(s.record(s.arm_runs['baseline'][0]))"
+    code = "from longshort.study import resolve; s = resolve.load('tiny'); print(s.record(s.arm_runs['baseline'][0]))"
     record = finished_copy / run_python(finished_copy, "-c", code).stdout.strip()
     known = set((finished_copy / "work").iterdir())
     engine = subprocess.Popen(

@@ -150,7 +150,7 @@ def test_what_cannot_be_fetched_is_named(project: Path, served: str, name: str, 
 def test_a_job_reaches_no_other_machine(served: str) -> None:
     script = f"""
 import urllib.request
-from longshort import hub
+from longshort.records import hub
 hub.refuse_network()
 print(urllib.request.urlopen("{served}/api/models/owner/tiny/revision/main").status)
 try:

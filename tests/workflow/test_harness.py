@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from longshort import trace
+from longshort.commands import why
 from tests.support.project import TINY, make_project, planned, run_snakemake
 from tests.unit.test_harness import write_tasks
 
@@ -44,7 +44,7 @@ def test_own_tasks_stand_in_the_main_table(tmp_path: Path, monkeypatch: pytest.M
     items = pandas.read_parquet(next(project.glob("results/tiny/arms/constant/seed-0/harness/*/6.items.parquet")))
     assert list(items["task"]) == ["own_choose"] * 3 + ["own_answer"] * 3 + ["own_flow"] * 3
     monkeypatch.chdir(project)
-    (found,) = trace.of_cell("tiny", "main", "baseline", "harness:own_flow")
+    (found,) = why.of_cell("tiny", "main", "baseline", "harness:own_flow")
     assert found["file"] == "as published" and "/harness/" in found["result"]
     assert planned(project) == {}
     (project / "tasks/items.jsonl").write_text((project / "tasks/items.jsonl").read_text().replace("one two", "one"))

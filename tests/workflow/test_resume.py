@@ -15,7 +15,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from longshort.models import load
-from longshort.publish import folder_digests, write_record
+from longshort.records.publish import folder_digests, write_record
 from longshort.training import checkpoints
 from tests.support import forkserver
 from tests.support.project import ROOT

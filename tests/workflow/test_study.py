@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from longshort.evaluation.prompts import TASKS
-from longshort.publish import file_digest, read_record, write_record
+from longshort.records.publish import file_digest, read_record, write_record
 from tests.support.project import TINY, edit, longshort, make_project, planned, run_snakemake
 
 

@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from longshort import slurm
-from longshort.publish import read_record, write_record
+from longshort.jobs import slurm
+from longshort.records.publish import read_record, write_record
 from longshort.training import launch
 from tests.support.project import ROOT
 from tests.support.stage import Stage

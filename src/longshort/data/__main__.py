@@ -21,13 +21,21 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from longshort import hub, interruption, provenance
 from longshort.data import corpora, shards, tokenizers
 from longshort.errors import in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps
-from longshort.ownership import Owner, sole_owner
-from longshort.publish import NoSpace, file_in_place, folder_digests, naming_a_full_disk, read_spec, write_record
+from longshort.jobs import interruption
+from longshort.jobs.ownership import Owner, sole_owner
+from longshort.records import hub, provenance
+from longshort.records.publish import (
+    NoSpace,
+    file_in_place,
+    folder_digests,
+    naming_a_full_disk,
+    read_spec,
+    write_record,
+)
 
 ENTRY = "longshort.data.__main__"
 STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}

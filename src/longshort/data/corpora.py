@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from longshort import hub
+from longshort.records import hub
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 

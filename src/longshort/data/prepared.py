@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longshort.publish import LATE, Altered, altered, read_record
+from longshort.records.publish import LATE, Altered, altered, read_record
 
 
 def refuse_altered(manifest: Path, *splits: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longshort.identity.spec import digest, dumps
-from longshort.publish import file_digest, read_json, write_atomic, write_json
+from longshort.records.publish import file_digest, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from datasets import Features

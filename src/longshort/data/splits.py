@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow
 
-from longshort.publish import read_json
+from longshort.records.publish import read_json
 
 
 def load(folder: Path) -> pyarrow.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from longshort import hub
+from longshort.records import hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

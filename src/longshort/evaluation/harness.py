@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.publish import folder_digests
+from longshort.records.publish import folder_digests
 
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from longshort.publish import naming_a_full_disk, write_atomic
+from longshort.records.publish import naming_a_full_disk, write_atomic
 
 SECONDS_BETWEEN_LINES = 60.0
 

@@ -29,11 +29,11 @@ from zipfile import BadZipFile
 
 import fsspec
 
-from longshort import hub
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
 from longshort.evaluation.scoring import BUCKETS, ONE_LINE_TASKS, is_settled, score_prediction, summarise, task_name
-from longshort.publish import write_json
+from longshort.records import hub
+from longshort.records.publish import write_json
 
 TOKENS_PER_BATCH = 16384
 FIELDS = ("context", "answers", "length", "all_classes", "_id")

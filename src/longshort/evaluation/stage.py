@@ -13,14 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longshort import heartbeat, hub, interruption, provenance
 from longshort.data import prepared, splits
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps, run_id
-from longshort.ownership import sole_owner
-from longshort.publish import (
+from longshort.jobs import heartbeat, interruption
+from longshort.jobs.ownership import sole_owner
+from longshort.records import hub, provenance
+from longshort.records.publish import (
     LATE,
     altered,
     file_digest,

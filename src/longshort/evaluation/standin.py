@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longshort import interruption
 from longshort.data import prepared, splits
 from longshort.errors import in_a_line
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
 from longshort.identity.code import refuse_changed_code
-from longshort.ownership import Owner, sole_owner
-from longshort.publish import file_digest, read_json, wait_for_files, write_atomic, write_json
+from longshort.jobs import interruption
+from longshort.jobs.ownership import Owner, sole_owner
+from longshort.records.publish import file_digest, read_json, wait_for_files, write_atomic, write_json
 
 # Words of an item that is to fall into 0-4k, 4-8k, 8k+; the margins leave room for questions and whole last passages.
 WORDS = ((800, 3000), (4400, 7000), (8200, 9000))

@@ -34,12 +34,12 @@ PLANNED = "LONGSHORT_PLANNED"
 TREES = SOURCE / "__pycache__" / "trees.json"
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
-    "longshort.study",
-    "longshort.resolve",
-    "longshort.mistakes",
-    "longshort.places",
-    "longshort.zero",
-    "longshort.reading",
+    "longshort.study.schema",
+    "longshort.study.resolve",
+    "longshort.study.parsing",
+    "longshort.study.places",
+    "longshort.study.zero",
+    "longshort.study.files",
     "longshort.alignment.schedules",
     # They name, record and write what others compute.
     "longshort.identity",
@@ -47,14 +47,14 @@ OUTSIDE = {
     "longshort.identity.code",
     "longshort.identity.accepted",
     "longshort.identity.kinds",
-    "longshort.provenance",
-    "longshort.publish",
+    "longshort.records.provenance",
+    "longshort.records.publish",
     "longshort.errors",
     # They run jobs, or say how far one is.
-    "longshort.heartbeat",
-    "longshort.interruption",
-    "longshort.ownership",
-    "longshort.slurm",
+    "longshort.jobs.heartbeat",
+    "longshort.jobs.interruption",
+    "longshort.jobs.ownership",
+    "longshort.jobs.slurm",
     "longshort.terminal",
 }
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas
 
-from longshort import heartbeat
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.identity.spec import NAME
-from longshort.publish import (
+from longshort.jobs import heartbeat
+from longshort.records.publish import (
     Altered,
     file_digest,
     read_record,

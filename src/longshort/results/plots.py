@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.publish import read_record, write_atomic
+from longshort.records.publish import read_record, write_atomic
 from longshort.results import long_table, plots_compared
 from longshort.results.drawing import (
     REFERENCE_COLOUR,

@@ -18,7 +18,7 @@ import pandas as pd
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.publish import read_record, write_atomic
+from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.columns import Column
 from longshort.results.long_table import BASE

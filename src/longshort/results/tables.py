@@ -19,7 +19,7 @@ import pandas as pd
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.publish import read_record, write_atomic
+from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, statistics
 from longshort.results.columns import columns_of
 from longshort.results.long_table import BASE, BASE_SEED

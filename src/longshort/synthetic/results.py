@@ -23,7 +23,7 @@ from scipy import stats
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.publish import Altered, file_digest, read_record, write_atomic
+from longshort.records.publish import Altered, file_digest, read_record, write_atomic
 from longshort.results import drawing, formats, report
 from longshort.results.drawing import Ending, Look
 from longshort.results.formats import Cell, Panel, Table

@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from longshort import resources
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, digest, dumps
-from longshort.mistakes import parse
-from longshort.publish import sealed
-from longshort.study import MOST_SEEDS, Strict, distinct
+from longshort.jobs import resources
+from longshort.records.publish import sealed
+from longshort.study.parsing import parse
+from longshort.study.schema import MOST_SEEDS, Strict, distinct
 
 KIND = "synthetic"
 TRAINING = "longshort.synthetic.train"

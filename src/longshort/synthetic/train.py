@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm import tqdm
 
-from longshort import interruption, provenance
 from longshort.errors import in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
-from longshort.publish import file_digest, read_spec, write_atomic, write_record
+from longshort.jobs import interruption
+from longshort.records import provenance
+from longshort.records.publish import file_digest, read_spec, write_atomic, write_record
 from longshort.synthetic.model import Transformer
 from longshort.synthetic.tasks import PARAMETERISATIONS, Batch, at, second_view, targets, test_batch, training_batch
 

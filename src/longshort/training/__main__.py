@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longshort import heartbeat, hub, interruption, provenance
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.kinds import chosen
 from longshort.identity.spec import digest, dumps
-from longshort.ownership import sole_owner
-from longshort.publish import (
+from longshort.jobs import heartbeat, interruption
+from longshort.jobs.ownership import sole_owner
+from longshort.records import hub, provenance
+from longshort.records.publish import (
     LATE,
     altered,
     file_digest,

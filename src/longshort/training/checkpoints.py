@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.identity.spec import run_id, trajectory
-from longshort.publish import altered, appears, folder_digests, read_json, write_json
+from longshort.records.publish import altered, appears, folder_digests, read_json, write_json
 
 MANIFEST = "longshort-manifest.json"
 # What else a training leaves in its folder, beside its log.

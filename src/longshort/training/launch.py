@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longshort import interruption, slurm
 from longshort.data import prepared
-from longshort.ownership import Owner
-from longshort.publish import LATE, read_json, write_json
+from longshort.jobs import interruption, slurm
+from longshort.jobs.ownership import Owner
+from longshort.records.publish import LATE, read_json, write_json
 from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 

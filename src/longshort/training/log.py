@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from longshort.publish import write_atomic
+from longshort.records.publish import write_atomic
 
 NAME = "log.jsonl"
 

@@ -26,14 +26,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from longshort import interruption
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
+from longshort.jobs import interruption
+from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
 from longshort.models.head import PARTS, Batch, LossHead, NextToken, install, parts
-from longshort.ownership import Owner
-from longshort.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
+from longshort.records.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
 from longshort.training import checkpoints, extensions, log
 
 

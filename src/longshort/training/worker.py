@@ -9,7 +9,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from longshort import interruption
+from longshort.jobs import interruption
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # The variable that names the file for the last words of the process that fails first.

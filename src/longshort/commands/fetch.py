@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from longshort import hub
-from longshort.publish import file_digest, in_words, write_json
-from longshort.study import Study, StudyError
+from longshort.errors import StudyError
+from longshort.records import hub
+from longshort.records.publish import file_digest, in_words, write_json
+from longshort.study.schema import Study
 
 TASKS = "lm_eval"
 PATTERNS = {

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from longshort.errors import StudyError
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
-from longshort.publish import Altered, read_record, write_json
-from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
-from longshort.study import StudyError
+from longshort.records.publish import Altered, read_record, write_json
+from longshort.study.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 
 
 def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:

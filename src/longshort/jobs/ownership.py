@@ -22,8 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort import slurm
-from longshort.publish import write_json
+from longshort.jobs import slurm
+from longshort.records.publish import write_json
 
 BEAT = 10.0
 SILENCE = 300.0

@@ -15,9 +15,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from longshort import heartbeat
-from longshort.publish import text_of, whole_record
-from longshort.resolve import ResolvedStudy
+from longshort.jobs import heartbeat
+from longshort.records.publish import text_of, whole_record
+from longshort.study.resolve import ResolvedStudy
 from longshort.terminal import plain
 
 LAST_LINES = 8

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from longshort.mistakes import short
-from longshort.study import StudyError
+from longshort.errors import StudyError
+from longshort.study.parsing import short
 
 # A study is a few kilobytes, and PyYAML reads fifty in a second; the index of a large model's weights is a few
 # megabytes. What is said by aliases of aliases is not there to be read by a person.

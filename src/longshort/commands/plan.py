@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort import cost, stale
+from longshort.commands import cost, stale
+from longshort.commands.resuming import Resuming
+from longshort.errors import StudyError
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import trajectory
-from longshort.publish import read_record, read_spec, refuse_altered_table
-from longshort.resolve import EVALUATIONS, TRAINING, ResolvedStudy
-from longshort.resuming import Resuming
-from longshort.study import StudyError
+from longshort.records.publish import read_record, read_spec, refuse_altered_table
+from longshort.study.resolve import EVALUATIONS, TRAINING, ResolvedStudy
 
 BASE = "(base)"
 RUNS = Path("results/runs")

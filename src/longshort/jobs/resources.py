@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from longshort import reading
+from longshort.study.files import yaml_mapping
 
 SITE_FILE = Path("slurm/site.yaml")
 # Field of the site -> environment variable; the first four are sbatch's own.
@@ -80,7 +80,7 @@ def site(folder: Path = Path(), environment: Mapping[str, str] = os.environ) -> 
 
 def _as_typed(file: Path) -> dict[str, str | None]:
     keys = f"write one `key: value` a line, with the keys {', '.join(VARIABLES)}"
-    values = reading.yaml_mapping(file, typed=False, remedy=keys)
+    values = yaml_mapping(file, typed=False, remedy=keys)
     return {key: None if value in ("", "~", "null") else value for key, value in values.items()}
 
 

@@ -11,9 +11,9 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from longshort.publish import Altered, read_record
-from longshort.resolve import ResolvedStudy, ResolvedSynthetic
-from longshort.study import StudyError
+from longshort.errors import StudyError
+from longshort.records.publish import Altered, read_record
+from longshort.study.resolve import ResolvedStudy, ResolvedSynthetic
 
 # Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
 ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))

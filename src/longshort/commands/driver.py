@@ -17,11 +17,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort import cost, fetch, hub, ownership, slurm
+from longshort.commands import cost, fetch
 from longshort.identity.code import PLANNED
-from longshort.publish import read_json, write_json
-from longshort.resolve import ResolvedStudy, ResolvedSynthetic
-from longshort.resources import SITE_FILE, VARIABLES
+from longshort.jobs import ownership, slurm
+from longshort.jobs.resources import SITE_FILE, VARIABLES
+from longshort.records import hub
+from longshort.records.publish import read_json, write_json
+from longshort.study.resolve import ResolvedStudy, ResolvedSynthetic
 
 PROGRAMS = Path("slurm/bin")
 DRIVERS = Path("work/drivers")

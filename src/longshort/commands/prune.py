@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from longshort import heartbeat, ownership, resolve, stale
-from longshort.publish import read_record
-from longshort.study import StudyError
+from longshort.commands import stale
+from longshort.errors import StudyError
+from longshort.jobs import heartbeat, ownership
+from longshort.records.publish import read_record
+from longshort.study import resolve
 
 RESULTS, WORK = Path("results"), Path("work")
 # Finished evaluations, by what they are made of: a job that runs again finds its own there.

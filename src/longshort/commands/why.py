@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from longshort.publish import Altered, file_digest, read_json, read_record
-from longshort.study import StudyError
+from longshort.errors import StudyError
+from longshort.records.publish import Altered, file_digest, read_json, read_record
 
 RESULTS = Path("results")
 

@@ -16,16 +16,19 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from longshort import places, reading, resources, zero
 from longshort.alignment import schedules
 from longshort.data import corpora
+from longshort.errors import StudyError
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.code import code_hash
 from longshort.identity.spec import NAME, canonical, digest, dumps
-from longshort.mistakes import parse, parse_patch, short
-from longshort.publish import sealed
+from longshort.jobs import resources
+from longshort.records.publish import sealed
 from longshort.results.columns import KINDS, columns_of
-from longshort.study import (
+from longshort.study import places, zero
+from longshort.study.files import yaml_mapping
+from longshort.study.parsing import parse, parse_patch, short
+from longshort.study.schema import (
     Alignment,
     Arm,
     Arms,
@@ -35,7 +38,6 @@ from longshort.study import (
     Override,
     RunSpec,
     Study,
-    StudyError,
     Table,
     TrainedModel,
     Training,
@@ -310,7 +312,7 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
             f"results/{name}; only studies of language models have this command"
         )
-    arms = parse(Arms, reading.yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
+    arms = parse(Arms, yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
     _check_arms(f"{config}/arms.yaml", arms)
     study = parse(Study, content, f"study {name}", None)
     tables = _tables(study, arms)
@@ -332,7 +334,7 @@ def _content(name: str, config: Path) -> dict[str, Any]:
         raise StudyError(
             f"study {name!r} would write into results/{name}, which all studies share; call its file otherwise"
         )
-    return reading.yaml_mapping(config / "studies" / f"{name}.yaml")
+    return yaml_mapping(config / "studies" / f"{name}.yaml")
 
 
 def _merge(base: Any, patch: Any) -> Any:

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from longshort import reading
-from longshort.mistakes import short
-from longshort.study import StudyError, Training
+from longshort.errors import StudyError
+from longshort.study.files import json_object
+from longshort.study.parsing import short
+from longshort.study.schema import Training
 
 # Keys that DeepSpeed 0.19 knows (deepspeed/runtime/config.py) and that do not change what is computed.
 KNOWN = {
@@ -44,7 +45,7 @@ def read(where: str, training: Training, config: Path) -> dict[str, Any]:
     if not re.fullmatch(r"[\w.+-]+", training.deepspeed) or not path.exists():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
         raise StudyError(f"{where}: training.deepspeed = {training.deepspeed!r}: {folder} holds {known}")
-    content = reading.json_object(path)
+    content = json_object(path)
     _refuse_unknown(path, "", content, KNOWN)
     for key in BATCH:
         if content.get(key) != "auto":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort.errors import UserError
-from longshort.publish import altered, read_json
+from longshort.records.publish import altered, read_json
 
 CONFIGURATION = "documents "
 SELF = {"localhost", "127.0.0.1", "::1", "", None}

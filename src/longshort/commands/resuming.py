@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from longshort.publish import read_record
-from longshort.resolve import ResolvedStudy
+from longshort.records.publish import read_record
+from longshort.study.resolve import ResolvedStudy
 from longshort.training import checkpoints
 
 WORK = Path("work")

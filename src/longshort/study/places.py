@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from longshort import reading
 from longshort.data import corpora
-from longshort.study import Harness, LongBench, PretrainedModel, PretrainedTokenizer, Study, StudyError
+from longshort.errors import StudyError
+from longshort.study.files import json_object
+from longshort.study.schema import (
+    Harness,
+    LongBench,
+    PretrainedModel,
+    PretrainedTokenizer,
+    Study,
+)
 
 # The linear layers of the decoder that a study trains from the start.
 OF_A_TRAINED_MODEL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -100,7 +107,7 @@ def weights(folder: Path) -> dict[str, list[int]]:
 def _check_model(where: str, model: PretrainedModel) -> None:
     folder = Path(model.name)
     said = f"{where}: model.name = {model.name!r}"
-    config = reading.json_object(folder / "config.json") if (folder / "config.json").exists() else None
+    config = json_object(folder / "config.json") if (folder / "config.json").exists() else None
     if config is None:
         raise StudyError(f"{said}: no config.json there; give the folder of a model")
     try:
@@ -111,7 +118,7 @@ def _check_model(where: str, model: PretrainedModel) -> None:
         raise StudyError(f"{said}: no weights in .safetensors files there; only those are loaded")
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        wanted = reading.json_object(index).get("weight_map")
+        wanted = json_object(index).get("weight_map")
         missing = sorted(set(wanted) - set(tensors)) if isinstance(wanted, dict) else ["its weight_map"]
         if missing:
             raise StudyError(f"{said}: {index.name} names {missing[0]}, which is in no file; take a whole copy")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from longshort.study import StudyError
+from longshort.errors import StudyError
 
 
 def parse(model: type[Any], values: Any, where: str, prefix: str | None) -> Any:

@@ -5,11 +5,8 @@ Imports no torch and no workflow engine.
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 
-from longshort.errors import UserError
 from longshort.identity.kinds import chosen
 from longshort.identity.spec import canonical
 
@@ -38,10 +34,6 @@ MOST_SEEDS = 2**31  # every generator takes a seed below this
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
 LEAST_PROMPT = 16  # tokens
 COMMIT = r"^[0-9a-f]{40}$"  # a branch or a tag of the hub moves, and the study with it
-
-
-class StudyError(UserError):
-    """A mistake in the configuration, said with its place and its remedy."""
 
 
 class Strict(BaseModel):
@@ -806,21 +798,3 @@ class Evaluation(Strict):
 
 
 # ---- the schema for editors -----------------------------------------------------------------------------------------
-
-
-def schema_files() -> dict[str, str]:
-    """JSON schemas for editors by path: generated, never edited."""
-    from longshort.synthetic.study import SyntheticStudy  # which imports this module
-
-    models: dict[str, type[BaseModel]] = {"study": Study, "arms": Arms, "synthetic": SyntheticStudy}
-    return {
-        f"config/schema/{name}.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
-        for name, model in models.items()
-    }
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["schema"]:
-        raise SystemExit("usage: python -m longshort.study schema    (writes config/schema)")
-    for file_name, text in schema_files().items():
-        Path(file_name).write_text(text)

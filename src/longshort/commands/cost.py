@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort import hub, memory
+from longshort.commands import memory
+from longshort.commands.resuming import Resuming
 from longshort.identity.spec import canonical, dumps
-from longshort.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
-from longshort.resolve import ResolvedStudy
-from longshort.resuming import Resuming
+from longshort.records import hub
+from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
+from longshort.study.resolve import ResolvedStudy
 
 RUNS = Path("results/runs")
 # Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.

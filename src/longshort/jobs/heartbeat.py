@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from longshort import interruption, ownership, slurm
-from longshort.publish import Altered, read_json, write_json
+from longshort.jobs import interruption, ownership, slurm
+from longshort.records.publish import Altered, read_json, write_json
 
 BEAT = 10.0
 # Seconds without a beat after which a stage is taken for dead: a file system may show one late.

@@ -1,0 +1,1 @@
+"""What `longshort` and the workflow ask: a module a question."""

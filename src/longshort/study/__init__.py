@@ -1,0 +1,1 @@
+"""What is asked: the typed study, its files, and the runs that it resolves to. Knows no torch and no engine."""
