@@ -2,9 +2,9 @@ import os
 import sys
 from pathlib import Path
 
-from longshort.commands import driver, stale
-from longshort.identity.code import PLANNED, SOURCE, code_hash, source_as_planned
-from longshort.study import resolve
+from longshort import studies
+from longshort.commands import driver
+from longshort.identity.code import SOURCE, code_hash
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 os.environ.update(
@@ -12,11 +12,8 @@ os.environ.update(
     PYTHONPATH=str(SOURCE.parent),
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
-STUDY = resolve.of_config(config)
-# Jobs refuse to start where the source is no longer this one; a cluster's jobs parse this file again and keep it.
-if PLANNED not in os.environ:
-    stale.refuse_unnoticed(STUDY)
-    os.environ[PLANNED] = source_as_planned()
+STUDY = studies.of_config(config)
+driver.keep_source(STUDY)
 
 
 wildcard_constraints:

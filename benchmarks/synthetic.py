@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from side_by_side import alternate, arguments, ratio, report
 
-from longshort.study import resolve
+from longshort import studies
 from longshort.synthetic.model import Transformer
+from longshort.synthetic.study import ResolvedSynthetic
 from longshort.synthetic.tasks import PARAMETERISATIONS, at, targets, training_batch
 from longshort.synthetic.train import Group
 
@@ -45,8 +46,8 @@ def together(spec: dict[str, Any]) -> None:
 
 def main() -> None:
     given = arguments(__doc__)
-    study = resolve.load_any("synthetic")
-    assert isinstance(study, resolve.ResolvedSynthetic)
+    study = studies.load("synthetic")
+    assert isinstance(study, ResolvedSynthetic)
     figures, notes = {}, {}
     for group in study.groups.values():
         if group.task != "length" or group.alpha:

@@ -5,7 +5,7 @@ onstart:
 # A study that ends in error still shows what it has, with the rest marked.
 onerror:
     driver.explain(log)
-    if isinstance(STUDY, resolve.ResolvedStudy):
+    if "tables" in STUDY.stages:
         shell(
             "python -m longshort.cli tables --study {STUDY.name:q} --partial || true"
         )

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from longshort import studies
 from longshort.commands import accept as acceptance
 from longshort.commands import cost
 from longshort.commands import plan as plans
@@ -221,7 +222,7 @@ def status(
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    resolved = resolve.load_any(study)
+    resolved = studies.load(study)
     if not isinstance(resolved, resolve.ResolvedStudy):
         models = sum(len(group.parameterisations) * len(group.seeds) for group in resolved.groups.values())
         _say(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")

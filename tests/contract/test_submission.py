@@ -14,8 +14,7 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from longshort.commands import driver
-from longshort.jobs import resources
-from longshort.study import resolve
+from longshort.study import resolve, resources
 from tests.support.project import ROOT, edit_study, run_snakemake
 
 PROFILE = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from longshort import studies
 from longshort.errors import StudyError
 from longshort.models import load
 from longshort.study import resolve
@@ -127,10 +128,10 @@ def test_a_study_has_a_name_that_is_no_other_folder_and_no_command(folder: Path,
 
 def test_the_engine_is_given_a_study_and_nothing_else(folder: Path) -> None:
     check(folder)
-    assert resolve.of_config({"study": "tiny"}).name == "tiny"
+    assert studies.of_config({"study": "tiny"}).name == "tiny"
     for config in ({"studdy": "tiny"}, {"study": "tiny", "seeds": 3}):
         with pytest.raises(StudyError, match="unknown key; only study=NAME is known here"):
-            resolve.of_config(config)
+            studies.of_config(config)
 
 
 DEEPSPEED = json.loads((Path(__file__).parents[2] / "config/deepspeed/zero2.json").read_text())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from longshort.errors import StudyError
-from longshort.jobs import resources
+from longshort.study import resources
 from longshort.study.files import json_object, text, yaml_mapping
 
 # https://yaml.org/spec/1.2.2/#103-core-schema; where PyYAML's own schema differs, its value stands behind.

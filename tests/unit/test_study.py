@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from longshort import studies
 from longshort.commands import cost
+from longshort.commands.schema import schema_files
 from longshort.errors import StudyError
 from longshort.study import resolve
-from longshort.study.__main__ import schema_files
 from tests.support.project import ROOT, TINY, longshort, run_snakemake, write_study
 
 
@@ -349,7 +350,7 @@ def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -
 def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "config" / "studies").glob("*.yaml"):
-        resolve.load_any(path.stem)
+        studies.load(path.stem)
     demo = resolve.load("demo").study
     assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
     assert sorted(demo.checkpoints) == [demo.training.steps // 3, demo.training.steps]
@@ -358,7 +359,7 @@ def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.
 
 def test_editor_schemas_are_up_to_date() -> None:
     for path, text in schema_files().items():
-        assert (ROOT / path).read_text() == text, f"{path} is old; run: python -m longshort.study schema"
+        assert (ROOT / path).read_text() == text, f"{path} is old; run: python -m longshort.commands.schema"
 
 
 def test_reading_a_study_imports_no_torch_and_no_engine() -> None:

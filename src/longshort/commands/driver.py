@@ -17,13 +17,15 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort.commands import cost, fetch
-from longshort.identity.code import PLANNED
+from longshort.commands import cost, fetch, stale
+from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import ownership, slurm
-from longshort.jobs.resources import SITE_FILE, VARIABLES
 from longshort.records import hub
 from longshort.records.publish import read_json, write_json
-from longshort.study.resolve import ResolvedStudy, ResolvedSynthetic
+from longshort.studies import Resolved
+from longshort.study.resolve import ResolvedStudy
+from longshort.study.resources import SITE_FILE, VARIABLES
+from longshort.synthetic.study import ResolvedSynthetic
 
 PROGRAMS = Path("slurm/bin")
 DRIVERS = Path("work/drivers")
@@ -35,7 +37,20 @@ BETWEEN_LOOKS = 5.0
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 
 
-def start(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> None:
+def keep_source(study: Resolved) -> None:
+    """Notes the source that is planned with: jobs refuse to start where it is no longer this one.
+
+    A cluster's jobs parse the workflow again, and keep what they inherit.
+
+    Raises:
+        StudyError: results are not of the present code, and the engine would not notice.
+    """
+    if PLANNED not in os.environ:
+        stale.refuse_unnoticed(study)
+        os.environ[PLANNED] = source_as_planned()
+
+
+def start(study: Resolved, submits: bool) -> None:
     """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
 
     submits: whether its jobs go to SLURM, which then must answer.
@@ -78,7 +93,7 @@ def plan_anew(submits: bool) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]], environment)
 
 
-def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> bool:
+def clear_orphans(study: Resolved, submits: bool) -> bool:
     """Whether there were any."""
     left = orphans(study)
     until = time.monotonic() + PATIENCE
@@ -109,12 +124,12 @@ def clear_orphans(study: ResolvedStudy | ResolvedSynthetic, submits: bool) -> bo
     return True
 
 
-def makes(study: ResolvedStudy | ResolvedSynthetic) -> set[str]:
+def makes(study: Resolved) -> set[str]:
     """What the jobs of a study make, as their comments name it."""
     return {*study.groups} if isinstance(study, ResolvedSynthetic) else {*study.runs, study.data}
 
 
-def orphans(study: ResolvedStudy | ResolvedSynthetic) -> list[slurm.Job] | None:
+def orphans(study: Resolved) -> list[slurm.Job] | None:
     """Jobs in the queue that make results of this study in this folder, and of no other one that is being driven; None
     if SLURM does not say. Called before this run has submitted any."""
     jobs = slurm.jobs_of(str(Path.cwd()))

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from longshort import studies
 from longshort.commands import stale
 from longshort.errors import StudyError
 from longshort.jobs import heartbeat, ownership
@@ -39,12 +40,12 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         StudyError: a study's configuration is wrong: what it needs is not known, so nothing is called unneeded.
         Altered: a record was edited or cut: what it names is not known.
     """
-    studies = {path.stem: resolve.load_any(path.stem, config) for path in sorted((config / "studies").glob("*.yaml"))}
-    named = {Path(place).resolve() for study in studies.values() for place in _named_by(study)}
+    wired = studies.every(config)
+    named = {Path(place).resolve() for study in wired.values() for place in _named_by(study)}
     found = []
     needed_work: dict[str, list[str]] = {}
     for folder in (folder for kind in KINDS for folder in _folders(RESULTS / kind, named)):
-        needed_by = [name for name, study in studies.items() if folder.name in study.texts]
+        needed_by = [name for name, study in wired.items() if folder.name in study.texts]
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
         if not _is_in_use(folder):
@@ -65,7 +66,7 @@ def _overlap(one: Path, other: Path) -> bool:
     return one == other or one in other.parents or other in one.parents
 
 
-def _named_by(study: resolve.ResolvedStudy | resolve.ResolvedSynthetic) -> list[str]:
+def _named_by(study: studies.Resolved) -> list[str]:
     """The places that a study's own file names."""
     if not isinstance(study, resolve.ResolvedStudy):
         return []
@@ -96,8 +97,7 @@ def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
         StudyError: a study's configuration is wrong.
         Altered: a record was edited or cut.
     """
-    studies = (resolve.load_any(path.stem, config) for path in sorted((config / "studies").glob("*.yaml")))
-    return {record: why for study in studies for record, why in stale.found(study)}
+    return {record: why for study in studies.every(config).values() for record, why in stale.found(study)}
 
 
 def remove(names: list[str], found: list[Kept]) -> None:

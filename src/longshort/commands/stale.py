@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longshort.errors import StudyError
 from longshort.records.publish import Altered, read_record
-from longshort.study.resolve import ResolvedStudy, ResolvedSynthetic
+from longshort.studies import Resolved
 
 # Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
 ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
@@ -21,7 +21,7 @@ LONGEST_NAME = 254  # of a file there; a longer one is a folder, and begins with
 SHOWN = 10
 
 
-def refuse_unnoticed(study: ResolvedStudy | ResolvedSynthetic) -> None:
+def refuse_unnoticed(study: Resolved) -> None:
     """To be called where the engine plans: looks at the results that it has no record of, which are none or all.
 
     Raises:
@@ -31,7 +31,7 @@ def refuse_unnoticed(study: ResolvedStudy | ResolvedSynthetic) -> None:
     refuse(study, lambda record: _name_in_engine(record) not in known)
 
 
-def refuse(study: ResolvedStudy | ResolvedSynthetic, concerns: Callable[[str], bool]) -> None:
+def refuse(study: Resolved, concerns: Callable[[str], bool]) -> None:
     """Looks at those of a study's records that `concerns` chooses.
 
     Raises:
@@ -53,9 +53,7 @@ def refuse(study: ResolvedStudy | ResolvedSynthetic, concerns: Callable[[str], b
         )
 
 
-def found(
-    study: ResolvedStudy | ResolvedSynthetic, concerns: Callable[[str], bool] = lambda record: True
-) -> Iterator[tuple[str, str]]:
+def found(study: Resolved, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
     """The records of a study that are not of the present code, and why.
 
     Raises:

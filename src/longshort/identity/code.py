@@ -40,6 +40,7 @@ OUTSIDE = {
     "longshort.study.places",
     "longshort.study.zero",
     "longshort.study.files",
+    "longshort.study.resources",
     "longshort.alignment.schedules",
     # They name, record and write what others compute.
     "longshort.identity",

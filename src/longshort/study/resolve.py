@@ -22,10 +22,9 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.code import code_hash
 from longshort.identity.spec import NAME, canonical, digest, dumps
-from longshort.jobs import resources
 from longshort.records.publish import sealed
 from longshort.results.columns import KINDS, columns_of
-from longshort.study import places, zero
+from longshort.study import places, resources, zero
 from longshort.study.files import yaml_mapping
 from longshort.study.parsing import parse, parse_patch, short
 from longshort.study.schema import (
@@ -43,8 +42,6 @@ from longshort.study.schema import (
     Training,
     TwoViews,
 )
-from longshort.synthetic import study as synthetic
-from longshort.synthetic.study import ResolvedSynthetic
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
@@ -54,6 +51,8 @@ TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 PLOTS_OF_METRICS = {"perplexity": "perplexity", "misalignment": "misalignment", "longbench_e": "tasks"}
 PLOTS = ("training", "schedules", "gain")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
+# The kind of the study that is none of language models: longshort.synthetic.
+SYNTHETIC = "synthetic"
 # The entry modules of the stages.
 TRAINING = "longshort.training.trainer"
 EVALUATIONS = {
@@ -278,36 +277,14 @@ class ResolvedStudy:
         }
 
 
-def of_config(config: dict[str, Any]) -> ResolvedStudy | ResolvedSynthetic:
-    """The study that the engine was given: `--config study=NAME`.
-
-    Raises:
-        StudyError: as load; or a key that is not known, of which nothing would come.
-    """
-    if unknown := sorted(set(config) - {"study"}):
-        raise StudyError(
-            f"--config {unknown[0]}={config[unknown[0]]}: unknown key; only study=NAME is known here, all else "
-            f"stands in {CONFIG}/studies/NAME.yaml"
-        )
-    return load_any(config.get("study", "demo"))
-
-
-def load_any(name: str, config: Path = CONFIG) -> ResolvedStudy | ResolvedSynthetic:
-    """As load, and a study of another kind, too."""
-    content = _content(name, config)
-    if content.get("kind") == synthetic.KIND:
-        return synthetic.resolve(name, content, _or_study_error(resources.site))
-    return load(name, config)
-
-
 def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     """Reads, checks and resolves a study of language models.
 
     Raises:
         StudyError: with study, arm, key, value and remedy of every mistake found.
     """
-    content = _content(name, config)
-    if content.get("kind") == synthetic.KIND:
+    content = content_of(name, config)
+    if content.get("kind") == SYNTHETIC:
         raise StudyError(
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
             f"results/{name}; only studies of language models have this command"
@@ -323,7 +300,12 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     return resolved
 
 
-def _content(name: str, config: Path) -> dict[str, Any]:
+def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
+    """What a study's file holds, whatever kind of study it is.
+
+    Raises:
+        StudyError: there is no such study, its name is none, or its file is no YAML.
+    """
     studies = sorted(path.stem for path in (config / "studies").glob("*.yaml"))
     if name not in studies:
         close = difflib.get_close_matches(str(name), studies, n=1)
@@ -574,8 +556,8 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         tables,
         texts,
         {"study": _study_settings(study), **arm_settings},
-        _or_study_error(accepted_changes),
-        _or_study_error(resources.site),
+        or_study_error(accepted_changes),
+        or_study_error(resources.site),
     )
 
 
@@ -615,7 +597,7 @@ def _check_adapter(where: str, training: Training, study: Study, deepspeed: dict
     places.check_adapter(where, training.adapter.targets, study.model)
 
 
-def _or_study_error(read: Callable[[], Read]) -> Read:
+def or_study_error(read: Callable[[], Read]) -> Read:
     try:
         return read()
     except ValueError as error:

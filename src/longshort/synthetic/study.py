@@ -13,12 +13,11 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, digest, dumps
-from longshort.jobs import resources
 from longshort.records.publish import sealed
+from longshort.study import resources
 from longshort.study.parsing import parse
 from longshort.study.schema import MOST_SEEDS, Strict, distinct
 
-KIND = "synthetic"
 TRAINING = "longshort.synthetic.train"
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 Task = Literal["mean", "length"]

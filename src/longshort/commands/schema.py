@@ -1,9 +1,8 @@
-"""`python -m longshort.study schema` writes config/schema, which editors complete studies by."""
+"""`python -m longshort.commands.schema` writes config/schema, which editors complete studies by."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -22,7 +21,5 @@ def schema_files() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["schema"]:
-        raise SystemExit("usage: python -m longshort.study schema    (writes config/schema)")
     for file_name, text in schema_files().items():
         Path(file_name).write_text(text)
