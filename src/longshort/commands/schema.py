@@ -22,4 +22,4 @@ def schema_files() -> dict[str, str]:
 
 if __name__ == "__main__":
     for file_name, text in schema_files().items():
-        Path(file_name).write_text(text)
+        Path(file_name).write_text(text, encoding="utf-8")

@@ -220,7 +220,7 @@ def _parsed(path: Path, text: str) -> Parsed:
 @cache
 def _known_trees() -> dict[str, Parsed]:
     try:
-        return {key: Parsed(*parsed) for key, parsed in json.loads(TREES.read_text()).items()}
+        return {key: Parsed(*parsed) for key, parsed in json.loads(TREES.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 
@@ -229,10 +229,10 @@ def _remember_trees(texts: list[str]) -> None:
     """Leaves on the disk what is known of these files, and of no others."""
     trees = json.dumps({key: _known_trees()[key] for key in map(_tree_key, texts)})
     with suppress(OSError):  # the installation may be read-only
-        if not TREES.exists() or TREES.read_text() != trees:
+        if not TREES.exists() or TREES.read_text(encoding="utf-8") != trees:
             TREES.parent.mkdir(exist_ok=True)
             part = TREES.with_name(f".{TREES.name}.{os.getpid()}.part")
-            part.write_text(trees)
+            part.write_text(trees, encoding="utf-8")
             part.replace(TREES)
 
 
@@ -242,7 +242,7 @@ def _tree_key(text: str) -> str:
 
 @cache
 def _how_trees_are_read() -> str:
-    return digest(Path(__file__).read_text())
+    return digest(Path(__file__).read_text(encoding="utf-8"))
 
 
 def _parse(path: Path, text: str) -> Parsed:

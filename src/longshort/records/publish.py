@@ -185,7 +185,7 @@ def whole_record(path: Path) -> dict[str, Any]:
 
 def text_of(path: Path) -> str:
     """A log or another text for people, as far as it is one; empty where there is none."""
-    return path.read_text(errors="replace") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def refuse_altered_table(path: Path) -> None:
