@@ -267,10 +267,12 @@ def _hours(text: str) -> float:
 def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
     summary = json.loads(study.summary_text())
     # Late: pandas is slow to import, and `check` needs none of it.
-    from longshort.results import collect, long_table, tables
+    from longshort.collecting import numbers
+    from longshort.collecting import runs as how_made
+    from longshort.results import long_table, tables
 
-    frame = collect.collect(summary, Path("results"), study.codes())
-    collect.publish(frame, collect.collect_runs(summary, Path("results")), folder / "metrics.parquet")
+    frame = numbers.collect(summary, Path("results"), study.codes())
+    numbers.publish(frame, how_made.collect_runs(summary, Path("results")), folder / "metrics.parquet")
     metrics, runs = long_table.read_with_costs(folder / "metrics.parquet", folder / "runs.parquet", summary)
     tables.write_tables(metrics, summary, folder, runs)
 

@@ -18,7 +18,7 @@ from tests.support.project import edit, longshort, run_python, run_snakemake
 CODE = "from longshort.identity import code; print(code.source_as_planned())"
 METRICS_LOG = "results/tiny/logs/metrics.log"
 # As rule metrics runs it.
-COLLECT = ["-m", "longshort.results.collect", "--study", "results/tiny/study.json", "--results", "results"]
+COLLECT = ["-m", "longshort.collecting", "--study", "results/tiny/study.json", "--results", "results"]
 COLLECT += ["--out", "results/tiny/metrics.parquet"]
 
 

@@ -17,7 +17,7 @@ from tests.fuzz.engine import Kind, Mutation
 OUT = "results/tiny/metrics.parquet"
 COLLECT = (
     "-m",
-    "longshort.results.collect",
+    "longshort.collecting",
     "--study",
     "results/tiny/study.json",
     "--results",

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longshort.collecting import numbers
+from longshort.collecting import runs as collecting_runs
 from longshort.evaluation import prompts, scoring
-from longshort.results import collect, columns, drawing, formats, long_table, plots, plots_compared, statistics, tables
+from longshort.results import columns, drawing, formats, long_table, plots, plots_compared, statistics, tables
 from longshort.results.columns import BUCKETS, TASKS
 from tests.support.latex import assert_compiles
 
@@ -154,7 +156,7 @@ def make_runs() -> pd.DataFrame:
                     "tokens_per_second": 1000.0, "peak_memory_mb": 2048.0, "path": f"{stage}.json",
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows, columns=[*collect.RUNS]).astype(collect.RUNS)
+    return pd.DataFrame(rows, columns=[*collecting_runs.RUNS]).astype(collecting_runs.RUNS)
 
 
 def tidy_of(metrics: pd.DataFrame, study: dict[str, Any], name: str = "main") -> pd.DataFrame:
@@ -282,7 +284,7 @@ def test_costs_are_numbers_of_arm_and_seed(metrics: pd.DataFrame, study: dict[st
 
 
 def test_a_table_that_was_edited_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    collect.publish(metrics, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(metrics, make_runs(), tmp_path / "metrics.parquet")
     assert len(long_table.read(tmp_path / "metrics.parquet")) == len(metrics)
     metrics.assign(value=metrics["value"] * 2).to_parquet(tmp_path / "metrics.parquet", index=False)
     with pytest.raises(ValueError, match="metrics.parquet is not the file that was collected; delete it"):
@@ -389,7 +391,7 @@ def test_two_protocols_in_a_column_are_refused(
     mixed = metrics.copy()
     at = mixed["length"].eq(length).fillna(False) if length else mixed["length"].isna()
     mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq(metric) & at, "protocol"] = f"{metric}/v2"
-    collect.publish(mixed, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(mixed, make_runs(), tmp_path / "metrics.parquet")
     place = f"{metric} at length {length}" if length else metric
     said = (
         rf"{place} holds .*'{metric}/v1'.*'{metric}/v2' \(twin\).*--forcerun {rule} --config study=tiny`.*two studies"
@@ -401,7 +403,7 @@ def test_two_protocols_in_a_column_are_refused(
 def test_a_number_twice_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
     trained = metrics[metrics["metric"].str.startswith("train/")]
     twice = pd.concat([metrics, trained.head(1), metrics[metrics["metric"].eq("sce")].head(1)])
-    collect.publish(twice, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(twice, make_runs(), tmp_path / "metrics.parquet")
     with pytest.raises(ValueError, match=r"sce of arm \(base\), seed -1, step 0, length 8 more than once"):
         long_table.read(tmp_path / "metrics.parquet")
 

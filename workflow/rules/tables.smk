@@ -31,10 +31,10 @@ rule metrics:
     conda:
         "../../envs/results.yaml"
     params:
-        code=code_hash("longshort.results.collect"),
+        code=code_hash("longshort.collecting.__main__"),
         seal=STUDY.seal,
     shell:
-        "python -m longshort.results.collect --code {params.code:q} --seal {params.seal:q} --study {input.study:q} --results results --out {output.numbers:q} > {log:q} 2>&1"
+        "python -m longshort.collecting --code {params.code:q} --seal {params.seal:q} --study {input.study:q} --results results --out {output.numbers:q} > {log:q} 2>&1"
 
 
 rule tables:

@@ -1,0 +1,140 @@
+"""The long table of a study: one row per number, from the records of its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from longshort.jobs import heartbeat
+from longshort.records.publish import Altered, file_digest, read_record, write_atomic, write_record
+from longshort.results.long_table import BASE, BASE_SEED
+
+COLUMNS = [
+    *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
+    *("protocol", "run_id", "code", "data", "commit", "environment"),
+]
+# tokens_per_second is left out: it is another number each time the same run is computed.
+TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden", "learning_rate", "grad_norm")
+TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
+Codes = dict[str, dict[str, str]]
+
+
+def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
+    """The rows of every arm and seed, and of the base model (arm "(base)", seed -1, step 0).
+
+    Args:
+        study: the resolved study (study.json).
+        results: the folder that holds runs/.
+        planned: to take what exists, run -> "training" or metric -> the code that makes it now. What is not there, or
+            was made by other code, is one row a checkpoint and metric, or one for a training, with status "missing", or
+            "running", "failed" or "interrupted" where its heartbeat says so.
+    """
+    frames = []
+    for name, seed, run, steps in runs_of(study):
+        folder = results / "runs" / run
+        frame = _run(study, folder, steps, training=name != BASE, planned=planned[run] if planned else None)
+        if name == BASE:
+            frame["step"] = 0
+        frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
+        frames.append(frame)
+    return pandas.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def runs_of(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
+    """Arm, seed, run and steps of every run of a study, the base first."""
+    runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
+    for arm in study["arms"]:
+        runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
+    return runs
+
+
+def unfinished(out: Path) -> str:
+    """What the heartbeat says of a result that is not there."""
+    path = heartbeat.path_of(out)
+    state = heartbeat.read(path).get("state")
+    if state in (heartbeat.RUNNING, heartbeat.WAITING):
+        return "running" if heartbeat.clock(path.parent) - path.stat().st_mtime < heartbeat.SILENT else "failed"
+    return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
+
+
+def _run(
+    study: dict[str, Any], folder: Path, steps: str, *, training: bool, planned: dict[str, str] | None
+) -> pandas.DataFrame:
+    record_path = folder / "training" / f"{steps}.json"
+    there = record_path.with_suffix(".parquet").exists()
+    trained = planned is None or (there and _made_by(record_path, planned["training"]))
+    record = _record_of(record_path, {"run": folder.name, "steps": steps}) if trained else {}
+    frames = []
+    for metric, evaluation in study["evaluations"].items():
+        path = folder / metric / evaluation["id"] / f"{steps}.parquet"
+        if planned is None or (trained and path.exists() and _made_by(path.with_suffix(".json"), planned[metric])):
+            lies = {"run": folder.name, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
+            _refuse_altered(path, _record_of(path.with_suffix(".json"), lies)["sha256"])
+            frames.append(pandas.read_parquet(path).astype(TYPES))
+        else:
+            frames.append(_missing(metric, steps, unfinished(path)))
+    if training:
+        absent = _missing("train/loss", steps, unfinished(record_path)).tail(1)
+        frames.append(_training(record_path, record) if trained else absent)
+    return pandas.concat(frames, ignore_index=True)
+
+
+def _record_of(path: Path, lies: dict[str, str]) -> dict[str, Any]:
+    """A record that says of itself what its place says.
+
+    Raises:
+        Altered: it was published for another run, training, evaluation or steps, and moved here.
+    """
+    record = read_record(path)
+    for key, here in lies.items():
+        if record.get(key) != here:
+            raise Altered(
+                f"{path} was published for another place: its {key} is {record.get(key)}, not {here}; "
+                "delete it and run snakemake again"
+            )
+    return record
+
+
+def _made_by(record: Path, code: str) -> bool:
+    return record.exists() and read_record(record)["code"] == code
+
+
+def _training(record_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
+    log_path = record_path.with_suffix(".parquet")
+    _refuse_altered(log_path, record["log"]["sha256"])
+    log = pandas.read_parquet(log_path)
+    if log.empty:
+        return _missing("train/loss", "0").iloc[:0]
+    present = [part for part in TRAINED if part in log]
+    rows = log.melt(id_vars="step", value_vars=present, var_name="metric", value_name="value")
+    rows["metric"] = "train/" + rows["metric"]
+    for column in ("length", "task", "document", "n"):
+        rows[column] = None
+    rows["status"], rows["protocol"] = "ok", "training-log-v1"
+    for column in ("run_id", "code", "data", "commit", "environment"):
+        rows[column] = record[column]
+    return rows.astype(TYPES)
+
+
+def _refuse_altered(path: Path, digest: str) -> None:
+    if file_digest(path) != digest:
+        raise Altered(f"{path} is not the file that was published; delete it and run snakemake again")
+
+
+def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFrame:
+    rows = pandas.DataFrame({"step": [int(step) for step in steps.split("-")]})
+    rows["metric"], rows["value"], rows["n"], rows["status"] = metric, float("nan"), 0, status
+    for column in ("length", "task", "document"):
+        rows[column] = None
+    for column in ("protocol", "run_id", "code", "data", "commit", "environment"):
+        rows[column] = ""
+    return rows.astype(TYPES)
+
+
+def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path) -> None:
+    """Both tables, each with a record of its hash: tables are not made from numbers that were edited."""
+    for path, frame in {out.with_name("runs.parquet"): runs, out: metrics}.items():
+        write_atomic(path, frame.to_parquet(index=False))
+        write_record(path.with_suffix(".json"), {"sha256": file_digest(path), "rows": len(frame)})
