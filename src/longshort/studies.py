@@ -7,7 +7,8 @@ from typing import Any
 
 from longshort.errors import StudyError
 from longshort.study import resolve, resources
-from longshort.study.resolve import CONFIG, SYNTHETIC, ResolvedStudy
+from longshort.study.resolve import CONFIG, SYNTHETIC
+from longshort.study.wiring import ResolvedStudy
 from longshort.synthetic import study as synthetic
 from longshort.synthetic.study import ResolvedSynthetic
 

@@ -12,7 +12,7 @@ from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import code_hash
 from longshort.records.publish import write_json
 from longshort.study import resolve
-from longshort.study.resolve import EVALUATIONS, TRAINING
+from longshort.study.wiring import EVALUATIONS, TRAINING
 from tests.support.project import edit_study
 
 

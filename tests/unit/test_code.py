@@ -10,7 +10,7 @@ import pytest
 
 from longshort.errors import UserError
 from longshort.identity import code
-from longshort.study import resolve
+from longshort.study import wiring
 
 STAGE = """
 from longshort.deep import helper
@@ -172,7 +172,7 @@ def test_modules_in_a_circle_have_a_hash(package: Path, first: str) -> None:
 
 
 def test_runs_that_align_nothing_depend_on_no_alignment() -> None:
-    trainer = code.closure(resolve.TRAINING)
+    trainer = code.closure(wiring.TRAINING)
     assert {"longshort.models.head", "longshort.data.windows"} <= set(trainer)
     assert not [module for module in trainer if module.startswith(("longshort.alignment", "longshort.results"))]
     assert not {"longshort.study.schema", "longshort.evaluation"} & set(trainer)
@@ -183,9 +183,9 @@ OF_TRAINING = ("training.log", "training.checkpoints", "data.windows")  # they s
 
 @pytest.mark.parametrize("outside", ["jobs.slurm", "jobs.heartbeat", "jobs.ownership", "training.launch", "cli"])
 def test_what_runs_jobs_is_no_part_of_what_they_compute(outside: str) -> None:
-    for stage in (resolve.TRAINING, *resolve.EVALUATIONS.values()):
+    for stage in (wiring.TRAINING, *wiring.EVALUATIONS.values()):
         assert f"longshort.{outside}" not in code.closure(stage)
-    assert {f"longshort.{module}" for module in OF_TRAINING} <= set(code.closure(resolve.TRAINING))
+    assert {f"longshort.{module}" for module in OF_TRAINING} <= set(code.closure(wiring.TRAINING))
 
 
 def test_what_counts_as_outside_is_there() -> None:
@@ -193,17 +193,17 @@ def test_what_counts_as_outside_is_there() -> None:
 
 
 def test_an_evaluation_is_no_part_of_another_one() -> None:
-    for stage in resolve.EVALUATIONS.values():
-        assert set(code.closure(stage)) & set(resolve.EVALUATIONS.values()) == {stage}
+    for stage in wiring.EVALUATIONS.values():
+        assert set(code.closure(stage)) & set(wiring.EVALUATIONS.values()) == {stage}
 
 
 def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(code.PLANNED, code.source_as_planned())
-    planned = code.code_hash(resolve.TRAINING)
-    assert code.refuse_changed_code(planned, resolve.TRAINING) == planned
+    planned = code.code_hash(wiring.TRAINING)
+    assert code.refuse_changed_code(planned, wiring.TRAINING) == planned
     monkeypatch.setattr(code, "_python", lambda: "3.99")
     with pytest.raises(UserError, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
-        code.refuse_changed_code(planned, resolve.TRAINING)
+        code.refuse_changed_code(planned, wiring.TRAINING)
 
 
 @pytest.mark.parametrize("remembered", [None, "", '["cut', '{"a": 1}', "[]"])

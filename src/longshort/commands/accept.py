@@ -15,7 +15,7 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
 from longshort.records.publish import Altered, read_record, write_json
-from longshort.study.resolve import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.study.wiring import EVALUATIONS, TRAINING, ResolvedStudy
 
 
 def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from longshort.commands.resuming import Resuming
 from longshort.identity.spec import canonical, dumps
 from longshort.records import hub
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
-from longshort.study.resolve import ResolvedStudy
+from longshort.study.wiring import ResolvedStudy
 
 RUNS = Path("results/runs")
 # Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.

@@ -23,8 +23,8 @@ from longshort.jobs import ownership, slurm
 from longshort.records import hub
 from longshort.records.publish import read_json, write_json
 from longshort.studies import Resolved
-from longshort.study.resolve import ResolvedStudy
 from longshort.study.resources import SITE_FILE, VARIABLES
+from longshort.study.wiring import ResolvedStudy
 from longshort.synthetic.study import ResolvedSynthetic
 
 PROGRAMS = Path("slurm/bin")

@@ -22,7 +22,7 @@ from longshort.errors import StudyError
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import trajectory
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
-from longshort.study.resolve import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.study.wiring import EVALUATIONS, TRAINING, ResolvedStudy
 
 BASE = "(base)"
 RUNS = Path("results/runs")

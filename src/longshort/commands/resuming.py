@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.records.publish import read_record
-from longshort.study.resolve import ResolvedStudy
+from longshort.study.wiring import ResolvedStudy
 from longshort.training import checkpoints
 
 WORK = Path("work")

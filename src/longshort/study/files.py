@@ -98,6 +98,15 @@ def json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def merge(base: Any, patch: Any) -> Any:
+    """Mappings merge key by key; one of another kind, and anything else, replaces."""
+    if not isinstance(base, dict) or not isinstance(patch, dict):
+        return patch
+    if "kind" in patch and patch["kind"] != base.get("kind"):
+        return patch
+    return {**base, **{key: merge(base.get(key), value) for key, value in patch.items()}}
+
+
 class _Text(yaml.BaseLoader):
     """Every scalar is text."""
 

@@ -34,7 +34,7 @@ KNOWN_OF_ZERO = {
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
-def read(where: str, training: Training, config: Path) -> dict[str, Any]:
+def read_deepspeed(where: str, training: Training, config: Path) -> dict[str, Any]:
     """The content of the file that a training names.
 
     Raises:

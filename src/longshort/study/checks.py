@@ -1,0 +1,161 @@
+"""What concerns more than one key of a study: arms, controls, names, tables, columns, and what excludes what."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from longshort.errors import StudyError
+from longshort.identity.spec import NAME
+from longshort.results.columns import KINDS, columns_of
+from longshort.study import external
+from longshort.study.files import merge
+from longshort.study.parsing import parse, parse_patch, short
+from longshort.study.schema import Alignment, Arms, Study, Table, Training
+from longshort.study.wiring import ResolvedStudy
+
+
+def check_arms(where: str, arms: Arms) -> None:
+    """Every arm, whether a study uses it or not: a mistake is found by who makes it."""
+    parse(Alignment, arms.alignment, where, "alignment")
+    for name, arm in arms.arms.items():
+        check_name(where, name)
+        parse(Alignment, merge(arms.alignment, arm.alignment), f"{where}, arm {name}", "alignment")
+        parse_patch(Training, arm.training, f"{where}, arm {name}", "training")
+        chain = [name]
+        while (control := arms.arms[chain[-1]].control) is not None:
+            if control not in arms.arms:
+                raise StudyError(f"{where}, arm {chain[-1]}: control = {control!r}: no such arm here; add it")
+            if control in chain:
+                raise StudyError(
+                    f"{where}, arm {chain[-1]}: control = {control!r}: an arm is no control of itself, nor of its own "
+                    "control; name another arm, or none"
+                )
+            chain.append(control)
+    for name, table in arms.tables.items():
+        for arm_name in table.arms if table.arms != "all" else []:
+            if arm_name not in arms.arms:
+                raise StudyError(
+                    f"{where}: tables.{name}.arms = {arm_name!r}: no such arm here; add it, or take it out"
+                )
+
+
+def check_name(where: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise StudyError(
+            f"{where}: the name {short(name)} would be a file name; use at most 64 letters, digits and . + _ -, "
+            "a letter or a digit first"
+        )
+
+
+def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> None:
+    """What concerns more than one key."""
+    where = f"study {name}"
+    for arm in study.arms:
+        if arm not in arms.arms:
+            close = difflib.get_close_matches(arm, arms.arms, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise StudyError(f"{where}: arms = {arm!r}: unknown arm; {hint}config/arms.yaml has {', '.join(arms.arms)}")
+        control = arms.arms[arm].control
+        if control is not None and control not in study.arms:
+            raise StudyError(f"{where}, arm {arm}: control = {control!r} is not among the study's arms; add it there")
+    for arm in study.overrides:
+        if arm not in study.arms:
+            raise StudyError(
+                f"{where}: overrides.{arm}: the study has no such arm; add it to arms or take the override out"
+            )
+    if not tables:
+        raise StudyError(f"{where}: tables is empty and config/arms.yaml has none that fits; give one")
+    for table_name, table in tables.items():
+        check_name(where, table_name)
+        for arm in table.arms if table.arms != "all" else []:
+            if arm not in study.arms:
+                raise StudyError(
+                    f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
+                    f"add it to arms, or name one of {', '.join(study.arms)}"
+                )
+        for metric in KINDS[table.columns]:
+            if getattr(study.evaluations, metric) is None:
+                raise StudyError(
+                    f"{where}: tables.{table_name}.columns = {table.columns!r}: the study does not measure {metric}; "
+                    "add it to evaluations, or show the headline"
+                )
+        rows = study.arms if table.arms == "all" else table.arms
+        if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
+            raise StudyError(
+                f"{where}: tables.{table_name}.compare_with = 'control': none of its arms has a control; "
+                "use baseline, or give an arm of it a control in config/arms.yaml"
+            )
+        if table.compare_with == "baseline" and "baseline" not in study.arms:
+            raise StudyError(f"{where}: tables.{table_name}: compares with the arm baseline; add baseline to arms")
+    reach = study.model.max_length
+    asked = {"lengths.train": study.lengths.train}
+    ev = study.evaluations
+    if ev.perplexity:
+        asked["evaluations.perplexity.lengths"] = max(ev.perplexity.lengths)
+    if ev.misalignment and ev.misalignment.beyond:
+        asked["evaluations.misalignment.beyond"] = max(ev.misalignment.beyond) * study.lengths.train
+    if ev.longbench_e:
+        asked["evaluations.longbench_e.max_length"] = ev.longbench_e.max_length
+    if ev.harness and ev.harness.max_length:
+        asked["evaluations.harness.max_length"] = ev.harness.max_length
+    for key, length in asked.items():
+        if length > reach:
+            raise StudyError(
+                f"{where}: {key} = {length} tokens: longer than the model can take (model.max_length {reach}); "
+                "lower it, or extend the model"
+            )
+
+
+def check_columns(resolved: ResolvedStudy) -> None:
+    """The numbers that the study names are among those that it measures."""
+    known = [column.key for column in columns_of(resolved.summary())]
+    named = {"primary": resolved.study.primary} if resolved.study.primary is not None else {}
+    for place, one in enumerate(resolved.study.published):
+        where = f"study {resolved.name}: published[{place}]"
+        if one.arm not in resolved.arm_runs:
+            raise StudyError(
+                f"{where}.arm = {one.arm!r}: the study has no such arm; take the number out, or add the arm"
+            )
+        if one.step not in resolved.study.checkpoints:
+            raise StudyError(f"{where}.step = {one.step}: no checkpoint of the study; give one of checkpoints")
+        named[f"published[{place}].column"] = one.column
+    for key, column in named.items():
+        if column not in known:
+            close = difflib.get_close_matches(column, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise StudyError(
+                f"study {resolved.name}: {key} = {column!r}: no such column; {hint}there are {', '.join(known)}"
+            )
+
+
+def check_attention(where: str, training: Training, study: Study) -> None:
+    if training.attention == "full":
+        return
+    if study.model.rope and study.model.rope.kind == "eabf":
+        raise StudyError(
+            f"{where}: training.attention = {training.attention!r}: model.rope eabf scales the queries of full "
+            "attention; use full, or another method"
+        )
+    if study.lengths.train % 8:  # four groups, shifted by half of one
+        raise StudyError(
+            f"{where}: training.attention = {training.attention!r}: lengths.train {study.lengths.train} is no multiple "
+            "of 8, that is, of four groups of tokens and half a one; change one of the two"
+        )
+
+
+def check_adapter(where: str, training: Training, study: Study, deepspeed: dict[str, Any]) -> None:
+    if training.adapter is None:
+        return
+    said = f"{where}: training.adapter = {training.adapter.kind!r}"
+    if study.model.rope and study.model.rope.kind == "clex":
+        raise StudyError(
+            f"{said}: model.rope clex trains weights of its own, which no adapter holds; train all weights, or take "
+            "another method"
+        )
+    if (deepspeed.get("zero_optimization") or {}).get("stage") == 3:
+        raise StudyError(
+            f"{said}: training.deepspeed = {training.deepspeed!r} divides the base's weights (ZeRO-3), which "
+            "bitsandbytes cannot quantise and an adapter does not need; give zero2"
+        )
+    external.check_adapter(where, training.adapter.targets, study.model)

@@ -1,0 +1,109 @@
+"""The section `alignment`, which is what an arm is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longshort.study.schema.strict import Strict
+
+Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
+StopGradient = Literal["none", "first", "second", "targets"]
+
+
+class Constant(Strict):
+    kind: Literal["constant"] = "constant"
+
+
+class StepSchedule(Strict):
+    """A multiplier that changes over the optimiser steps."""
+
+    kind: Literal["linear", "cosine", "exponential"]
+    start: float = Field(ge=0, description="multiplier at the first step")
+    end: float = Field(ge=0, description="multiplier at the last step")
+    mean: float | None = Field(
+        None, gt=0, description="rescale the values so that their mean over all steps is this; null leaves them"
+    )
+
+    @model_validator(mode="after")
+    def _exponential_is_positive(self) -> StepSchedule:
+        if self.kind == "exponential" and (self.start <= 0 or self.end <= 0):
+            raise ValueError("an exponential schedule needs start > 0 and end > 0; use linear to start from 0")
+        if self.mean is not None and self.start == self.end == 0:
+            raise ValueError("a schedule that is 0 throughout has no shape to scale; give start or end a value above 0")
+        return self
+
+
+class RatioSchedule(Strict):
+    """A multiplier by the ratio of test to training length, constant (ratio) or growing to it (ratio-curriculum)."""
+
+    kind: Literal["ratio", "ratio-curriculum"]
+    l_test: int | None = Field(None, gt=0, description="test length in tokens; null takes the study's lengths.test")
+    power: float = Field(1.0, ge=0, description="exponent of l_test / l_train")
+
+
+class MeanOf(Strict):
+    """The constant control of a schedule: its mean over training, at every step."""
+
+    kind: Literal["mean-of"]
+    schedule: Annotated[StepSchedule | RatioSchedule, Field(discriminator="kind")] = Field(
+        description="the schedule whose mean is used"
+    )
+
+
+Schedule = Annotated[Constant | StepSchedule | RatioSchedule | MeanOf, Field(discriminator="kind")]
+
+
+class OverlapAll(Strict):
+    kind: Literal["all"] = "all"
+
+
+class OverlapLast(Strict):
+    kind: Literal["last"]
+
+
+class OverlapLastK(Strict):
+    kind: Literal["last-k"]
+    k: int = Field(gt=0, description="how many positions at the end of the overlap, at most")
+
+
+Overlap = Annotated[OverlapAll | OverlapLast | OverlapLastK, Field(discriminator="kind")]
+
+
+class Hidden(Strict):
+    """Alignment of intermediate layers between the two views."""
+
+    alpha: float = Field(ge=0, description="weight of the mean distance over the chosen layers")
+    layers: list[float] = Field(
+        min_length=1,
+        description="outputs of blocks 1..n-1: an index (1 and above) or a fraction of the depth n (below 1)",
+    )
+    distance: Literal["mse", "cosine", "logit-lens"] = Field(
+        "mse",
+        description="mse of RMS-normalised states (mean over features), 1 - cosine, or logit-lens: "
+        "the output divergence after the final norm and the head",
+    )
+
+
+class Alignment(Strict):
+    """CE + alpha s(u) D + hidden.alpha s(u) mean over layers of d."""
+
+    alpha: float = Field(ge=0, description="weight of the divergence of the output distributions; 0 leaves it out")
+    divergence: Divergence = Field(description="divergence of the next-token distributions of the two views")
+    stop_gradient: StopGradient = Field(
+        "none", description="which view's distribution is a constant; targets (sce only): the weights of both terms"
+    )
+    overlap: Overlap = Field(OverlapAll(), description="which positions of the overlap are aligned")
+    sampling_range: float = Field(
+        0.5, gt=0, le=1, description="l_extra ~ U{1..sampling_range * l_train}, as a fraction of l_train"
+    )
+    sampling_per: Literal["batch", "row"] = Field("batch", description="one l_extra per optimiser step or per window")
+    schedule: Schedule = Field(Constant(), description="multiplies alpha and hidden.alpha over training")
+    hidden: Hidden | None = Field(None, description="alignment of hidden layers; null: none")
+
+    @model_validator(mode="after")
+    def _targets_is_for_sce(self) -> Alignment:
+        if self.stop_gradient == "targets" and self.divergence != "sce":
+            raise ValueError("stop_gradient targets is defined for sce only; use none, first or second")
+        return self

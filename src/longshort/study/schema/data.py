@@ -1,0 +1,71 @@
+"""The section `data`: corpus and tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longshort.study.schema.strict import COMMIT, Strict
+
+
+class StdlibCorpus(Strict):
+    """The Python sources of the running interpreter's standard library, one document a file."""
+
+    kind: Literal["stdlib"]
+
+
+class TextCorpus(Strict):
+    """Local files: .txt (one document a file), .jsonl or .parquet (one document a row)."""
+
+    kind: Literal["text"]
+    path: str = Field(min_length=1, description="a folder, a file or a glob")
+    column: str = Field("text", description="text column of .jsonl and .parquet files")
+
+
+class HubCorpus(Strict):
+    """A dataset of the hub."""
+
+    kind: Literal["hub"]
+    dataset: str = Field(min_length=1, description="dataset id")
+    revision: str = Field(
+        pattern=COMMIT, description="commit of the dataset repository, its 40 hexadecimal digits; no branch, no tag"
+    )
+    configuration: str | None = Field(None, description="configuration name; null for the default")
+    split: str = Field("train", description="split to read")
+    column: str = Field("text", description="text column")
+
+
+class BytesTokenizer(Strict):
+    """One token a byte, and one separator."""
+
+    kind: Literal["bytes"] = "bytes"
+
+
+class PretrainedTokenizer(Strict):
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1, description="hub id or path of a local folder")
+    revision: str | None = Field(
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
+    )
+
+
+class Data(Strict):
+    """A corpus, its tokens and its division by document."""
+
+    corpus: Annotated[StdlibCorpus | TextCorpus | HubCorpus, Field(discriminator="kind")] = Field(
+        description="where the documents come from"
+    )
+    tokenizer: Annotated[BytesTokenizer | PretrainedTokenizer, Field(discriminator="kind")] = Field(
+        BytesTokenizer(), description="how text becomes tokens"
+    )
+    validation: float = Field(0.05, ge=0, lt=1, description="share of the documents held out for validation")
+    test: float = Field(0.1, gt=0, lt=1, description="share of the documents held out for evaluation")
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Data:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test leave no document for training; lower one of them")
+        return self

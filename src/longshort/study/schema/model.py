@@ -1,0 +1,127 @@
+"""The section `model`: the base that every arm starts from, and how its context is extended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+
+from longshort.study.schema.strict import COMMIT, MOST_SEEDS, NOT_IDENTITY, Strict
+from longshort.study.schema.training import Training
+
+
+class Architecture(Strict):
+    """A small Llama-style decoder."""
+
+    hidden_size: int = Field(gt=0, description="width")
+    intermediate_size: int = Field(gt=0, description="width of the feed-forward layers")
+    layers: int = Field(gt=0, description="blocks")
+    heads: int = Field(gt=0, description="attention heads")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Architecture:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of 2 x heads {self.heads}")
+        return self
+
+
+class Interpolation(Strict):
+    """Positions or frequencies stretched by a factor: pi (all alike), ntk (by theta), dynamic-ntk (by the input)."""
+
+    kind: Literal["pi", "ntk", "dynamic-ntk"]
+    factor: float = Field(gt=1, description="new over original context length")
+
+
+class YaRN(Strict):
+    """Low frequencies stretched, high ones left, attention scaled."""
+
+    kind: Literal["yarn"]
+    factor: float = Field(gt=1, description="new over original context length")
+    beta_fast: float = Field(32.0, gt=0, description="frequencies of more turns than this in the original length stay")
+    beta_slow: float = Field(1.0, gt=0, description="frequencies with fewer turns than this are stretched in full")
+
+
+class ABF(Strict):
+    """Another base of the rotary frequencies."""
+
+    kind: Literal["abf"]
+    theta: float = Field(gt=0, description="base of the rotary frequencies")
+
+
+class EABF(Strict):
+    """ABF, with queries scaled by the logarithm of their position."""
+
+    kind: Literal["eabf"]
+    theta: float = Field(500000.0, gt=0, description="base of the rotary frequencies")
+    plain_layers: int = Field(2, ge=0, description="so many first blocks are not scaled")
+
+
+class CLEX(Strict):
+    """Frequencies as a learned continuous function of the length."""
+
+    kind: Literal["clex"]
+    max_factor: StrictInt = Field(16, gt=1, description="longest length trained for, over the original one")
+    time_step: float = Field(0.01, gt=0, description="step of the integration, in units of the original length")
+    width_factor: StrictInt = Field(1, gt=0, description="width of the learned function over the size of a head")
+    activation: Literal["tanh", "silu"] = Field("tanh", description="of the learned function")
+
+
+Rope = Annotated[Interpolation | YaRN | ABF | EABF | CLEX, Field(discriminator="kind")]
+
+
+class TrainedModel(Strict):
+    """A base that a rule trains once, by plain next-token prediction; every arm starts from it."""
+
+    kind: Literal["trained"]
+    architecture: Architecture = Field(description="what is trained")
+    training: Training = Field(description="how the base is trained")
+    seed: StrictInt = Field(0, ge=0, lt=MOST_SEEDS, description="seed of the base's weights and data order")
+    max_length: int = Field(gt=0, description="longest input the model can take, extended, tokens")
+    rope: Rope | None = Field(
+        None,
+        description="context extension, before the arms are trained; null: none",
+        json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
+    )
+
+    @field_validator("training")
+    @classmethod
+    def _trained_whole(cls, training: Training) -> Training:
+        if training.adapter is not None:
+            raise ValueError("a base that begins with random weights is trained whole; leave adapter to the arms")
+        return training
+
+    @property
+    def layers(self) -> int:
+        return self.architecture.layers
+
+
+class PretrainedModel(Strict):
+    """A base that exists: a hub id or a local folder, safetensors only."""
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1, description="hub id or path of a local folder")
+    revision: str | None = Field(
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
+    )
+    trust_remote_code: Literal[False] = Field(
+        False, description="code that comes with a model is never run; the key stands in the names of finished runs"
+    )
+    layers: int = Field(  # this and max_length are for checks only: the model's own files say them
+        gt=0,
+        description="blocks of the model, so that layer choices are checked before it is loaded",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    max_length: int = Field(
+        gt=0, description="longest input the model can take, extended, tokens", json_schema_extra=NOT_IDENTITY
+    )
+    rope: Rope | None = Field(
+        None,
+        description="context extension, before the arms are trained; null: none",
+        json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
+    )
+
+
+Model = Annotated[TrainedModel | PretrainedModel, Field(discriminator="kind")]

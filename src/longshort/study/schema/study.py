@@ -1,0 +1,90 @@
+"""A whole study of language models, with its small sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+
+from longshort.study.schema.data import Data
+from longshort.study.schema.evaluations import Evaluations
+from longshort.study.schema.model import Model
+from longshort.study.schema.strict import MOST_SEEDS, Strict, distinct
+from longshort.study.schema.tables import Published, Table
+from longshort.study.schema.training import Training
+
+MOST_RUNS = 10_000
+
+
+class Lengths(Strict):
+    train: int = Field(gt=1, description="training length l_train, tokens")
+    test: int | None = Field(None, gt=0, description="the test length that ratio schedules refer to, tokens")
+
+    @model_validator(mode="after")
+    def _test_is_longer(self) -> Lengths:
+        if self.test is not None and self.test < self.train:
+            raise ValueError(f"test {self.test} is below train {self.train}; give a longer one, or null")
+        return self
+
+
+class Override(Strict):
+    """What a study may change of one arm. What the arm is called and compared with is said in config/arms.yaml."""
+
+    alignment: dict[str, Any] = Field({}, description="patch of the alignment")
+    training: dict[str, Any] = Field({}, description="patch of the training")
+
+
+class Needs(Strict):
+    """What the jobs of a study ask a scheduler for at their first attempt; the next one gets as much again."""
+
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="gpu: one for each process of a training, one for an evaluation"
+    )
+    data_cores: int = Field(2, gt=0, description="cores that tokenise the corpus")
+    training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
+    training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
+    evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation, MB")
+    evaluation_minutes: int = Field(240, gt=0, description="time limit of an evaluation, minutes")
+
+
+class Study(Strict):
+    """config/studies/<name>.yaml"""
+
+    title: str = Field(description="one line")
+    question: str = Field(description="what the study asks, in a sentence or two")
+    data: Data = Field(description="corpus and tokens")
+    model: Model = Field(description="the base that every arm starts from")
+    lengths: Lengths = Field(description="training and test length")
+    training: Training = Field(description="fine-tuning; an arm may patch it")
+    alignment: dict[str, Any] = Field(
+        {}, description="replaces parts of the alignment that config/arms.yaml starts from"
+    )
+    checkpoints: list[StrictInt] = Field(min_length=1, description="optimiser steps at which every run is evaluated")
+    seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(
+        min_length=1, description="one run of every arm for each"
+    )
+    arms: list[str] = Field(min_length=1, description="names of config/arms.yaml, in the order of the tables")
+    overrides: dict[str, Override] = Field({}, description="patches of single arms, for this study only")
+    evaluations: Evaluations = Field(description="metrics")
+    tables: dict[str, Table] = Field(
+        {}, description="tables of this study alone, or in place of a shared one of config/arms.yaml"
+    )
+    primary: str | None = Field(
+        None,
+        description="the one number that effects are claimed of, at the last checkpoint, as a column of the tables "
+        "(longbench_e, perplexity@4096, ...); null: every number is descriptive",
+    )
+    published: list[Published] = Field(
+        [], description="the paper's numbers, shown beside this study's where the two are comparable"
+    )
+    needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
+
+    _all_once = field_validator("seeds", "arms", "checkpoints")(distinct)
+
+    @model_validator(mode="after")
+    def _runs_are_few(self) -> Study:
+        if len(self.seeds) * len(self.arms) > MOST_RUNS:
+            raise ValueError(
+                f"{len(self.seeds)} seeds times {len(self.arms)} arms are more than {MOST_RUNS} runs; give fewer seeds"
+            )
+        return self

@@ -1,0 +1,252 @@
+"""What the workflow wires, and plan and status ask for: paths, targets, resources and codes of a resolved study.
+
+Imports no torch and no workflow engine: the Snakefile imports it, and every job parses the Snakefile.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longshort.data import corpora
+from longshort.identity.code import code_hash
+from longshort.identity.spec import canonical
+from longshort.records.publish import sealed
+from longshort.study import external, resources
+from longshort.study.run import Evaluation, RunSpec
+from longshort.study.schema import Arm, Study, Table
+
+TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
+PLOTS_OF_METRICS = {"perplexity": "perplexity", "misalignment": "misalignment", "longbench_e": "tasks"}
+PLOTS = ("training", "schedules", "gain")
+OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
+# The entry modules of the stages.
+TRAINING = "longshort.training.trainer"
+EVALUATIONS = {
+    "perplexity": "longshort.evaluation.perplexity",
+    "misalignment": "longshort.evaluation.misalignment",
+    "longbench_e": "longshort.evaluation.longbench",
+    "harness": "longshort.evaluation.harness",
+}
+
+
+@dataclass(frozen=True)
+class ResolvedStudy:
+    """What the workflow wires: every specification by its id, and who needs which."""
+
+    name: str
+    study: Study
+    arms: dict[str, Arm]
+    runs: dict[str, RunSpec]
+    arm_runs: dict[str, dict[int, str]]
+    base: str
+    base_steps: int
+    data: str
+    evaluations: dict[str, tuple[str, Evaluation]]
+    tables: dict[str, Table]
+    texts: dict[str, str] = field(repr=False)
+    settings: dict[str, Any] = field(repr=False, default_factory=dict)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+    site: resources.Site = field(default_factory=resources.Site)
+    stages = ("specification", "data", "train", "evaluate", "tables")
+
+    @property
+    def steps_key(self) -> str:
+        """The checkpoints as part of a file name: an added step asks for another file and invalidates none."""
+        return "-".join(str(step) for step in sorted(self.study.checkpoints))
+
+    def steps_of(self, run: str) -> str:
+        return str(self.base_steps) if run == self.base else self.steps_key
+
+    def record(self, run: str) -> str:
+        """The file that says how a run's training ended."""
+        return f"results/runs/{run}/training/{self.steps_of(run)}.json"
+
+    def evaluation_record(self, metric: str, run: str) -> str:
+        """The file that says how an evaluation of a run was made."""
+        return f"results/runs/{run}/{metric}/{self.evaluations[metric][0]}/{self.steps_of(run)}.json"
+
+    def base_record(self, run: str) -> list[str]:
+        """The record of the run that this one starts from; none for the base itself."""
+        base = self.runs[run].base
+        return [self.record(base)] if base else []
+
+    def training_code(self, run: str) -> str:
+        return self._accepted(self.record(run), code_hash(TRAINING, self.runs[run].modules))
+
+    def evaluation_code(self, metric: str, run: str) -> str:
+        return self._accepted(self.evaluation_record(metric, run), code_hash(EVALUATIONS[metric]))
+
+    def evaluation_codes(self, metric: str) -> str | Callable[[Any], str]:
+        """The code of a metric's jobs: one for all runs or, where a change was accepted for some, a function of a job's
+        wildcards. (The engine's work grows with every function that a rule has.)"""
+        if any(change["stage"] == EVALUATIONS[metric] for change in self.accepted):
+            return lambda wildcards: self.evaluation_code(metric, wildcards.run)
+        return code_hash(EVALUATIONS[metric])
+
+    def codes(self) -> dict[str, dict[str, str]]:
+        """Run -> "training" or metric -> the code that makes it."""
+        return {
+            run: {"training": self.training_code(run)}
+            | {metric: self.evaluation_code(metric, run) for metric in self.evaluations}
+            for run in self.runs
+        }
+
+    def _accepted(self, record: str, code: str) -> str:
+        """The code that a result was made with, where a person declared that `code` would give the same."""
+        for change in self.accepted:
+            if change["to"] == code and record in change["records"]:
+                return str(change["from"])
+        return code
+
+    def cpus(self, run: str) -> int:
+        training = self.runs[run].training
+        return training.processes * training.threads if training else 1
+
+    def training_resources(self) -> resources.Resources:
+        """What rule train asks for."""
+        needs, site = self.study.needs, self.site
+        each = {}
+        for run, spec in self.runs.items():
+            gpus = spec.training.processes if spec.training and needs.device == "gpu" else 0
+            each[run] = resources.training(site, gpus, spec.training.nodes if spec.training else 1)
+        grown = resources.job(resources.Site(), 0, needs.training_memory_mb, needs.training_minutes)
+        return {**grown, **resources.by_run(each)}
+
+    def evaluation_resources(self) -> resources.Resources:
+        needs = self.study.needs
+        gpus = int(needs.device == "gpu")
+        return resources.job(self.site, gpus, needs.evaluation_memory_mb, needs.evaluation_minutes)
+
+    def data_resources(self) -> resources.Resources:
+        return resources.job(self.site, 0, 4000, 240)
+
+    def options(self, run: str) -> str:
+        """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
+        training = self.runs[run].training
+        values = {key: int(getattr(training, key) or 0) if training else 0 for key in OPTIONS}
+        said = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        if training and training.report_to:
+            said += ["--report-to", *training.report_to, "--run-name", self.name_of(run)]
+        return shlex.join(said)
+
+    def name_of(self, run: str) -> str:
+        """What a tracker shows a run as: study/arm/seed-n, by the first of its arms."""
+        for arm, seeds in self.arm_runs.items():
+            for seed, candidate in seeds.items():
+                if candidate == run:
+                    return f"{self.name}/{arm}/seed-{seed}"
+        return f"{self.name}/base/seed-{self.runs[run].seed}"
+
+    def published(self) -> list[str]:
+        """What the results stages read of every run: the record of each job, and its numbers beside it."""
+        stages = ["training", *(f"{metric}/{identity}" for metric, (identity, _) in self.evaluations.items())]
+        return [
+            f"results/runs/{run}/{stage}/{self.steps_of(run)}.{kind}"
+            for run in self.runs
+            for stage in stages
+            for kind in ("json", "parquet")
+        ]
+
+    def corpus_files(self) -> list[str]:
+        """The files that the corpus is read from, where they are local and can change."""
+        corpus = self.study.data.corpus
+        return [str(path) for path in corpora.files(corpus.path)] if corpus.kind == "text" else []
+
+    def items(self) -> list[str]:
+        """The files that LongBench-E's items come from, besides the corpus."""
+        settings = self.study.evaluations.longbench_e
+        if settings is None:
+            return []
+        if settings.source.kind == "folder":
+            return sorted(str(path) for path in Path(settings.source.path).glob("*_e.jsonl"))
+        if settings.source.kind == "zip":
+            return [settings.source.path]
+        if settings.source.kind == "hub":
+            return []  # its revision says what is in it
+        return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
+
+    def harness_files(self) -> list[str]:
+        """One's own task files of the harness, with what lies beside them."""
+        settings = self.study.evaluations.harness
+        return (
+            [str(path) for path in external.task_files(settings.include_path)]
+            if settings and settings.include_path
+            else []
+        )
+
+    def table_files(self, *kinds: str) -> list[str]:
+        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in kinds or TABLE_KINDS]
+
+    def plot_files(self, *kinds: str) -> list[str]:
+        """As results.plots draws them: those of a metric where it is evaluated."""
+        plots = [plot for metric, plot in PLOTS_OF_METRICS.items() if metric in self.evaluations] + [*PLOTS]
+        misalignment = self.study.evaluations.misalignment
+        if misalignment and misalignment.grid_sequences:
+            plots.append("misalignment-grid")
+        if misalignment and {"perplexity", "longbench_e"} & set(self.evaluations):
+            plots.append("correlation")
+        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in kinds or ("pdf", "png")]
+
+    def targets(self) -> list[str]:
+        return [*self.table_files(), *self.plot_files(), f"results/{self.name}/report.html"]
+
+    def summary_text(self) -> str:
+        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
+
+    @property
+    def seal(self) -> str:
+        """What tells study.json from an edited one that was sealed anew."""
+        return str(sealed(self.summary())["seal"])
+
+    def summary(self) -> dict[str, Any]:
+        """All that the results stages know of the study."""
+        names = list(self.study.arms)
+        return {
+            "name": self.name,
+            "title": self.study.title,
+            "question": self.study.question,
+            "l_train": self.study.lengths.train,
+            "steps": self.study.training.steps,
+            "checkpoints": sorted(self.study.checkpoints),
+            "steps_key": self.steps_key,
+            "seeds": list(self.study.seeds),
+            "base": self.base,
+            "base_steps": self.base_steps,
+            "primary": self.study.primary,
+            "published": [canonical(one) for one in self.study.published],
+            "settings": self.settings["study"],
+            "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
+            "arms": [
+                {
+                    "name": name,
+                    "description": self.arms[name].description,
+                    "control": self.arms[name].control,
+                    "runs": {str(seed): run for seed, run in self.arm_runs[name].items()},
+                    "settings": self.settings[name],
+                }
+                for name in names
+            ],
+            "evaluations": {
+                metric: {"id": identity, **canonical(evaluation.settings), **_unusual_precision(evaluation)}
+                for metric, (identity, evaluation) in self.evaluations.items()
+            },
+            "tables": [
+                {
+                    "name": name,
+                    "title": table.title,
+                    "arms": names if table.arms == "all" else table.arms,
+                    "compare_with": table.compare_with,
+                    "columns": table.columns,
+                }
+                for name, table in sorted(self.tables.items())  # their order in the files says nothing
+            ],
+        }
+
+
+def _unusual_precision(evaluation: Evaluation) -> dict[str, str]:
+    return {} if evaluation.precision == "fp32" else {"precision": evaluation.precision}
