@@ -8,11 +8,12 @@ import pytest
 
 from longshort.commands import accept
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import code_hash
 from longshort.records.publish import write_json
 from longshort.study import resolve
-from longshort.study.wiring import EVALUATIONS, TRAINING
+from longshort.study.wiring import TRAINING
 from tests.support.project import edit_study
 
 
@@ -25,8 +26,8 @@ def test_other_settings_of_an_evaluation_and_other_checkpoints_are_not_covered(
     change = {"arm": "constant", "runs": [run], "from": "old", "modules": [], "because": "x", "time": "t"}
     trained = {"stage": TRAINING, "to": code_hash(TRAINING, study.runs[run].modules), "records": [study.record(run)]}
     measured = {
-        "stage": EVALUATIONS["perplexity"],
-        "to": code_hash(EVALUATIONS["perplexity"]),
+        "stage": METRICS["perplexity"].module,
+        "to": code_hash(METRICS["perplexity"].module),
         "records": [study.evaluation_record("perplexity", run)],
     }
     write_json(ACCEPTED, [change | trained, change | measured])

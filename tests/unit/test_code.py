@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import UserError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity import code
 from longshort.study import wiring
 
@@ -183,7 +184,7 @@ OF_TRAINING = ("training.log", "training.checkpoints", "data.windows")  # they s
 
 @pytest.mark.parametrize("outside", ["jobs.slurm", "jobs.heartbeat", "jobs.ownership", "training.launch", "cli"])
 def test_what_runs_jobs_is_no_part_of_what_they_compute(outside: str) -> None:
-    for stage in (wiring.TRAINING, *wiring.EVALUATIONS.values()):
+    for stage in (wiring.TRAINING, *(metric.module for metric in METRICS.values())):
         assert f"longshort.{outside}" not in code.closure(stage)
     assert {f"longshort.{module}" for module in OF_TRAINING} <= set(code.closure(wiring.TRAINING))
 
@@ -193,8 +194,8 @@ def test_what_counts_as_outside_is_there() -> None:
 
 
 def test_an_evaluation_is_no_part_of_another_one() -> None:
-    for stage in wiring.EVALUATIONS.values():
-        assert set(code.closure(stage)) & set(wiring.EVALUATIONS.values()) == {stage}
+    for stage in (metric.module for metric in METRICS.values()):
+        assert set(code.closure(stage)) & {metric.module for metric in METRICS.values()} == {stage}
 
 
 def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,20 @@ from hypothesis import strategies as st
 
 from longshort.collecting import numbers
 from longshort.collecting import runs as collecting_runs
-from longshort.evaluation import prompts, scoring
-from longshort.results import columns, drawing, formats, long_table, plots, plots_compared, statistics, tables
-from longshort.results.columns import BUCKETS, TASKS
+from longshort.evaluation import scoring
+from longshort.evaluation.catalog import BUCKETS
+from longshort.evaluation.prompts import TASKS
+from longshort.results import (
+    drawing,
+    formats,
+    long_table,
+    plots,
+    plots_compared,
+    plots_lengths,
+    plots_training,
+    statistics,
+    tables,
+)
 from tests.support.latex import assert_compiles
 
 STYLE = Path(plots.__file__).with_name("longshort.mplstyle")
@@ -295,7 +306,7 @@ def test_a_table_that_was_edited_is_refused(metrics: pd.DataFrame, tmp_path: Pat
 
 
 def test_the_names_of_tasks_and_buckets_are_those_of_the_evaluation() -> None:
-    assert columns.TASKS == prompts.TASKS and columns.BUCKETS == scoring.BUCKETS
+    assert BUCKETS == scoring.BUCKETS
 
 
 def test_best_and_second_are_marked_without_base_and_unfinished_arms(
@@ -473,22 +484,26 @@ def test_plots_are_drawn_repeatable_and_embed_fonts(
         else:
             assert b"/FontFile2" in content and b"/Type3" not in content and b"CreationDate" not in content
     with matplotlib.style.context(STYLE, after_reset=True):
-        again = drawing.figure_bytes(plots.draw_schedules(metrics, study))
+        again = drawing.figure_bytes(plots_training.draw_schedules(metrics, study))
     assert again == {suffix: (tmp_path / f"schedules.{suffix}").read_bytes() for suffix in ("pdf", "png")}
 
 
 def test_plots_name_every_arm(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     gone = metrics[~metrics["arm"].eq("step_linear")]
-    texts = [text.get_text() for axes in plots.draw_perplexity(gone, study).axes for text in axes.texts]
+    texts = [
+        text.get_text()
+        for axes in plots_lengths.draw_against_length(gone, study, "perplexity").axes
+        for text in axes.texts
+    ]
     for label in ["baseline", "constant = twin", "broken\ndiverged (1 of 2)", "step_linear\nmissing"]:
         assert texts.count(label) == 2  # once a panel
-    figure = plots.draw_training(gone, study)
+    figure = plots_training.draw_training(gone, study)
     assert "step_linear: missing" in [text.get_text() for text in figure.axes[1].texts]
 
 
 def test_bands_are_the_intervals_of_the_table(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     """constant is the second arm that is drawn; its interval at 32 tokens is that of the table."""
-    figure = plots.draw_perplexity(metrics, study)
+    figure = plots_lengths.draw_against_length(metrics, study, "perplexity")
     row = cell(tidy_of(metrics, study), "constant")
     band = figure.axes[1].collections[1].get_paths()[0].vertices
     ends = band[band[:, 0] == 32][:, 1]
@@ -501,12 +516,13 @@ def test_points_of_the_correlation_are_runs_once(metrics: pd.DataFrame, study: d
     assert len(points) == 16 and points["symkl"].notna().sum() == 15 and "twin" not in set(points["arm"])
     row = points[points["arm"].eq("constant") & points["seed"].eq(0) & points["step"].eq(4)].iloc[0]
     assert row["loss"] == pytest.approx(3 - 0.1 * 3.5 - 0.09)  # steps 3 and 4
-    assert (row["perplexity"], row["longbench_e"]) == (9.0, 18.0)
+    longest = max(study["evaluations"]["perplexity"]["lengths"])
+    assert (row[f"log perplexity at {longest}"], row["LongBench-E (%)"]) == (9.0, 18.0)
 
 
 def test_misalignment_inside_is_not_joined_to_beyond(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     l_train = study["l_train"]
-    for axes in plots.draw_misalignment(metrics, study).axes:
+    for axes in plots_lengths.draw_misalignment(metrics, study).axes:
         lines = [line.get_xdata() for line in axes.get_lines() if line.get_transform() == axes.transData]
         ends = [(min(x), max(x)) for x in map(np.asarray, lines) if len(x) > 1 and x.min() > 1]
         assert all(low > 1.5 * l_train or high < 1.5 * l_train for low, high in ends)
@@ -518,12 +534,12 @@ def test_grid_and_standard_errors_are_no_headlines(metrics: pd.DataFrame, study:
     assert len(without) < len(metrics)
     for name in ("main", "schedules"):
         assert tables.format_table(metrics, study, name) == tables.format_table(without, study, name)
-    figures = [drawing.figure_bytes(plots.draw_misalignment(rows, study))["png"] for rows in (metrics, without)]
+    figures = [drawing.figure_bytes(plots_lengths.draw_misalignment(rows, study))["png"] for rows in (metrics, without)]
     assert figures[0] == figures[1]
 
 
 def test_grid_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
-    grids = plots.grids_of(metrics, study)
+    grids = plots_lengths.grids_of(metrics, study)
     assert list(grids) == [long_table.BASE, "baseline", "constant", "broken", "step_linear"]
     mean, status = grids["baseline"]
     assert (list(mean.index), list(mean.columns), status) == ([4, 8, 16], [8, 16, 32], "ok")
@@ -531,13 +547,13 @@ def test_grid_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     assert mean.loc[8, 32] == pytest.approx(0.044)
     assert mean.isna().sum(axis=None) == 3 and np.isnan(mean.loc[16, 8])
     assert grids["broken"][1] == "diverged (1 of 2)" and grids["broken"][0].loc[8, 32] == pytest.approx(0.004)
-    figure = plots.draw_misalignment_grid(metrics, study)
+    figure = plots_lengths.draw_misalignment_grid(metrics, study)
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]
     assert titles == ["base model", "baseline", "constant = twin", "broken", "step_linear", ""]
     texts = [text.get_text() for text in figure.axes[1].texts]
     assert texts == ["0.022", "0.044", "0.088", "0.022", "0.044", "0.022"]
     gone = metrics[~(metrics["metric"].eq("symkl_grid") & metrics["arm"].eq("baseline"))]
-    assert [text.get_text() for text in plots.draw_misalignment_grid(gone, study).axes[1].texts] == ["missing"]
+    assert [text.get_text() for text in plots_lengths.draw_misalignment_grid(gone, study).axes[1].texts] == ["missing"]
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, float("nan"), None])
@@ -546,22 +562,22 @@ def test_a_grid_of_equal_distributions_or_of_nothing_is_drawn(
 ) -> None:
     of_grid = metrics["metric"].eq("symkl_grid")
     rows = metrics[~of_grid] if value is None else metrics.assign(value=metrics["value"].where(~of_grid, value))
-    figure = plots.draw_misalignment_grid(rows, study)
+    figure = plots_lengths.draw_misalignment_grid(rows, study)
     drawing.figure_bytes(figure)
     texts = {text.get_text() for text in figure.axes[0].texts}
-    assert texts == ({"missing"} if value is None or np.isnan(value) else {plots.short_number(value)})
+    assert texts == ({"missing"} if value is None or np.isnan(value) else {plots_lengths.short_number(value)})
 
 
 def test_numbers_of_the_grid_are_short() -> None:
     values = [0, 1e-300, 0.00012, 0.0012, 0.096, 0.1, 1.04, 9.96, 12.3, 123.4]
     written = ["0", "1e-300", "1e-4", "0.0012", "0.096", "0.10", "1.0", "10", "12", "123"]
-    assert [plots.short_number(value) for value in values] == written
+    assert [plots_lengths.short_number(value) for value in values] == written
 
 
 def test_curves_far_above_the_rest_get_their_own_axis() -> None:
     curves = {name: pd.Series(values) for name, values in {"a": [1.0, 2.0], "b": [9.0, 8.5], "c": [2.0, 1.0]}.items()}
-    assert plots.far_above(curves) == ["b"]
-    assert plots.far_above({"a": curves["a"], "c": curves["c"]}) == [] == plots.far_above({})
+    assert plots_training.far_above(curves) == ["b"]
+    assert plots_training.far_above({"a": curves["a"], "c": curves["c"]}) == [] == plots_training.far_above({})
 
 
 def test_looks_are_distinct_in_grey_too() -> None:

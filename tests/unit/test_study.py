@@ -83,7 +83,7 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"seeds": ["one"]}, ["seeds.0", "'one'", "integer"]),
         ({"seeds": [-1]}, ["seeds.0 = -1: must be at least 0"]),
         ({"seeds": [2**31]}, ["seeds.0 = 2147483648: must be below 2147483648"]),
-        ({"evaluations": {}}, ["evaluations", "nothing is measured", "give perplexity"]),
+        ({"evaluations": {}}, ["evaluations", "nothing is measured", "give longbench_e"]),
         ({"evaluations__perplexity__lengths": [16, 16]}, ["evaluations.perplexity.lengths", "16 stands there twice"]),
         ({"evaluations__perplexity__lengths": [0]}, ["evaluations.perplexity.lengths.0 = 0: must be above 0"]),
         ({"evaluations__misalignment__beyond": [2, 2]}, ["evaluations.misalignment.beyond", "2 stands there twice"]),
@@ -255,7 +255,7 @@ def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> N
         (config.parent / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
         (config.parent / "tasks" / name).write_text("task: own")
     harness = {"tasks": ["own"], "include_path": "tasks"}
-    assert load(config, evaluations__harness=harness).harness_files() == ["tasks/items.jsonl", "tasks/own.yaml"]
+    assert load(config, evaluations__harness=harness).items("harness") == ["tasks/items.jsonl", "tasks/own.yaml"]
     (config.parent / "tasks" / "more").mkdir()
     (config.parent / "tasks" / "more" / "items.jsonl").write_text("")
     with pytest.raises(StudyError, match=r"include_path = 'tasks': two files there are called items.jsonl"):

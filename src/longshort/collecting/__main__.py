@@ -1,4 +1,4 @@
-"""Collects a study's numbers into metrics.parquet, beside it in runs.parquet how each was made, and links the runs by arm.
+"""Collects a study's numbers into metrics.parquet, how each was made into runs.parquet, and links the runs by arm.
 
 `python -m longshort.collecting --study results/S/study.json --results results --out results/S/metrics.parquet`
 """

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
 from longshort.records.publish import Altered, read_record, write_json
-from longshort.study.wiring import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.study.wiring import TRAINING, ResolvedStudy
 
 
 def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
 def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, Path, dict[str, Any]]]:
     """Stage, path and content of the record of every finished result of a run that the study needs."""
     paths = [(TRAINING, Path(study.record(run)))]
-    paths += [(EVALUATIONS[metric], Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
+    paths += [(METRICS[metric].module, Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
     found = []
     for stage, path in paths:
         if not path.exists():

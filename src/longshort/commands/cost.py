@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from longshort.commands import memory
 from longshort.commands.resuming import Resuming
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.spec import canonical, dumps
 from longshort.records import hub
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
@@ -28,8 +29,6 @@ THROUGHPUT = 1.25e14
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
 BYTES_PER_WEIGHT = 16
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
-LONGBENCH_ITEMS = 3668  # of the 13 tasks of the official LongBench-E
-HARNESS_ITEMS = 1000  # of a task of lm_eval without a limit: only the task's own data would tell
 
 
 class Work(NamedTuple):
@@ -326,19 +325,6 @@ def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[fl
     checkpoints = len(one.steps.split("-"))
     if measured := known.evaluations.get(one.rule):
         return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
-    settings: Any = evaluation.settings
-    if one.rule == "perplexity":
-        tokens = settings.documents * sum(settings.lengths)
-    elif one.rule == "misalignment":
-        contexts = settings.lengths_per_sequence + sum(settings.beyond)
-        # The grid's own contexts are l_train / 4, / 2 and l_train.
-        in_grid = min(settings.grid_sequences, settings.sequences)
-        tokens = (settings.sequences * contexts + 1.75 * in_grid) * evaluation.length
-    elif one.rule == "harness":
-        tokens = len(settings.tasks) * (settings.limit or HARNESS_ITEMS) * settings.max_length
-    else:
-        tokens = LONGBENCH_ITEMS * settings.max_length
-        if settings.source.kind == "stand-in":
-            tokens = 13 * settings.source.items_per_task * settings.max_length
+    tokens = METRICS[one.rule].tokens(evaluation.settings.model_dump(), evaluation.length)
     operations = 2 * _weights(study)[0] * tokens * checkpoints
     return JOB_START + operations / throughput, _counted(study, throughput)

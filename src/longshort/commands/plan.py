@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 from longshort.commands import cost, stale
 from longshort.commands.resuming import Resuming
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import trajectory
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
-from longshort.study.wiring import EVALUATIONS, TRAINING, ResolvedStudy
+from longshort.study.wiring import TRAINING, ResolvedStudy
 
 BASE = "(base)"
 RUNS = Path("results/runs")
@@ -92,7 +93,7 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
             reasons += _why(asked, arm, seed, run)
             counts.update(job.rule for job in by_run[run])
         plan.why[arm] = list(dict.fromkeys(reasons))
-        plan.jobs[arm] = {rule: counts[rule] for rule in ("train", *EVALUATIONS) if counts[rule]}
+        plan.jobs[arm] = {rule: counts[rule] for rule in ("train", *METRICS) if counts[rule]}
     work = [cost.Work(job.rule, run, str(job.steps)) for run, some in by_run.items() for job in some]
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
@@ -124,7 +125,7 @@ def _error(output: str) -> str:
 
 
 def _job(rule: str, said: dict[str, str]) -> Job:
-    if rule != "train" and rule not in EVALUATIONS:
+    if rule != "train" and rule not in METRICS:
         return Job(rule, None, None, None, said.get("reason", ""))
     wildcards = dict(pair.split("=") for pair in said["wildcards"].split(", "))
     record = next(Path(path) for path in said["output"].split(", ") if path.endswith(".json"))
@@ -234,7 +235,7 @@ def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: Job)
     assert job.record is not None
     if job.record.exists():
         code = study.evaluation_code(job.rule, str(job.run))
-        changed = _changed(job.record, code, modules(EVALUATIONS[job.rule]))
+        changed = _changed(job.record, code, modules(METRICS[job.rule].module))
         return [f"{', '.join(changed)} changed" if changed else f"{job.rule}: the engine says: {job.reason}"]
     if before is None or job.rule not in before["evaluations"]:
         return [f"{job.rule} is new" if before else f"{job.rule}: not measured yet"]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from longshort import studies
 from longshort.commands import stale
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.jobs import heartbeat, ownership
 from longshort.records.publish import read_record
 from longshort.study import resolve
@@ -73,9 +74,8 @@ def _named_by(study: studies.Resolved) -> list[str]:
     asked = study.study
     values = [getattr(asked.model, "name", None), getattr(asked.data.tokenizer, "name", None)]
     values.append(getattr(asked.data.corpus, "path", None))
-    longbench, harness = asked.evaluations.longbench_e, asked.evaluations.harness
-    values.append(getattr(longbench.source, "path", None) if longbench else None)
-    values.append(harness.include_path if harness else None)
+    for metric, settings in asked.evaluations.asked.items():
+        values += METRICS[metric].named(settings.model_dump())
     return [value for value in values if value is not None]
 
 

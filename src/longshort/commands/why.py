@@ -68,6 +68,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     Raises:
         StudyError: no such table, row, column or step; it names what there is.
     """
+    from longshort.evaluation.catalog import of_row
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of
     from longshort.results.long_table import BASE, BASE_SEED
@@ -97,7 +98,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
     runs[BASE] = {str(BASE_SEED): summary["base"]}
-    metric = long_table.evaluation_of(columns[column].metric)
+    metric = of_row(columns[column].metric).name
     found = []
     for seed, run in runs[row].items():
         steps = str(summary["base_steps"]) if row == BASE else summary["steps_key"]

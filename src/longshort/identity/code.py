@@ -34,13 +34,13 @@ PLANNED = "LONGSHORT_PLANNED"
 TREES = SOURCE / "__pycache__" / "trees.json"
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
+    "longshort.evaluation.settings",
     "longshort.study.schema",
     "longshort.study.schema.alignment",
     "longshort.study.schema.arms",
     "longshort.study.schema.data",
     "longshort.study.schema.evaluations",
     "longshort.study.schema.model",
-    "longshort.study.schema.strict",
     "longshort.study.schema.study",
     "longshort.study.schema.tables",
     "longshort.study.schema.training",
@@ -60,6 +60,7 @@ OUTSIDE = {
     "longshort.identity.code",
     "longshort.identity.accepted",
     "longshort.identity.kinds",
+    "longshort.identity.strict",
     "longshort.records.provenance",
     "longshort.records.publish",
     "longshort.errors",

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from longshort.evaluation.catalog import Column
 from longshort.results import long_table, statistics
-from longshort.results.columns import Column
 
 NAN = float("nan")
 
@@ -127,7 +127,7 @@ class Numbers:
             rows = self._documents.get((str(column.documents), column.length or 0, arm, step))
             self._tables[key] = None
             if column.documents is not None and rows is not None:
-                if column.metric == "longbench_e" and column.task != "overall":
+                if column.task not in (None, "overall"):
                     rows = rows[rows["task"].eq(str(column.task))]
                 self._tables[key] = documents_of(rows[rows["value"].notna()])
         return self._tables[key]

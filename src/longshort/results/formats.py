@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from longshort.results.columns import Column
+from longshort.evaluation.catalog import Column
 
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from longshort.evaluation.catalog import of_row
 from longshort.records.publish import refuse_altered_table
 
 # The base model before fine-tuning stands in the table as an arm of its own, at step 0.
@@ -142,16 +143,9 @@ def reasons(metrics: pd.DataFrame) -> dict[tuple[str, int, str], str]:
     rows = absent.drop_duplicates(["arm", "seed", "metric"])
     found = {}
     for arm, seed, metric, status in zip(rows["arm"], rows["seed"], rows["metric"], rows["status"], strict=True):
-        stage = "training" if metric.startswith("train/") else evaluation_of(metric)
+        stage = "training" if metric.startswith("train/") else of_row(metric).name
         found[arm, int(seed), stage] = status
     return found
-
-
-def evaluation_of(metric: str) -> str:
-    """The evaluation that measures a metric, which is also the name of its rule in the workflow."""
-    if metric.startswith(("harness", "longbench_e")):
-        return metric.split(":")[0]
-    return "misalignment" if metric.startswith(("misalignment", "sce", "entropy_floor", "symkl")) else "perplexity"
 
 
 def absence(
@@ -170,7 +164,7 @@ def absence(
     counts: dict[str, int] = {}
     for seed in (int(seed) for seed in values.index[values.isna()]):
         word = "diverged" if diverged.get((arm, seed), step + 1) <= step else "missing"
-        for stage in (evaluation_of(metric), "training") if why and word == "missing" else ():
+        for stage in (of_row(metric).name, "training") if why and word == "missing" else ():
             word = (why or {}).get((arm, seed, stage), "missing") if word == "missing" else word
         counts[word] = counts.get(word, 0) + 1
     parts = [word if count == len(values) else f"{word} ({count} of {len(values)})" for word, count in counts.items()]
@@ -193,7 +187,7 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
             place = "" if pd.isna(length) else f" at length {length}"
             raise ValueError(
                 f"the column {metric}{place} holds two protocols, {found}, whose numbers are not comparable: "
-                f"measure them all by the present one with `snakemake all --cores 2 --forcerun {evaluation_of(metric)} "
+                f"measure them all by the present one with `snakemake all --cores 2 --forcerun {of_row(metric).name} "
                 f"--config study={metrics['study'].iloc[0]}`, or put these arms into two studies"
             )
 

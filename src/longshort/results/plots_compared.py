@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from longshort.evaluation.catalog import TASKS, Column, Score, scores_of
 from longshort.results import compare, long_table, statistics
-from longshort.results.columns import TASKS, Column, columns_of
+from longshort.results.columns import columns_of
 from longshort.results.drawing import (
     LABEL_SIZE,
     WIDTH,
@@ -26,11 +27,11 @@ from longshort.results.drawing import (
 INTERVALS = "bars are 95 % intervals, paired by seed and document, as crossed random effects"
 
 
-def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any]) -> list[Ending]:
-    """Perplexity at the last checkpoint against the reference arm's, in per cent, with a band for the interval."""
+def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any], metric: str) -> list[Ending]:
+    """A metric at the last checkpoint against the reference arm's, in per cent, with a band for the interval."""
     numbers = compare.Numbers(metrics)
     diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
-    columns = [column for column in columns_of(study, "lengths") if column.metric == "perplexity"]
+    columns = [column for column in columns_of(study) if column.metric == metric]
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
     x = np.array([column.length for column in columns], dtype="float64")
     reference = reference_arm(study)
@@ -63,7 +64,8 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     """LongBench-E by task: a forest plot for each arm, as differences to the reference."""
     looks, reference = looks_of(study), reference_arm(study)
     arms = [arm for arm in looks if arm != reference]
-    columns = [*columns_of(study, "tasks"), columns_of(study, "headline")[0]]
+    overall = next(column for column in columns_of(study) if column.key == "longbench_e")
+    columns = [*columns_of(study, "tasks"), overall]
     names = [*TASKS, "mean"]
     numbers = compare.Numbers(metrics)
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
@@ -165,14 +167,11 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
 
 def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """One row for each checkpoint of each run: symkl and sce at l_train, loss (mean cross-entropy of the steps since
-    the checkpoint before it), and the long-context scores: perplexity at the longest length, LongBench-E."""
-    l_train, evaluations = int(study["l_train"]), study["evaluations"]
+    the checkpoint before it), and the long-context scores, by label."""
+    l_train = int(study["l_train"])
     rows = long_table.single(metrics)
     wanted: dict[str, tuple[str, int | None, str | None]] = {name: (name, l_train, None) for name in ("symkl", "sce")}
-    if "perplexity" in evaluations:
-        wanted["perplexity"] = "perplexity", max(int(length) for length in evaluations["perplexity"]["lengths"]), None
-    if "longbench_e" in evaluations:
-        wanted["longbench_e"] = "longbench_e", None, "overall"
+    wanted |= {score.label: (score.metric, score.length, score.task) for score in scores_of(study["evaluations"])}
     keys = ["arm", "seed", "step"]
     series = {
         name: long_table.at(rows, *at).drop_duplicates(keys).set_index(keys)["value"] for name, at in wanted.items()
@@ -188,40 +187,41 @@ def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)
 
 
-EXPLAINED = {"perplexity": "log perplexity at {longest}", "longbench_e": "LongBench-E (%)"}
 EXPLAINING = {"symkl": "symKL at {l_train} (nats)", "sce": "SCE at {l_train} (nats)", "loss": "training loss (nats)"}
 
 
-def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str, str, statistics.Correlation]]:
-    """(explaining, explained, correlation) for misalignment and training loss with each long-context score; of the
-    perplexity the logarithm is taken. The paper's Table 1."""
+def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str, Score, statistics.Correlation]]:
+    """(explaining, explained, correlation) for misalignment and training loss with each long-context score. The paper's
+    Table 1."""
     found = points(metrics, study)
     result = []
-    for explained in (name for name in EXPLAINED if name in found):
+    for explained in scores_of(study["evaluations"]):
         for explaining in EXPLAINING:
-            y = found[explained].map(compare.log) if explained == "perplexity" else found[explained]
+            y = _values(found, explained)
             pairs = pd.DataFrame({"x": found[explaining], "y": y, "run": found["run"]})
             result.append((explaining, explained, statistics.correlation(pairs)))
     return result
+
+
+def _values(found: pd.DataFrame, score: Score) -> pd.Series:
+    return found[score.label].map(compare.log) if score.log else found[score.label]
 
 
 def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     """Misalignment and training loss against long-context scores: one point for each checkpoint of a run."""
     found, looks = points(metrics, study), looks_of(study)
     said = {(x, y): one for x, y, one in correlations(metrics, study)}
-    rows = [name for name in EXPLAINED if name in found]
+    rows = scores_of(study["evaluations"])
     columns = list(EXPLAINING)
     left, gap, above, side, below, bottom, right = 0.5, 0.36, 0.36, 1.4, 0.36, 0.34, 1.75
     height = len(rows) * (above + side + below) + bottom
     figure = Figure(figsize=(WIDTH, height))
-    lengths = study["evaluations"].get("perplexity", {}).get("lengths", [0])
-    words = {"longest": max(lengths), "l_train": study["l_train"]}
     for row, explained in enumerate(rows):
         for column, explaining in enumerate(columns):
             wide = (WIDTH - left - right - (len(columns) - 1) * gap) / len(columns)
             y = height - (row + 1) * (above + side + below) + below
             axes = figure.add_axes(((left + column * (wide + gap)) / WIDTH, y / height, wide / WIDTH, side / height))
-            values = found[explained].map(compare.log) if explained == "perplexity" else found[explained]
+            values = _values(found, explained)
             for arm, look in looks.items():
                 of_arm = found["arm"].eq(arm)
                 axes.plot(
@@ -230,8 +230,8 @@ def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 )  # fmt: skip
             one = said[explaining, explained]
             axes.set_title(f"r {_interval(one[:3])}\n$\\rho$ {_interval(one[3:6])}", fontsize=6.5, loc="left")
-            axes.set_xlabel(EXPLAINING[explaining].format(**words), fontsize=7)
-            axes.set_ylabel(EXPLAINED[explained].format(**words) if not column else "", fontsize=7)
+            axes.set_xlabel(EXPLAINING[explaining].format(l_train=study["l_train"]), fontsize=7)
+            axes.set_ylabel(explained.label if not column else "", fontsize=7)
             axes.tick_params(labelsize=6)
             axes.xaxis.set_major_locator(MaxNLocator(4))
     for place, look in enumerate(looks.values()):

@@ -17,22 +17,11 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import in_a_line
+from longshort.evaluation.catalog import Column, Plot, plots_of, scores_of
 from longshort.identity.code import refuse_changed_code
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
-from longshort.results.columns import Column
 from longshort.results.long_table import BASE
-
-CAPTIONS = {
-    "perplexity": "Perplexity against context length, and its difference to the baseline.",
-    "misalignment": "Long-Short Misalignment inside the training range and beyond it.",
-    "misalignment-grid": "Symmetric KL between every pair of context lengths.",
-    "correlation": "Misalignment and training loss against long-context scores, over the checkpoints of all runs.",
-    "tasks": "LongBench-E by task, as differences to the baseline.",
-    "gain": "What each arm costs against what it gains.",
-    "schedules": "The weights of the alignment as they were used.",
-    "training": "Training curves.",
-}
 
 SCRIPT = """
 document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
@@ -155,7 +144,9 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
     sections = {
         "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers(metrics, study)) + _primary(study),
         "Main table": formats.fragment(made[first], links, sortable=True),
-        "Plots": "".join(_figure(name, pictures[name]) for name in CAPTIONS if name in pictures),
+        "Plots": "".join(
+            _figure(plot, pictures[plot.name]) for plot in plots_of(study["evaluations"]) if plot.name in pictures
+        ),
         "Tables": "".join(
             formats.fragment(table, links, sortable=True) for name, table in made.items() if name != first
         )
@@ -194,11 +185,11 @@ def _primary(study: dict[str, Any]) -> str:
     )
 
 
-def _figure(name: str, path: Path) -> str:
+def _figure(plot: Plot, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = escape(CAPTIONS[name])
+    caption = escape(plot.caption)
     return (
-        f'<figure id="plot-{name}"><img src="data:image/png;base64,{data}" alt="{caption}">'
+        f'<figure id="plot-{plot.name}"><img src="data:image/png;base64,{data}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -213,7 +204,7 @@ def _rows(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str = "")
 
 
 def _correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
-    if "correlation" not in _plots_of(study):
+    if "misalignment" not in study["evaluations"] or not scores_of(study["evaluations"]):
         return ""
     rows = []
     for explaining, explained, one in plots_compared.correlations(metrics, study):
@@ -221,15 +212,10 @@ def _correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
             f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
             for value, low, high in (one[:3], one[3:6])
         ]
-        rows.append([explaining, explained, *ends, str(one.runs), str(one.points)])
+        rows.append([explaining, explained.label, *ends, str(one.runs), str(one.points)])
     head = ["of", "with", "Pearson", "Spearman", "runs", "checkpoints"]
-    caption = "Correlation with long-context scores (log perplexity; 95 % bootstrap intervals over runs)"
+    caption = "Correlation with long-context scores (95 % bootstrap intervals over runs)"
     return f'<section id="table-correlation"><h3>Correlations</h3>{_rows(head, rows, caption)}</section>'
-
-
-def _plots_of(study: dict[str, Any]) -> set[str]:
-    measured = set(study["evaluations"])
-    return {"correlation"} if "misalignment" in measured and {"perplexity", "longbench_e"} & measured else set()
 
 
 def _configuration(study: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.errors import in_a_line
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.code import refuse_changed_code
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, statistics
@@ -166,21 +167,9 @@ def notes_of(
     shown = set(tidy["metric"])
     if table["name"] == "main":
         notes.append(f"{BASE} is the base model before fine-tuning: one run, no part of the comparison.")
-    if "perplexity" in shown:
-        notes.append("PPL L: perplexity at a context of L tokens. accuracy: next token, 0 to 1.")
-    if "perplexity_checkpoint_t" in shown:
-        notes.append(
-            "PPL L at T: with the logits divided by the temperature that fits validation documents best, one for each "
-            "checkpoint. A difference that is gone there was calibration alone."
-        )
-    if "ece" in shown:
-        notes.append("ECE L: expected calibration error of the next token, 15 bins, 0 to 1.")
-    if "symkl" in shown:
-        l_train = study["l_train"]
-        notes.append(
-            f"SCE and symKL in nats; {l_train}: both contexts between {l_train // 2} and {l_train} tokens; longer: "
-            "one of the two contexts has that many tokens. SCE is mostly entropy: judge alignment by symKL."
-        )
+    lengths = {"l_train": study["l_train"], "half": study["l_train"] // 2}
+    for metric in METRICS.values():
+        notes += [sentence.format(**lengths) for row, sentence in metric.legend.items() if row in shown]
     if "longbench_e" in shown:
         notes += _floor_notes(metrics)
     if kind_of(table) == "buckets":

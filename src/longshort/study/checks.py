@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.spec import NAME
 from longshort.results.columns import KINDS, columns_of
 from longshort.study import external
@@ -74,12 +75,12 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
                     f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
                     f"add it to arms, or name one of {', '.join(study.arms)}"
                 )
-        for metric in KINDS[table.columns]:
-            if getattr(study.evaluations, metric) is None:
-                raise StudyError(
-                    f"{where}: tables.{table_name}.columns = {table.columns!r}: the study does not measure {metric}; "
-                    "add it to evaluations, or show the headline"
-                )
+        metric = KINDS[table.columns]
+        if metric is not None and metric not in study.evaluations.asked:
+            raise StudyError(
+                f"{where}: tables.{table_name}.columns = {table.columns!r}: the study does not measure {metric}; "
+                "add it to evaluations, or show the headline"
+            )
         rows = study.arms if table.arms == "all" else table.arms
         if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
             raise StudyError(
@@ -90,15 +91,9 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
             raise StudyError(f"{where}: tables.{table_name}: compares with the arm baseline; add baseline to arms")
     reach = study.model.max_length
     asked = {"lengths.train": study.lengths.train}
-    ev = study.evaluations
-    if ev.perplexity:
-        asked["evaluations.perplexity.lengths"] = max(ev.perplexity.lengths)
-    if ev.misalignment and ev.misalignment.beyond:
-        asked["evaluations.misalignment.beyond"] = max(ev.misalignment.beyond) * study.lengths.train
-    if ev.longbench_e:
-        asked["evaluations.longbench_e.max_length"] = ev.longbench_e.max_length
-    if ev.harness and ev.harness.max_length:
-        asked["evaluations.harness.max_length"] = ev.harness.max_length
+    for metric, settings in study.evaluations.asked.items():
+        if longest := METRICS[metric].longest(settings.model_dump(), study.lengths.train):
+            asked[f"evaluations.{metric}.{longest[0]}"] = longest[1]
     for key, length in asked.items():
         if length > reach:
             raise StudyError(

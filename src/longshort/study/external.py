@@ -14,10 +14,10 @@ from zipfile import is_zipfile
 
 from longshort.data import corpora
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import task_files
+from longshort.evaluation.settings import Harness, LongBench
 from longshort.study.files import json_object
 from longshort.study.schema import (
-    Harness,
-    LongBench,
     PretrainedModel,
     PretrainedTokenizer,
     Study,
@@ -38,10 +38,11 @@ def check(where: str, study: Study) -> None:
         except (OSError, ValueError) as error:  # names key, value and remedy
             raise StudyError(f"{where}: {error}") from None
         _refuse_braces(f"{where}: data.corpus.path", files)
-    if study.evaluations.longbench_e is not None:
-        _check_longbench(where, study.evaluations.longbench_e)
-    if study.evaluations.harness is not None:
-        _check_harness(where, study.evaluations.harness)
+    for settings in study.evaluations.asked.values():
+        if isinstance(settings, LongBench):
+            _check_longbench(where, settings)
+        if isinstance(settings, Harness):
+            _check_harness(where, settings)
     for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
         if not isinstance(chosen, PretrainedModel | PretrainedTokenizer):
             continue
@@ -75,11 +76,6 @@ def check_adapter(where: str, targets: list[str], model: Any) -> None:
             f"{where}: training.adapter.targets = {absent[0]!r}: the model has no layer of that name; "
             f"it has {', '.join(sorted(layers))}"
         )
-
-
-def task_files(folder: str) -> list[Path]:
-    """One's own task files of the harness, with what lies beside them."""
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def weights(folder: Path) -> dict[str, list[int]]:

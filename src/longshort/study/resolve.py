@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from longshort.alignment import schedules
 from longshort.errors import StudyError
+from longshort.evaluation.catalog import METRICS
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
 from longshort.results.columns import KINDS
@@ -25,7 +26,7 @@ from longshort.study.files import merge, yaml_mapping
 from longshort.study.parsing import parse, short
 from longshort.study.run import Evaluation, HiddenTerm, OutputTerm, RunSpec, TwoViews
 from longshort.study.schema import Alignment, Arms, Override, Study, Table, TrainedModel, Training
-from longshort.study.wiring import EVALUATIONS, ResolvedStudy
+from longshort.study.wiring import ResolvedStudy
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
@@ -81,7 +82,7 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
     """The study's tables: the shared ones that have something to show here, and its own."""
     tables = {}
     for name, table in arms.tables.items():
-        if any(getattr(study.evaluations, metric) is None for metric in KINDS[table.columns]):
+        if (metric := KINDS[table.columns]) is not None and metric not in study.evaluations.asked:
             continue
         if table.arms == "all":
             tables[name] = table
@@ -156,24 +157,17 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
             arm_runs[arm_name][seed] = identity
 
     evaluations = {}
-    for metric in EVALUATIONS:
-        settings = getattr(study.evaluations, metric)
-        if settings is not None:
-            if metric == "harness" and settings.max_length is None:
-                settings = settings.model_copy(update={"max_length": study.model.max_length})
-            precision = study.evaluations.precision
-            evaluation = Evaluation.model_validate(
-                {
-                    "metric": metric,
-                    "length": length,
-                    "data": study.data,
-                    "precision": precision,
-                    "settings": settings,
-                }
-            )
-            identity, text = _named(evaluation)
-            evaluations[metric] = (identity, evaluation)
-            texts[identity] = text
+    for metric, settings in study.evaluations.asked.items():
+        evaluation = Evaluation(
+            metric=metric,
+            length=length,
+            data=study.data,
+            precision=study.evaluations.precision,
+            settings=METRICS[metric].resolved(settings, study.model.max_length),
+        )
+        identity, text = _named(evaluation)
+        evaluations[metric] = (identity, evaluation)
+        texts[identity] = text
 
     data, text = _named(study.data)
     texts[data] = text

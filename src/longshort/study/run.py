@@ -8,11 +8,10 @@ from pydantic import Field
 
 from longshort.identity.kinds import chosen
 from longshort.identity.spec import canonical
+from longshort.identity.strict import Strict
 from longshort.study.schema.alignment import Divergence, Overlap, StopGradient
 from longshort.study.schema.data import Data
-from longshort.study.schema.evaluations import Harness, LongBench, Misalignment, Perplexity
 from longshort.study.schema.model import Architecture, PretrainedModel, Rope
-from longshort.study.schema.strict import Strict
 from longshort.study.schema.training import Training
 
 
@@ -73,8 +72,8 @@ class RunSpec(Strict):
 
 
 class Evaluation(Strict):
-    metric: Literal["perplexity", "misalignment", "longbench_e", "harness"]
+    metric: str = Field(description="its name in the catalogue")
     length: int = Field(description="l_train, tokens")
     data: Data
     precision: Literal["fp32", "bf16"] = Field("fp32", json_schema_extra={"neutral": "fp32"})
-    settings: Perplexity | Misalignment | LongBench | Harness
+    settings: Strict = Field(description="what the study asks of the metric")

@@ -9,29 +9,21 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from longshort.data import corpora
+from longshort.evaluation.catalog import METRICS, plots_of
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.records.publish import sealed
-from longshort.study import external, resources
+from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
 from longshort.study.schema import Arm, Study, Table
 
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
-PLOTS_OF_METRICS = {"perplexity": "perplexity", "misalignment": "misalignment", "longbench_e": "tasks"}
-PLOTS = ("training", "schedules", "gain")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
-# The entry modules of the stages.
+# The entry module of a training's stage.
 TRAINING = "longshort.training.trainer"
-EVALUATIONS = {
-    "perplexity": "longshort.evaluation.perplexity",
-    "misalignment": "longshort.evaluation.misalignment",
-    "longbench_e": "longshort.evaluation.longbench",
-    "harness": "longshort.evaluation.harness",
-}
 
 
 @dataclass(frozen=True)
@@ -79,14 +71,14 @@ class ResolvedStudy:
         return self._accepted(self.record(run), code_hash(TRAINING, self.runs[run].modules))
 
     def evaluation_code(self, metric: str, run: str) -> str:
-        return self._accepted(self.evaluation_record(metric, run), code_hash(EVALUATIONS[metric]))
+        return self._accepted(self.evaluation_record(metric, run), code_hash(METRICS[metric].module))
 
     def evaluation_codes(self, metric: str) -> str | Callable[[Any], str]:
         """The code of a metric's jobs: one for all runs or, where a change was accepted for some, a function of a job's
         wildcards. (The engine's work grows with every function that a rule has.)"""
-        if any(change["stage"] == EVALUATIONS[metric] for change in self.accepted):
+        if any(change["stage"] == METRICS[metric].module for change in self.accepted):
             return lambda wildcards: self.evaluation_code(metric, wildcards.run)
-        return code_hash(EVALUATIONS[metric])
+        return code_hash(METRICS[metric].module)
 
     def codes(self) -> dict[str, dict[str, str]]:
         """Run -> "training" or metric -> the code that makes it."""
@@ -157,39 +149,17 @@ class ResolvedStudy:
         corpus = self.study.data.corpus
         return [str(path) for path in corpora.files(corpus.path)] if corpus.kind == "text" else []
 
-    def items(self) -> list[str]:
-        """The files that LongBench-E's items come from, besides the corpus."""
-        settings = self.study.evaluations.longbench_e
-        if settings is None:
-            return []
-        if settings.source.kind == "folder":
-            return sorted(str(path) for path in Path(settings.source.path).glob("*_e.jsonl"))
-        if settings.source.kind == "zip":
-            return [settings.source.path]
-        if settings.source.kind == "hub":
-            return []  # its revision says what is in it
-        return [f"results/data/{self.data}/longbench-e-{settings.source.items_per_task}/manifest.json"]
-
-    def harness_files(self) -> list[str]:
-        """One's own task files of the harness, with what lies beside them."""
-        settings = self.study.evaluations.harness
-        return (
-            [str(path) for path in external.task_files(settings.include_path)]
-            if settings and settings.include_path
-            else []
-        )
+    def items(self, metric: str) -> list[str]:
+        """The files besides the corpus that a metric is measured on."""
+        return METRICS[metric].files(self.evaluations[metric][1].settings.model_dump(), self.data)
 
     def table_files(self, *kinds: str) -> list[str]:
         return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in kinds or TABLE_KINDS]
 
     def plot_files(self, *kinds: str) -> list[str]:
-        """As results.plots draws them: those of a metric where it is evaluated."""
-        plots = [plot for metric, plot in PLOTS_OF_METRICS.items() if metric in self.evaluations] + [*PLOTS]
-        misalignment = self.study.evaluations.misalignment
-        if misalignment and misalignment.grid_sequences:
-            plots.append("misalignment-grid")
-        if misalignment and {"perplexity", "longbench_e"} & set(self.evaluations):
-            plots.append("correlation")
+        """As results.plots draws them."""
+        asked = {metric: evaluation.settings.model_dump() for metric, (_, evaluation) in self.evaluations.items()}
+        plots = [plot.name for plot in plots_of(asked)]
         return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in kinds or ("pdf", "png")]
 
     def targets(self) -> list[str]:

@@ -3,12 +3,12 @@
 Imports no torch and no workflow engine.
 """
 
+from longshort.identity.strict import MOST_SEEDS, Strict, distinct
 from longshort.study.schema.alignment import Alignment, Divergence, Overlap, StopGradient
 from longshort.study.schema.arms import Arm, Arms
 from longshort.study.schema.data import Data, PretrainedTokenizer
-from longshort.study.schema.evaluations import Evaluations, Harness, LongBench, Misalignment, Perplexity
+from longshort.study.schema.evaluations import Evaluations
 from longshort.study.schema.model import CLEX, Architecture, PretrainedModel, Rope, TrainedModel, YaRN
-from longshort.study.schema.strict import MOST_SEEDS, Strict, distinct
 from longshort.study.schema.study import Override, Study
 from longshort.study.schema.tables import Table
 from longshort.study.schema.training import Training
@@ -22,13 +22,9 @@ __all__ = [
     "Data",
     "Divergence",
     "Evaluations",
-    "Harness",
-    "LongBench",
     "MOST_SEEDS",
-    "Misalignment",
     "Overlap",
     "Override",
-    "Perplexity",
     "PretrainedModel",
     "PretrainedTokenizer",
     "Rope",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longshort.study.schema.strict import Strict
+from longshort.identity.strict import Strict
 
 Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
 StopGradient = Literal["none", "first", "second", "targets"]

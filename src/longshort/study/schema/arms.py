@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longshort.study.schema.strict import Strict
+from longshort.identity.strict import Strict
 from longshort.study.schema.tables import Table
 
 

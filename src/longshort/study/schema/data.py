@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longshort.study.schema.strict import COMMIT, Strict
+from longshort.identity.strict import COMMIT, Strict
 
 
 class StdlibCorpus(Strict):

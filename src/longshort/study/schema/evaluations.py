@@ -1,195 +1,34 @@
-"""The section `evaluations`: what every run is measured by."""
+"""The section `evaluations`: what every run is measured by, a key for each metric of the catalogue."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, create_model, model_validator
 
-from longshort.study.schema.strict import COMMIT, Strict, distinct
+from longshort.evaluation.catalog import METRICS
+from longshort.identity.strict import Strict
 
-LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
-LEAST_PROMPT = 16  # tokens
-
-
-class Prefix(Strict):
-    """The first L tokens of each document, all scored."""
-
-    kind: Literal["prefix"] = "prefix"
+_keys: dict[str, Any] = {
+    metric.name: (metric.settings | None, Field(None, description=metric.description)) for metric in METRICS.values()
+}
 
 
-class SameTargets(Strict):
-    """The same last tokens of a window, scored with contexts of different length."""
-
-    kind: Literal["same-targets"]
-    targets: int = Field(gt=0, description="scored tokens at the end of each window")
-
-
-class Blocks(Strict):
-    """The first tokens of each document in blocks of exactly L, without BOS, as CLEX's and similar scripts do it."""
-
-    kind: Literal["block"]
-    tokens: int | None = Field(None, gt=0, description="tokens read of each document; null: the longest length")
-
-
-class Sliding(Strict):
-    """The first tokens of each document in windows of L that begin a stride apart."""
-
-    kind: Literal["sliding"]
-    stride: int = Field(gt=0, description="tokens between the beginnings of two windows")
-    tokens: int | None = Field(None, gt=0, description="tokens read of each document; null: the longest length")
-
-
-class Perplexity(Strict):
-    """Perplexity of fixed held-out documents."""
-
-    protocol: Annotated[Prefix | SameTargets | Blocks | Sliding, Field(discriminator="kind")] = Field(
-        Prefix(), description="which tokens are scored with which context"
-    )
-    lengths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1, description="context lengths, tokens")
-    documents: int = Field(gt=0, description="test documents of at least the longest length")
-    temperature_documents: int = Field(
-        8, ge=0, description="validation documents that the temperatures are fitted on, at most; 0: no temperatures"
-    )
-
-    _lengths_once = field_validator("lengths")(distinct)
-
-    @model_validator(mode="after")
-    def _targets_fit(self) -> Perplexity:
-        if self.protocol.kind == "same-targets" and self.protocol.targets > min(self.lengths):
-            raise ValueError(f"protocol.targets {self.protocol.targets} is more than the shortest length; lower it")
-        if self.protocol.kind == "block" and min(self.lengths) < 2:
-            raise ValueError("a block of 1 token scores none; give lengths of 2 and more")
-        if self.protocol.kind in ("block", "sliding"):
-            tokens = self.protocol.tokens
-            if tokens is not None and tokens < max(self.lengths):
-                raise ValueError(f"protocol.tokens {tokens} is less than the longest length; raise it")
-        return self
-
-
-class Misalignment(Strict):
-    """Long-Short Misalignment of fixed held-out sequences."""
-
-    sequences: int = Field(gt=0, description="sequences, shared by every arm")
-    lengths_per_sequence: int = Field(4, ge=2, description="context lengths drawn from [l_train / 2, l_train] for each")
-    beyond: list[Annotated[int, Field(gt=1)]] = Field([2, 4, 8], description="longer contexts, in multiples of l_train")
-
-    grid_sequences: int = Field(
-        128,
-        ge=0,
-        description="the first so many (at most all) also fill the grid of pairs of context lengths; 0: no grid",
-        json_schema_extra={"neutral": 0},
-    )
-
-    _beyond_once = field_validator("beyond")(distinct)
-
-
-class StandIn(Strict):
-    """Tasks of LongBench-E's shape made from the test documents; needs no network."""
-
-    kind: Literal["stand-in"]
-    items_per_task: int = Field(gt=0, description="items per task, spread over the three length buckets")
-
-
-class TaskFolder(Strict):
-    """A local folder of the official <task>_e.jsonl files."""
-
-    kind: Literal["folder"]
-    path: str = Field(min_length=1, description="the folder")
-
-
-class TaskZip(Strict):
-    """A local copy of the official data.zip."""
-
-    kind: Literal["zip"]
-    path: str = Field(min_length=1, description="the file")
-
-
-class TaskHub(Strict):
-    """The official data.zip of a dataset repository of the hub."""
-
-    kind: Literal["hub"]
-    dataset: str = Field("THUDM/LongBench", min_length=1, description="dataset id")
-    revision: str = Field(
-        pattern=COMMIT, description="commit of the dataset repository, its 40 hexadecimal digits; no branch, no tag"
-    )
-
-
-class LongBench(Strict):
-    """LongBench-E."""
-
-    source: Annotated[StandIn | TaskFolder | TaskZip | TaskHub, Field(discriminator="kind")] = Field(
-        description="where the items are"
-    )
-    max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
-    max_new_tokens: int | None = Field(None, gt=0, description="cap on the answer, tokens; null: the official lengths")
-
-    @model_validator(mode="after")
-    def _a_prompt_fits(self) -> LongBench:
-        answer = min(self.max_new_tokens or LONGEST_ANSWER, LONGEST_ANSWER)
-        if self.max_length < answer + LEAST_PROMPT:
-            raise ValueError(
-                f"max_length {self.max_length} leaves fewer than {LEAST_PROMPT} tokens for a prompt beside an "
-                f"answer of {answer} tokens; give max_length {answer + LEAST_PROMPT} or more, or a lower max_new_tokens"
-            )
-        return self
-
-
-def _harness_task(value: str) -> str:
-    # lm_eval also takes the path of a task file, whose content no identity would hold.
-    if not re.fullmatch(r"[^\s/,@]+(@\d+[kM]?)?", value):
-        raise ValueError(
-            "no name of a task; write task, or task@4096 where it takes a length; own task files go into include_path"
-        )
-    return value
-
-
-class Harness(Strict):
-    """Tasks of lm_eval (the LM Evaluation Harness)."""
-
-    tasks: list[Annotated[str, AfterValidator(_harness_task)]] = Field(
-        min_length=1, description="lm_eval's names, a column each; name@length for tasks that take a length (RULER)"
-    )
-    max_length: int | None = Field(
-        None, gt=0, description="longest prompt and answer together, tokens; null: the model's max_length"
-    )
-    limit: int | None = Field(None, gt=0, description="first items of each task, at most; null: all")
-    num_fewshot: int | None = Field(None, ge=0, description="examples in a prompt; null: as each task says")
-    include_path: str | None = Field(
-        None, min_length=1, description="folder of one's own task files (YAML); null: none"
-    )
-    lower_is_better: list[str] = Field([], description="those of the tasks whose main metric is better when lower")
-
-    _tasks_once = field_validator("tasks", "lower_is_better")(distinct)
-
-    @model_validator(mode="after")
-    def _directions_are_of_tasks(self) -> Harness:
-        for task in self.lower_is_better:
-            if task not in self.tasks:
-                raise ValueError(f"lower_is_better has {task!r}, which tasks has not; add it there or take it out")
-        return self
-
-
-def _as_tasks(values: Any) -> Any:
-    return {"tasks": values} if isinstance(values, list) else values
-
-
-class Evaluations(Strict):
+class Evaluations(create_model("_Asked", __base__=Strict, **_keys)):  # type: ignore[misc]
     """What every run is measured by, at each checkpoint; null leaves a metric out."""
 
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="floating point type of the weights that are measured; part of every protocol"
     )
-    perplexity: Perplexity | None = Field(None, description="perplexity on long sequences")
-    misalignment: Misalignment | None = Field(None, description="Long-Short Misalignment")
-    longbench_e: LongBench | None = Field(None, description="LongBench-E")
-    harness: Annotated[Harness, BeforeValidator(_as_tasks, json_schema_input_type=Harness | list[str])] | None = Field(
-        None, description="tasks of lm_eval; a list of names is short for {tasks: [...]}"
-    )
+
+    @property
+    def asked(self) -> dict[str, Strict]:
+        """Metric -> its settings, of those that are measured, in the order of the catalogue."""
+        settings = {metric: getattr(self, metric) for metric in METRICS}
+        return {metric: asked for metric, asked in settings.items() if asked is not None}
 
     @model_validator(mode="after")
     def _something_is_measured(self) -> Evaluations:
-        if not (self.perplexity or self.misalignment or self.longbench_e or self.harness):
-            raise ValueError("nothing is measured; give perplexity, misalignment, longbench_e or harness")
+        if not self.asked:
+            raise ValueError(f"nothing is measured; give {', '.join(METRICS)}")
         return self

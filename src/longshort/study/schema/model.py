@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from longshort.study.schema.strict import COMMIT, MOST_SEEDS, NOT_IDENTITY, Strict
+from longshort.identity.strict import COMMIT, MOST_SEEDS, NOT_IDENTITY, Strict
 from longshort.study.schema.training import Training
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from longshort.study.schema.strict import Strict, distinct
+from longshort.identity.strict import Strict, distinct
+from longshort.results.columns import KINDS
 
 
 class Table(Strict):
@@ -15,11 +16,19 @@ class Table(Strict):
     compare_with: Literal["baseline", "control"] = Field(
         "baseline", description="the reference of the differences: the arm baseline, or each arm's control"
     )
-    columns: Literal["headline", "tasks", "buckets", "lengths", "cost"] = Field(
+    columns: str = Field(
         "headline",
         description="what is shown: headline: every metric; tasks, buckets: LongBench-E by task or by length of the "
         "document; lengths: perplexity and accuracy by length; cost: device-hours, speed and memory",
+        json_schema_extra={"enum": [*KINDS]},
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"no such kind of table; give {', '.join(KINDS)}")
+        return value
 
     @field_validator("arms")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from longshort.study.schema.strict import NOT_IDENTITY, Strict, distinct
+from longshort.identity.strict import NOT_IDENTITY, Strict, distinct
 
 # As transformers' Trainer names them.
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive"]

@@ -1,0 +1,377 @@
+"""The metrics: one record each, all that the rest of the program knows of it.
+
+A new metric is a module that measures (see stage.py) and a record here, from which its rule, checks, cost, columns and
+plots follow. Imports no torch: everything that parses the Snakefile imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longshort.evaluation import settings
+from longshort.evaluation.prompts import TASKS
+
+# What a study asks of a metric, as its file or study.json has it.
+Settings = Mapping[str, Any]
+
+BUCKETS = ("0-4k", "4-8k", "8k+")
+OFFICIAL_ITEMS = 3668  # of the 13 tasks of LongBench-E
+HARNESS_ITEMS = 1000  # of a task of lm_eval without a limit: only the task's own data would tell
+
+
+class Column(NamedTuple):
+    """One column: which number it shows, and how.
+
+    task: of the number; None for one without a task. documents: the metric whose rows by document say how the number
+    varies; None where there are none. relative: differences are in per cent of the reference. compared: whether there
+    is a best value and a difference.
+    """
+
+    key: str
+    metric: str
+    length: int | None
+    header: str
+    higher_is_better: bool
+    decimals: int
+    block: str
+    task: str | None = None
+    documents: str | None = None
+    relative: bool = False
+    compared: bool = True
+
+
+class Plot(NamedTuple):
+    """A plot of a metric's numbers.
+
+    drawing: how it is drawn, a key of results.plots.DRAWINGS. row: the metric of its rows, where the drawing shows one.
+    caption: in the report.
+    """
+
+    name: str
+    drawing: str
+    caption: str
+    row: str = ""
+
+
+class Score(NamedTuple):
+    """A long-context result that misalignment and training loss may explain: which number, and its label.
+
+    log: the logarithm is taken, as of a perplexity.
+    """
+
+    metric: str
+    length: int | None
+    task: str | None
+    label: str
+    log: bool = False
+
+
+def _nothing(*_: Any) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a study measures by one module, in one job for each run.
+
+    Attributes:
+        name: below `evaluations` in a study's file; the rule, and the folder below a run's results.
+        description: what it measures, in a few words.
+        settings: the model of what a study asks of it (settings.py).
+        module: the stage that measures.
+        rows: the metrics of its rows; each also stands for those that begin with it and a colon.
+        columns: settings and l_train -> its columns of the headline.
+        tokens: settings and l_train -> the tokens that it reads of one checkpoint.
+        longest: settings and l_train -> the key and the longest text that it reads, tokens; None: as the model can.
+        tables: further kinds of tables that it fills: kind -> settings to columns.
+        legend: metric of its rows -> the sentence below a table that shows it; {l_train} and {half} are filled in.
+        plots: settings -> its plots.
+        scores: settings -> the long-context results among its numbers.
+        files: settings and the identity of the data -> the files besides the corpus that its job reads.
+        named: settings -> the paths that the study's file names.
+        resolved: settings (the model) and the longest text that the model takes -> settings without what is left open.
+        keeps_items: whether it publishes its items beside the numbers, as <steps>.items.parquet.
+    """
+
+    name: str
+    description: str
+    settings: Any
+    module: str
+    rows: tuple[str, ...]
+    columns: Callable[[Settings, int], list[Column]]
+    tokens: Callable[[Settings, int], float]
+    longest: Callable[[Settings, int], tuple[str, int] | None]
+    tables: Mapping[str, Callable[[Settings], list[Column]]]
+    legend: Mapping[str, str]
+    plots: Callable[[Settings], list[Plot]] = _nothing
+    scores: Callable[[Settings], list[Score]] = _nothing
+    files: Callable[[Settings, str], list[str]] = _nothing
+    named: Callable[[Settings], list[str]] = _nothing
+    resolved: Callable[[Any, int], Any] = lambda asked, max_length: asked
+    keeps_items: bool = False
+
+    @property
+    def reads_items(self) -> bool:
+        return self.files is not _nothing
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """What its job publishes beside its numbers and their record."""
+        path = f"results/runs/{{run}}/{self.name}/{{evaluation}}/{{steps}}.items.parquet"
+        return {"items": path} if self.keeps_items else {}
+
+
+# ---- perplexity ------------------------------------------------------------------------------------------------------
+
+
+def _perplexity_column(metric: str, documents: str, length: int, header: str, block: str) -> Column:
+    key = f"{metric}@{length}"
+    return Column(key, metric, length, header.format(length), False, 2, block, documents=documents, relative=True)
+
+
+def _raw_and_fitted(asked: Settings, block: str) -> tuple[list[Column], list[Column]]:
+    """Perplexities at every length as the model answers, and at the temperature that fits it."""
+    lengths = sorted(asked["lengths"])
+    raw = [_perplexity_column("perplexity", "nll", length, "PPL {}", block) for length in lengths]
+    at_t = "perplexity_checkpoint_t", "nll_checkpoint_t"
+    fitted = [_perplexity_column(*at_t, length, "PPL {} at T", "calibration") for length in lengths]
+    return raw, fitted if asked["temperature_documents"] else []
+
+
+def _accuracy(length: int, block: str) -> Column:
+    header = f"accuracy {length}"
+    return Column(f"accuracy@{length}", "accuracy", length, header, True, 3, block, documents="accuracy")
+
+
+def _perplexity_columns(asked: Settings, l_train: int) -> list[Column]:
+    lengths = sorted(asked["lengths"])
+    raw, fitted = _raw_and_fitted(asked, "quality")
+    ece = [
+        Column(f"ece@{length}", "ece", length, f"ECE {length}", False, 3, "calibration")
+        for length in dict.fromkeys((lengths[0], lengths[-1]))
+    ]
+    return [*raw, _accuracy(lengths[-1], "quality"), *fitted, *ece]
+
+
+def _lengths(asked: Settings) -> list[Column]:
+    raw, fitted = _raw_and_fitted(asked, "perplexity")
+    return [*raw, *(_accuracy(length, "accuracy") for length in sorted(asked["lengths"])), *fitted]
+
+
+def _perplexity_scores(asked: Settings) -> list[Score]:
+    longest = max(asked["lengths"])
+    return [Score("perplexity", longest, None, f"log perplexity at {longest}", log=True)]
+
+
+PERPLEXITY = Metric(
+    name="perplexity",
+    description="perplexity on long sequences",
+    settings=settings.Perplexity,
+    module="longshort.evaluation.perplexity",
+    rows=(
+        *("perplexity", "perplexity_checkpoint_t", "perplexity_length_t", "temperature", "accuracy", "ece"),
+        *("nll", "nll_checkpoint_t", "nll_se", "nll_by_position"),
+    ),
+    columns=_perplexity_columns,
+    tokens=lambda asked, l_train: asked["documents"] * sum(asked["lengths"]),
+    longest=lambda asked, l_train: ("lengths", max(asked["lengths"])),
+    tables={"lengths": _lengths},
+    legend={
+        "perplexity": "PPL L: perplexity at a context of L tokens. accuracy: next token, 0 to 1.",
+        "perplexity_checkpoint_t": "PPL L at T: with the logits divided by the temperature that fits validation "
+        "documents best, one for each checkpoint. A difference that is gone there was calibration alone.",
+        "ece": "ECE L: expected calibration error of the next token, 15 bins, 0 to 1.",
+    },
+    plots=lambda asked: [
+        Plot(
+            name="perplexity",
+            drawing="against-length",
+            caption="Perplexity against context length, and its difference to the baseline.",
+            row="perplexity",
+        )
+    ],
+    scores=_perplexity_scores,
+)
+
+# ---- misalignment ----------------------------------------------------------------------------------------------------
+
+
+def _misalignment_column(metric: str, length: int, header: str) -> Column:
+    key = f"{metric}@{length}"
+    return Column(key, metric, length, header.format(length), False, 3, "alignment", documents=metric)
+
+
+def _misalignment_columns(asked: Settings, l_train: int) -> list[Column]:
+    longer = sorted(l_train * int(factor) for factor in asked["beyond"])
+    symkl = [_misalignment_column("symkl", length, "symKL {}") for length in [l_train, *longer]]
+    return [_misalignment_column("sce", l_train, "SCE {}"), *symkl]
+
+
+def _misalignment_tokens(asked: Settings, l_train: int) -> float:
+    contexts = asked["lengths_per_sequence"] + sum(asked["beyond"])
+    # The grid's own contexts are l_train / 4, / 2 and l_train.
+    in_grid = min(asked["grid_sequences"], asked["sequences"])
+    return float(asked["sequences"] * contexts + 1.75 * in_grid) * l_train
+
+
+def _misalignment_plots(asked: Settings) -> list[Plot]:
+    plots = [Plot("misalignment", "misalignment", "Long-Short Misalignment inside the training range and beyond it.")]
+    if asked.get("grid_sequences", 0):
+        plots.append(Plot("misalignment-grid", "misalignment-grid", "Symmetric KL of every pair of context lengths."))
+    return plots
+
+
+MISALIGNMENT = Metric(
+    name="misalignment",
+    description="Long-Short Misalignment",
+    settings=settings.Misalignment,
+    module="longshort.evaluation.misalignment",
+    rows=(
+        *("misalignment", "sce", "entropy_floor", "symkl", "sce_se", "entropy_floor_se", "symkl_se"),
+        *("sce_grid", "symkl_grid"),
+    ),
+    columns=_misalignment_columns,
+    tokens=_misalignment_tokens,
+    longest=lambda asked, l_train: ("beyond", max(asked["beyond"], default=1) * l_train),
+    tables={},
+    legend={
+        "symkl": "SCE and symKL in nats; {l_train}: both contexts between {half} and {l_train} tokens; longer: one of "
+        "the two contexts has that many tokens. SCE is mostly entropy: judge alignment by symKL.",
+    },
+    plots=_misalignment_plots,
+)
+
+# ---- LongBench-E -----------------------------------------------------------------------------------------------------
+
+
+def _longbench_column(key: str, header: str, task: str) -> Column:
+    return Column(key, "longbench_e", None, header, True, 1, "quality", task=task, documents="longbench_e")
+
+
+def _buckets(asked: Settings) -> list[Column]:
+    # The mean of bucket means is another weighting of the items than the mean over all.
+    columns = [
+        _longbench_column(f"longbench_e:{bucket}", f"{bucket} words", f"overall:{bucket}")._replace(documents=None)
+        for bucket in BUCKETS
+    ]
+    mean = _longbench_column("longbench_e:bucket-mean", "mean of buckets", "overall-bucket-mean")
+    overall = _longbench_column("longbench_e", "mean of documents", "overall")
+    return [*columns, mean._replace(documents=None), overall]
+
+
+def _longbench_tokens(asked: Settings, l_train: int) -> float:
+    source = asked["source"]
+    items = len(TASKS) * source["items_per_task"] if source["kind"] == "stand-in" else OFFICIAL_ITEMS
+    return float(items * asked["max_length"])
+
+
+def _longbench_files(asked: Settings, data: str) -> list[str]:
+    source = asked["source"]
+    match source["kind"]:
+        case "folder":
+            return sorted(str(path) for path in Path(source["path"]).glob("*_e.jsonl"))
+        case "zip":
+            return [source["path"]]
+        case "stand-in":
+            return [f"results/data/{data}/longbench-e-{source['items_per_task']}/manifest.json"]
+    return []  # a repository's revision says what is in it
+
+
+LONGBENCH_E = Metric(
+    name="longbench_e",
+    description="LongBench-E",
+    settings=settings.LongBench,
+    module="longshort.evaluation.longbench",
+    rows=("longbench_e",),
+    columns=lambda asked, l_train: [_longbench_column("longbench_e", "LongBench-E (%)", "overall")],
+    tokens=_longbench_tokens,
+    longest=lambda asked, l_train: ("max_length", asked["max_length"]),
+    tables={
+        "tasks": lambda asked: [_longbench_column(f"longbench_e:{task}", task, task) for task in TASKS],
+        "buckets": _buckets,
+    },
+    legend={},
+    plots=lambda asked: [Plot("tasks", "tasks", "LongBench-E by task, as differences to the baseline.")],
+    scores=lambda asked: [Score("longbench_e", None, "overall", "LongBench-E (%)")],
+    files=_longbench_files,
+    named=lambda asked: [asked["source"]["path"]] if "path" in asked["source"] else [],
+    keeps_items=True,
+)
+
+# ---- tasks of lm_eval ------------------------------------------------------------------------------------------------
+
+
+def _harness_columns(asked: Settings, l_train: int) -> list[Column]:
+    return [
+        Column(f"harness:{task}", f"harness:{task}", None, task, task not in asked["lower_is_better"], 3, "quality")
+        for task in asked["tasks"]
+    ]
+
+
+def task_files(folder: str) -> list[Path]:
+    """One's own task files of the harness, with what lies beside them (prompts, functions), but no caches."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return sorted(files)
+
+
+HARNESS = Metric(
+    name="harness",
+    description="tasks of lm_eval; a list of names is short for {tasks: [...]}",
+    settings=settings.HarnessOrTasks,
+    module="longshort.evaluation.harness",
+    rows=("harness",),
+    columns=_harness_columns,
+    tokens=lambda asked, l_train: len(asked["tasks"]) * (asked["limit"] or HARNESS_ITEMS) * asked["max_length"],
+    longest=lambda asked, l_train: ("max_length", asked["max_length"]) if asked["max_length"] else None,
+    tables={},
+    legend={},
+    files=lambda asked, data: (
+        [str(path) for path in task_files(asked["include_path"])] if asked["include_path"] else []
+    ),
+    named=lambda asked: [asked["include_path"]] if asked["include_path"] else [],
+    resolved=lambda asked, max_length: asked.model_copy(update={"max_length": asked.max_length or max_length}),
+    keeps_items=True,
+)
+
+# In the order of a table's columns.
+METRICS = {metric.name: metric for metric in (LONGBENCH_E, PERPLEXITY, HARNESS, MISALIGNMENT)}
+
+
+def of_row(metric: str) -> Metric:
+    """The record of the metric that a row of the long table holds.
+
+    Raises:
+        ValueError: no record has such rows.
+    """
+    for record in METRICS.values():
+        if metric.split(":")[0] in record.rows:
+            return record
+    raise ValueError(f"no evaluation of the catalogue measures {metric!r}; collect the results again")
+
+
+# Of every study.
+_TRAINING = (
+    Plot("gain", "gain", "What each arm costs against what it gains."),
+    Plot("schedules", "schedules", "The weights of the alignment as they were used."),
+    Plot("training", "training", "Training curves."),
+)
+_CORRELATION = Plot(
+    name="correlation",
+    drawing="correlation",
+    caption="Misalignment and training loss against long-context scores, over the checkpoints of all runs.",
+)
+
+
+def scores_of(evaluations: Mapping[str, Settings]) -> list[Score]:
+    """The long-context results among a study's numbers; evaluations: metric -> what is asked of it."""
+    return [score for metric, asked in evaluations.items() for score in METRICS[metric].scores(asked)]
+
+
+def plots_of(evaluations: Mapping[str, Settings]) -> list[Plot]:
+    """A study's plots in the order of the report: those of its metrics, what explains them, the training's."""
+    plots = [plot for metric, asked in evaluations.items() for plot in METRICS[metric].plots(asked)]
+    explained = "misalignment" in evaluations and bool(scores_of(evaluations))
+    return [*plots, *([_CORRELATION] if explained else []), *_TRAINING]
