@@ -29,6 +29,7 @@ from longshort.results import (
     plots_compared,
     plots_lengths,
     plots_training,
+    report,
     statistics,
     tables,
 )
@@ -262,8 +263,36 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     # The legend; constant, its twin, and `broken`, whose perplexity is 1 with every seed here.
     assert text.count(formats.DAGGER) == 1 + 3 and "n. s." in text
     assert "for the 4 comparisons of this study's tables" in text
+    # As an equivalence: the larger end of the joint interval, in the table's notes and in the report's answer.
+    assert cell(tidy, "constant")["joint_low"] == pytest.approx(-12.3, abs=0.05)
+    assert "constant to baseline differs by less than 13 %; twin" in text
+    assert "[-12.3, -8.4] (differs by less than 13 %)" in report.answers(together, study)[0]
     # With two seeds nothing is claimed, whatever the numbers.
     assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-2.25, 2.0, "differs by less than 2.3 %"),
+        (-0.1, 99.1, "differs by less than 100 %"),
+        (-0.00121, -0.001, "differs by less than 0.0013 %"),
+        (0.0, 0.0, ""),
+        (-1.0, math.inf, ""),
+        (math.nan, math.nan, ""),
+    ],
+)
+def test_an_equivalence_is_rounded_up(low: float, high: float, said: str) -> None:
+    assert formats.equivalence(low, high, " %") == said
+
+
+def test_one_seed_gives_differences_without_an_interval(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    alone = metrics[metrics["seed"].isin([0, long_table.BASE_SEED])]
+    study = {**study, "seeds": [0]}
+    row = cell(tidy_of(alone, study), "constant")
+    assert row["difference"] == pytest.approx(-10) and row[["low", "high", "joint_low", "joint_high"]].isna().all()
+    text = tables.format_table(alone, study)
+    assert " -10.0 |" in text and "inf" not in text and "nan" not in text
 
 
 def test_documents_that_one_arm_lacks_are_not_paired(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
@@ -371,6 +400,15 @@ def test_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
         r"Mixed columns \(SCE 8\), made by more than one environment: .*f{10} \(twin\)",
         tables.format_table(mixed, study),
     )
+
+
+def test_trainings_that_are_not_there_yet_are_not_called_mixed(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    trained = metrics[metrics["metric"].eq("train/ce")].assign(metric="train/loss")
+    absent = trained["arm"].eq("baseline")
+    for environment, mixed in {"": False, "f" * 32: True}.items():
+        those = trained.assign(environment=trained["environment"].mask(absent, environment))
+        text = tables.format_table(pd.concat([metrics, those]), study)
+        assert ("Mixed trainings: baseline by ffffffffff." in text) is mixed is ("Mixed trainings" in text)
 
 
 def test_tasks_of_the_harness_are_columns(metrics: pd.DataFrame, study: dict[str, Any]) -> None:

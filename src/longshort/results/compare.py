@@ -164,7 +164,7 @@ class Numbers:
         ends = [found.mean, found.low, found.high, found.joint_low, found.joint_high]
         spread: pd.Series = by_seed
         if column.relative:
-            ends = [100 * math.expm1(end) if end < 700 else math.inf for end in ends]
+            ends = [math.inf if end >= 700 else 100 * math.expm1(end) for end in ends]
             spread = 100 * by_seed.map(math.expm1)
         sd = float(spread.std(ddof=1)) if len(spread) > 1 else NAN
         p = statistics.sign_flip(by_seed.to_numpy())

@@ -6,6 +6,7 @@ import html
 import math
 import re
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,6 +123,18 @@ def _decimals(rows: pd.DataFrame, column: Column) -> int:
         return column.decimals
     wanted = 2 - math.floor(math.log10(means.min()))
     return min(max(column.decimals, wanted), 5) if column.metric == "symkl" else min(max(1, wanted), 5)
+
+
+def equivalence(low: float, high: float, unit: str) -> str:
+    """The least margin that holds the interval of a difference, in words; empty where there is none.
+
+    Within every larger margin the two arms are equivalent by two one-sided tests (Schuirmann 1987). Two significant
+    digits, rounded up.
+    """
+    margin = max(-low, high)
+    if not 0 < margin < math.inf:
+        return ""
+    return f"differs by less than {Context(prec=2, rounding=ROUND_CEILING).create_decimal(margin):f}{unit}"
 
 
 def number(value: float, decimals: int, sign: bool = False) -> str:

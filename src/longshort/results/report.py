@@ -110,6 +110,8 @@ def _answer(
         if judged:
             ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
             shown += f" [{', '.join(ends)}]"
+            if equivalent := formats.equivalence(found.joint_low, found.joint_high, unit):
+                shown += f" ({equivalent})"
             better = (found.mean > 0) == column.higher_is_better
             excludes = found.joint_low > 0 or found.joint_high < 0
             verdict = ("better" if better else "worse") if excludes else "no difference was found"

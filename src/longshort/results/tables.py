@@ -163,7 +163,7 @@ def notes_of(
             "it before the study began. Memory: the most that the training's processes took together."
         )
     else:
-        notes += _comparison_notes(study, table) + _claim_notes(study, table)
+        notes += _comparison_notes(study, table) + _claim_notes(study, table) + _equivalence_notes(tidy)
     shown = set(tidy["metric"])
     if table["name"] == "main":
         notes.append(f"{BASE} is the base model before fine-tuning: one run, no part of the comparison.")
@@ -274,6 +274,16 @@ def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _equivalence_notes(tidy: pd.DataFrame) -> list[str]:
+    """The primary number as an equivalence."""
+    said = []
+    for _, row in tidy[tidy["verdict"].notna()].iterrows():
+        unit = " %" if row["difference_unit"] == "%" else ""
+        if equivalent := formats.equivalence(row["joint_low"], row["joint_high"], unit):
+            said.append(f"{row['arm']} to {row['reference']} {equivalent}")
+    return [f"The primary number as an equivalence, by the joint intervals: {'; '.join(said)}."] if said else []
+
+
 def _same_run_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     notes = []
     for group in long_table.equal_arms(study):
@@ -319,7 +329,9 @@ def _provenance_notes(
                 found = "; ".join(f"{value} ({', '.join(names)})" for value, names in arms.items())
                 mixtures.setdefault(f"made by more than one {kind}: {found}", []).append(column.header)
     notes = [f"Protocol {protocol} ({', '.join(names)})." for protocol, names in protocols.items()]
-    trained = metrics[metrics["metric"].eq("train/loss") & metrics["arm"].isin(tidy["arm"])]
+    # A run that is not there yet, in a partial table, has no environment.
+    of_trainings = metrics["metric"].eq("train/loss") & metrics["environment"].fillna("").ne("")
+    trained = metrics[of_trainings & metrics["arm"].isin(tidy["arm"])]
     for environment, group in trained.groupby("environment") if trained["environment"].nunique() > 1 else ():
         notes.append(f"Mixed trainings: {', '.join(group['arm'].unique())} by {_short(environment)}.")
     notes += [f"Mixed columns ({', '.join(headers)}), {mixture}." for mixture, headers in mixtures.items()]
