@@ -228,12 +228,13 @@ def test_numbers_are_those_of_simple_evaluate(model: Any, tokenizer: Any, own: P
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    settings = asked(own, "own_choose", "own_answer", num_fewshot=1, limit=3)
+    (own / "say.yaml").write_text(SAY.replace("DATA", str(own / "items.jsonl")))
+    settings = asked(own, "own_choose", "own_answer", "own_say", num_fewshot=1, limit=3)
     first = evaluate(model, tokenizer, settings)
     assert evaluate(model, tokenizer, settings) == first
     theirs = lm_eval.simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, max_length=128, batch_size=1),
-        tasks=["own_choose", "own_answer"],
+        tasks=["own_choose", "own_answer", "own_say"],
         num_fewshot=1,
         limit=3,
         task_manager=TaskManager(include_path=str(own), include_defaults=False),
@@ -242,7 +243,9 @@ def test_numbers_are_those_of_simple_evaluate(model: Any, tokenizer: Any, own: P
     assert rows["own_choose:acc"] == theirs["results"]["own_choose"]["acc,none"]
     assert rows["own_choose:acc_norm"] == theirs["results"]["own_choose"]["acc_norm,none"]
     assert rows["own_answer:exact_match"] == theirs["results"]["own_answer"]["exact_match,none"]
-    samples = theirs["samples"]["own_choose"] + theirs["samples"]["own_answer"]
+    # By bootstrap, where that of a mean has a formula.
+    assert rows["own_say:perplexity_stderr"] == theirs["results"]["own_say"]["perplexity_stderr,none"] > 0
+    samples = [sample for task in settings["tasks"] for sample in theirs["samples"][task]]
     assert [item["response"] for item in first.items] == [harness._text(sample["filtered_resps"]) for sample in samples]
 
 
@@ -444,7 +447,7 @@ def test_rotary_frequencies_that_follow_the_length_are_reset(tokenizer: Any, own
 def test_the_protocol_says_what_was_done(own: Path) -> None:
     assert (
         harness.protocol({**asked(own, "ruler@4096", "hellaswag", limit=10), "include_path": None}, 128)
-        == "harness/lm_eval-0.4.13-v1?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
+        == "harness/lm_eval-0.4.13-v2?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
     )
     before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128)
     assert "limit=none&fewshot=0" in before
