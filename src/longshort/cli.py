@@ -22,6 +22,7 @@ from longshort.commands import why as reasons
 from longshort.errors import in_a_line
 from longshort.records.publish import in_words, read_json, read_record
 from longshort.study import resolve
+from longshort.study.wiring import Wired
 from longshort.terminal import plain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -31,23 +32,33 @@ StudyOption = Annotated[str, typer.Option("--study", "-s", help="file in config/
 @app.command()
 def tables(
     study: StudyOption = "demo",
-    show: Annotated[str, typer.Option(help="table to print")] = "main",
+    show: Annotated[str | None, typer.Option(help="table to print; default: main, or else the first")] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="make the tables from what exists, the rest marked")
     ] = False,
 ) -> None:
     """Print a table of a study; with --partial, make all tables from what exists first."""
-    resolved = _load(study)
+    resolved = studies.load(study)
     results = Path("results") / study
-    if show not in resolved.tables:
-        raise SystemExit(f"study {study} has no table {show!r}; it has {', '.join(resolved.tables)}")
+    names = resolved.table_names()
+    show = show or ("main" if "main" in names else names[0])
+    if show not in names:
+        raise SystemExit(f"study {study} has no table {show!r}; it has {', '.join(names)}")
+    if partial and resolved.kind == "synthetic":
+        raise SystemExit(
+            f"study {study} is synthetic: its tables compare all groups of models, so that none is made from a part of "
+            f"them; `longshort status --study {study}` says which are there"
+        )
     folder = results / ("partial" if partial else "tables")
     if partial:
         _make_partial_tables(resolved, folder)
     path = folder / f"{show}.md"
     if not path.exists():
         raise SystemExit(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
-    _say(_fitted(folder if partial else results, results / "study.json", show) or path.read_text())
+    fitted = None
+    if resolved.kind == "language-models":
+        fitted = _fitted(folder if partial else results, results / "study.json", show)
+    _say(fitted or path.read_text(encoding="utf-8"))
     made_from = results / "study.json"
     if not partial and made_from.exists() and read_json(made_from) != json.loads(resolved.summary_text()):
         _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
@@ -70,10 +81,11 @@ def plan(
 ) -> None:
     """Say what would run, why, and what it would cost; nothing runs."""
     limit = _hours(budget) if budget is not None else None
-    made = plans.make(_load(study), target, jobs, throughput)
-    assert made.cost is not None
+    made = plans.make(studies.load(study), target, jobs, throughput)
     _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
-    if limit is not None and made.cost.device_hours > limit:
+    if limit is not None and made.cost is None:
+        raise SystemExit(f"study {study} is synthetic: its cost is not counted; leave --budget out")
+    if limit is not None and made.cost and made.cost.device_hours > limit:
         raise SystemExit(
             f"the plan needs {made.cost.device_hours:.3g} device-hours, more than the budget of {limit:g}: "
             "take arms, seeds or steps out, or raise --budget"
@@ -106,7 +118,7 @@ def accept(
     study: StudyOption = "demo",
 ) -> None:
     """Declare that a change of the code leaves an arm's finished results as they are."""
-    for change in acceptance.accept(_load(study), arm, because):
+    for change in acceptance.accept(resolve.load(study), arm, because):
         _say(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
@@ -128,7 +140,7 @@ def fetch(
     from longshort.commands import fetch as fetching
     from longshort.records import hub
 
-    resolved = _load(study)
+    resolved = resolve.load(study)
     fetching.fetch(resolved.study, _say)
     _say(f"study {study} has what it needs of the hub in {hub.home()}")
     if to is not None:
@@ -196,7 +208,7 @@ def status(
 
     from longshort.commands import status as progress
 
-    resolved = _load(study)
+    resolved = studies.load(study)
     found = progress.stages(resolved)
     if as_json:
         _say(progress.as_json(found))
@@ -222,16 +234,7 @@ def status(
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    resolved = studies.load(study)
-    if not isinstance(resolved, resolve.ResolvedStudy):
-        models = sum(len(group.parameterisations) * len(group.seeds) for group in resolved.groups.values())
-        _say(f"study {study}: synthetic, {models} models, trained in {len(resolved.groups)} groups")
-        return
-    arms = len(resolved.arm_runs)
-    _say(
-        f"study {study}: {arms} arms x {len(resolved.study.seeds)} seeds, {len(resolved.runs)} different runs "
-        f"(the base included), checkpoints {resolved.steps_key}"
-    )
+    _say(f"study {study}: {studies.load(study).in_words()}")
 
 
 def _fitted(metrics: Path, study: Path, table: str) -> str | None:
@@ -244,10 +247,6 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
     summary = read_record(study)
     read, runs = long_table.read_with_costs(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
-
-
-def _load(study: str) -> resolve.ResolvedStudy:
-    return resolve.load(study)
 
 
 def _say(text: str) -> None:
@@ -264,7 +263,7 @@ def _hours(text: str) -> float:
     return hours
 
 
-def _make_partial_tables(study: resolve.ResolvedStudy, folder: Path) -> None:
+def _make_partial_tables(study: Wired, folder: Path) -> None:
     summary = json.loads(study.summary_text())
     # Late: pandas is slow to import, and `check` needs none of it.
     from longshort.collecting import numbers

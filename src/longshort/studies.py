@@ -12,6 +12,7 @@ from longshort.study.wiring import ResolvedStudy
 from longshort.synthetic import study as synthetic
 from longshort.synthetic.study import ResolvedSynthetic
 
+# Both answer what Wired asks; `kind` tells one from the other where a command needs more.
 Resolved = ResolvedStudy | ResolvedSynthetic
 
 

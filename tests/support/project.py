@@ -44,6 +44,23 @@ tables:
 """)
 
 
+SYNTHETIC = {
+    "kind": "synthetic",
+    "title": "Tiny",
+    "question": "Does it run?",
+    "tasks": ["mean", "length"],
+    "encodings": ["none", "rope"],
+    "parameterisations": ["identity", "log"],
+    "alpha": 0.1,
+    "seeds": [0, 1],
+    "lengths": {"train": 4, "test": 8},
+    "model": {"features": 8, "layers": 1, "heads": 2},
+    "training": {"steps": 6, "batch": 8, "learning_rate": 0.01, "warmup_steps": 1},
+    "test_sequences": 5,
+    "cap": 100,
+}
+
+
 def write_corpus(folder: Path, documents: int = 24) -> None:
     folder.mkdir()
     for number in range(documents):

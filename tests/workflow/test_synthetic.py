@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,23 +13,8 @@ import pytest
 
 from tests.support import browser
 from tests.support.latex import assert_compiles
+from tests.support.project import SYNTHETIC as STUDY
 from tests.support.project import edit, longshort, make_project, planned, run_snakemake
-
-STUDY = {
-    "kind": "synthetic",
-    "title": "Tiny",
-    "question": "Does it run?",
-    "tasks": ["mean", "length"],
-    "encodings": ["none", "rope"],
-    "parameterisations": ["identity", "log"],
-    "alpha": 0.1,
-    "seeds": [0, 1],
-    "lengths": {"train": 4, "test": 8},
-    "model": {"features": 8, "layers": 1, "heads": 2},
-    "training": {"steps": 6, "batch": 8, "learning_rate": 0.01, "warmup_steps": 1},
-    "test_sequences": 5,
-    "cap": 100,
-}
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +89,22 @@ def test_prune_knows_its_runs_and_other_commands_say_what_it_is(project: Path) -
         longshort(project, "check", "--study", "tiny", check=False).stdout
         == "study tiny: synthetic, 16 models, trained in 6 groups\n"
     )
-    said = longshort(project, "plan", "--study", "tiny", check=False)
+    said = longshort(project, "accept", "mean", "--because", "it is", "--study", "tiny", check=False)
     assert said.returncode and "study tiny is synthetic: it is run by `snakemake all" in said.stderr
+
+
+def test_plan_status_tables_and_why_know_it_as_any_other(project: Path) -> None:
+    assert longshort(project, "plan", "--study", "tiny").stdout == (
+        "study tiny: nothing to do, every result is up to date\n"
+    )
+    assert {job["state"] for job in json.loads(longshort(project, "status", "--study", "tiny", "--json").stdout)} == {
+        "done"
+    }
+    assert "Lengths 5 to 8" in longshort(project, "tables", "--study", "tiny", "--show", "parameterisations").stdout
+    numbers = next(project.glob("results/runs/*/synthetic/numbers.parquet"))
+    assert re.search("file +as published", longshort(project, "why", str(numbers.relative_to(project))).stdout)
+    said = longshort(project, "why", "growth", "mean", "rope", "--study", "tiny", check=False)
+    assert said.returncode and "study tiny is synthetic: give a file" in said.stderr
 
 
 @pytest.mark.parametrize(

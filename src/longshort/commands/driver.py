@@ -17,15 +17,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort.commands import cost, fetch, stale
+from longshort.commands import cost, stale
 from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import ownership, slurm
 from longshort.records import hub
 from longshort.records.publish import read_json, write_json
 from longshort.studies import Resolved
 from longshort.study.resources import SITE_FILE, VARIABLES
-from longshort.study.wiring import ResolvedStudy
-from longshort.synthetic.study import ResolvedSynthetic
+from longshort.study.wiring import Wired
 
 PROGRAMS = Path("slurm/bin")
 DRIVERS = Path("work/drivers")
@@ -37,7 +36,7 @@ BETWEEN_LOOKS = 5.0
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 
 
-def keep_source(study: Resolved) -> None:
+def keep_source(study: Wired) -> None:
     """Notes the source that is planned with: jobs refuse to start where it is no longer this one.
 
     A cluster's jobs parse the workflow again, and keep what they inherit.
@@ -59,8 +58,7 @@ def start(study: Resolved, submits: bool) -> None:
         SystemExit: another one drives it, a job would need the network, SLURM does not answer, or jobs of an earlier
             one ran until now beside an engine that has its own lock.
     """
-    of_models = study if isinstance(study, ResolvedStudy) else None
-    if of_models and (lacking := fetch.missing(of_models.study)):
+    if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
         raise SystemExit(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
     mine = DRIVERS / study.name
@@ -71,13 +69,13 @@ def start(study: Resolved, submits: bool) -> None:
             f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
         ) from None
     atexit.register(held.close)
-    write_json(mine / MAKES, sorted(makes(study)))
+    write_json(mine / MAKES, sorted(study.identities()))
     if clear_orphans(study, submits):
         held.close()
         plan_anew(submits)
     try:
-        if of_models:
-            cost.write_down(of_models)
+        if study.kind == "language-models":
+            cost.write_down(study)
     except (OSError, ValueError) as error:  # a report without an estimate is better than no study
         print(f"what the jobs are expected to take is not written down: {error}", flush=True)
     # What the engine's plugin asks SLURM for, it asks through these.
@@ -93,7 +91,7 @@ def plan_anew(submits: bool) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]], environment)
 
 
-def clear_orphans(study: Resolved, submits: bool) -> bool:
+def clear_orphans(study: Wired, submits: bool) -> bool:
     """Whether there were any."""
     left = orphans(study)
     until = time.monotonic() + PATIENCE
@@ -124,18 +122,13 @@ def clear_orphans(study: Resolved, submits: bool) -> bool:
     return True
 
 
-def makes(study: Resolved) -> set[str]:
-    """What the jobs of a study make, as their comments name it."""
-    return {*study.groups} if isinstance(study, ResolvedSynthetic) else {*study.runs, study.data}
-
-
-def orphans(study: Resolved) -> list[slurm.Job] | None:
+def orphans(study: Wired) -> list[slurm.Job] | None:
     """Jobs in the queue that make results of this study in this folder, and of no other one that is being driven; None
     if SLURM does not say. Called before this run has submitted any."""
     jobs = slurm.jobs_of(str(Path.cwd()))
     if jobs is None:
         return None
-    ids = makes(study)
+    ids = study.identities()
     for other in DRIVERS.glob(f"*/{MAKES}"):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
             ids -= set(read_json(other))

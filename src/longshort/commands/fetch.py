@@ -6,7 +6,6 @@ import glob
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from longshort.errors import StudyError
 from longshort.records import hub
 from longshort.records.publish import file_digest, in_words, write_json
 from longshort.study.schema import Study
+from longshort.study.wiring import LM_EVAL, hub_parts
 
-TASKS = "lm_eval"
 PATTERNS = {
     "weights": ["*.safetensors", "*.json"],
     "tokenizer": ["*.json", "*.model", "*.txt", "*.jinja", "tokenizer*"],
@@ -23,24 +22,6 @@ PATTERNS = {
 }
 # The same weights once more, as the authors' own programs read them.
 IGNORED = ["original/*", "consolidated*"]
-
-
-def wanted(study: Study) -> list[hub.Part]:
-    """All that the jobs of a study take from the hub."""
-    values = study.model_dump(mode="json")
-    parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
-    if values["model"]["kind"] == "pretrained":
-        parts.append(hub.weights(values["model"]))
-    if longbench := values["evaluations"]["longbench_e"]:
-        parts.append(hub.longbench(longbench["source"]))
-    harness = values["evaluations"]["harness"]
-    if harness and not harness["include_path"]:  # one's own tasks may need nothing
-        parts += [hub.Part(TASKS, name, version("lm_eval"), "data") for name in harness["tasks"]]
-    return [part for part in parts if part is not None]
-
-
-def missing(study: Study) -> list[hub.Part]:
-    return [part for part in wanted(study) if not hub.record(part).exists()]
 
 
 def fetch(study: Study, say: Callable[[str], None]) -> None:
@@ -54,12 +35,12 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    parts = wanted(study)
+    parts = hub_parts(study)
     if not parts and not study.evaluations.harness:
         say("this study takes nothing from the hub")
     for part in parts:
         try:
-            if part.kind != TASKS:
+            if part.kind != LM_EVAL:
                 _fetch(part, say)
         except GatedRepoError:
             raise StudyError(
@@ -126,6 +107,6 @@ def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
         harness.entries(tokenizers.load(values["data"]["tokenizer"]), settings)
     except ValueError as error:
         raise StudyError(str(error)) from None
-    for part in wanted(study):
-        if part.kind == TASKS:
+    for part in hub_parts(study):
+        if part.kind == LM_EVAL:
             write_json(hub.record(part), {})

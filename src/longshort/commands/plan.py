@@ -21,16 +21,18 @@ from longshort.commands.resuming import Resuming
 from longshort.errors import StudyError
 from longshort.evaluation.catalog import METRICS
 from longshort.identity.code import changed_modules, modules
-from longshort.identity.spec import trajectory
+from longshort.identity.spec import canonical, trajectory
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
+from longshort.studies import Resolved
 from longshort.study.wiring import TRAINING, ResolvedStudy
+from longshort.synthetic import study as synthetic
 
 BASE = "(base)"
 RUNS = Path("results/runs")
 
 
 class Job(NamedTuple):
-    """One job of the dry run; run and steps for trainings and evaluations only."""
+    """One job of the dry run; run and record for what Wired.results has only, steps for trainings and evaluations."""
 
     rule: str
     run: str | None
@@ -42,7 +44,8 @@ class Job(NamedTuple):
 @dataclass
 class Plan:
     """What a study, or one target of it, still needs. why: arm -> reasons; jobs: arm -> rule -> number of jobs, of runs
-    that no arm before it has; others: the rest; stays: arms without a job, known where the target is all."""
+    that no arm before it has; others: the rest; stays: arms without a job, known where the target is all; cost: None
+    where it is not counted. Of a synthetic study, each group of models stands for an arm."""
 
     study: str
     target: str = "all"
@@ -53,7 +56,7 @@ class Plan:
     cost: cost.Cost | None = None
 
 
-def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throughput: float = cost.THROUGHPUT) -> Plan:
+def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput: float = cost.THROUGHPUT) -> Plan:
     """The plan of a study.
 
     Raises:
@@ -67,8 +70,6 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
         stale.refuse(study, lambda record: record not in made_again)
     path = Path("results") / study.name / "study.json"
     before = read_record(path) if path.exists() else None
-    if (metrics := path.with_name("metrics.parquet")).exists():
-        refuse_altered_table(metrics)
     plan = Plan(study.name, target)
     by_run: dict[str, list[Job]] = {}
     for job in jobs:
@@ -76,13 +77,26 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
             by_run.setdefault(job.run, []).append(job)
     rules = Counter(job.rule for job in jobs if not job.run)
     plan.others = {rule: count for rule, count in rules.items() if rule not in ("all", "specification")}
+    if study.kind == "synthetic":
+        _explain_groups(plan, study, before, by_run)
+        return plan
+    if (metrics := path.with_name("metrics.parquet")).exists():
+        refuse_altered_table(metrics)
     trained = {run for run, some in by_run.items() if any(job.rule == "train" for job in some)}
     asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
+    _explain_arms(plan, asked)
+    work = [cost.Work(job.rule, run, str(job.steps)) for run, some in by_run.items() for job in some]
+    plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
+    return plan
+
+
+def _explain_arms(plan: Plan, asked: Asked) -> None:
+    study, by_run = asked.study, asked.by_run
     first: dict[str, str] = {}
     for arm, runs in {BASE: {0: study.base}, **study.arm_runs}.items():
         needed = {seed: run for seed, run in runs.items() if run in by_run}
         if not needed:
-            if target == "all":
+            if plan.target == "all":
                 plan.stays.append(arm)
             continue
         reasons, counts = [], Counter[str]()
@@ -94,9 +108,17 @@ def make(study: ResolvedStudy, target: str = "all", jobs_at_once: int = 1, throu
             counts.update(job.rule for job in by_run[run])
         plan.why[arm] = list(dict.fromkeys(reasons))
         plan.jobs[arm] = {rule: counts[rule] for rule in ("train", *METRICS) if counts[rule]}
-    work = [cost.Work(job.rule, run, str(job.steps)) for run, some in by_run.items() for job in some]
-    plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
-    return plan
+
+
+def _explain_groups(
+    plan: Plan, study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, by_run: dict[str, list[Job]]
+) -> None:
+    for group, name in study.names().items():
+        if group in by_run:
+            plan.why[name] = [reason for job in by_run[group] for reason in _why_group(study, before, group, job)]
+            plan.jobs[name] = dict(Counter(job.rule for job in by_run[group]))
+        elif plan.target == "all":
+            plan.stays.append(name)
 
 
 # ---- which jobs ------------------------------------------------------------------------------------------------------
@@ -125,11 +147,11 @@ def _error(output: str) -> str:
 
 
 def _job(rule: str, said: dict[str, str]) -> Job:
-    if rule != "train" and rule not in METRICS:
+    if rule not in ("train", "synthetic", *METRICS):
         return Job(rule, None, None, None, said.get("reason", ""))
     wildcards = dict(pair.split("=") for pair in said["wildcards"].split(", "))
     record = next(Path(path) for path in said["output"].split(", ") if path.endswith(".json"))
-    return Job(rule, wildcards["run"], wildcards["steps"], record, said.get("reason", ""))
+    return Job(rule, wildcards["run"], wildcards.get("steps"), record, said.get("reason", ""))
 
 
 # ---- why -------------------------------------------------------------------------------------------------------------
@@ -247,6 +269,25 @@ def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: Job)
     return [f"evaluations.{job.rule}.{some}" for some in said] or [f"{job.rule}: not measured yet"]
 
 
+def _why_group(study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, group: str, job: Job) -> list[str]:
+    """A group of a synthetic study, whose models are trained and tested by one job."""
+    assert job.record is not None
+    if job.record.exists():
+        changed = _changed(job.record, study.code, modules(synthetic.TRAINING))
+        return [f"{', '.join(changed)} changed" if changed else f"the engine says: {job.reason}"]
+    if before is None:
+        return ["not trained yet"]
+    if group in before["groups"]:
+        return ["not finished yet"]
+    now = canonical(study.groups[group])
+    alike = (
+        then
+        for then in before["groups"].values()
+        if all(then[key] == now[key] for key in ("task", "encoding")) and bool(then["alpha"]) == bool(now["alpha"])
+    )
+    return next((differences(then, now) for then in alike), ["new group"])
+
+
 def differences(before: Any, now: Any, key: str = "") -> list[str]:
     """What differs between two settings, one line a field: `alignment.schedule.end 2 -> 1.5`."""
     if isinstance(before, dict) and isinstance(now, dict) and before.get("kind") == now.get("kind"):
@@ -285,7 +326,6 @@ def _spec(study: ResolvedStudy, run: str) -> dict[str, Any]:
 
 def text(plan: Plan) -> str:
     """The plan for people; arms with the same jobs for the same reasons stand together."""
-    assert plan.cost is not None
     total = sum(sum(jobs.values()) for jobs in plan.jobs.values())
     if not total and not plan.others:
         if plan.target != "all":
@@ -306,9 +346,11 @@ def text(plan: Plan) -> str:
         lines += ["", f"  then {', '.join(plan.others)}"]
     if plan.stays:
         lines += ["", f"  stays: {', '.join(plan.stays)}"]
-    what = plan.cost
-    lines += [
-        "",
+    return "\n".join([*lines, "", *(_cost_lines(plan.cost) if plan.cost else ["  its cost is not counted"])])
+
+
+def _cost_lines(what: cost.Cost) -> list[str]:
+    lines = [
         f"  about {_duration(what.device_hours * 3600)} of device time, {_duration(what.wall_seconds)} with "
         f"{what.jobs_at_once} job{'s' if what.jobs_at_once > 1 else ''} at a time, "
         f"{_size(what.storage_bytes)} of checkpoints",
@@ -316,8 +358,7 @@ def text(plan: Plan) -> str:
     if what.memory:
         each = ", ".join(f"{part} {_size(taken)}" for part, taken in what.memory.items())
         lines.append(f"  a training takes about {_size(sum(what.memory.values()))} a process: {each}")
-    lines += [f"      {source}" for source in what.sources]
-    return "\n".join(lines)
+    return [*lines, *(f"      {source}" for source in what.sources)]
 
 
 def _size(taken: float) -> str:

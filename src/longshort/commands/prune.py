@@ -14,10 +14,9 @@ from typing import NamedTuple
 from longshort import studies
 from longshort.commands import stale
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import METRICS
 from longshort.jobs import heartbeat, ownership
 from longshort.records.publish import read_record
-from longshort.study import resolve
+from longshort.study.resolve import CONFIG
 
 RESULTS, WORK = Path("results"), Path("work")
 # Finished evaluations, by what they are made of: a job that runs again finds its own there.
@@ -34,7 +33,7 @@ class Kept(NamedTuple):
     needed_by: list[str]
 
 
-def kept(config: Path = resolve.CONFIG) -> list[Kept]:
+def kept(config: Path = CONFIG) -> list[Kept]:
     """Every folder of a run, a corpus, an evaluation or a training's checkpoints.
 
     Raises:
@@ -42,7 +41,7 @@ def kept(config: Path = resolve.CONFIG) -> list[Kept]:
         Altered: a record was edited or cut: what it names is not known.
     """
     wired = studies.every(config)
-    named = {Path(place).resolve() for study in wired.values() for place in _named_by(study)}
+    named = {Path(place).resolve() for study in wired.values() for place in study.external_paths()}
     found = []
     needed_work: dict[str, list[str]] = {}
     for folder in (folder for kind in KINDS for folder in _folders(RESULTS / kind, named)):
@@ -67,18 +66,6 @@ def _overlap(one: Path, other: Path) -> bool:
     return one == other or one in other.parents or other in one.parents
 
 
-def _named_by(study: studies.Resolved) -> list[str]:
-    """The places that a study's own file names."""
-    if not isinstance(study, resolve.ResolvedStudy):
-        return []
-    asked = study.study
-    values = [getattr(asked.model, "name", None), getattr(asked.data.tokenizer, "name", None)]
-    values.append(getattr(asked.data.corpus, "path", None))
-    for metric, settings in asked.evaluations.asked.items():
-        values += METRICS[metric].named(settings.model_dump())
-    return [value for value in values if value is not None]
-
-
 def _is_in_use(folder: Path) -> bool:
     """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
     if ownership.is_owned(folder) or any(ownership.is_owned(WORK / name) for name in _work_of(folder)):
@@ -90,7 +77,7 @@ def _is_in_use(folder: Path) -> bool:
     return any(now - path.lstat().st_mtime < heartbeat.SILENT for path in living)
 
 
-def stale_records(config: Path = resolve.CONFIG) -> dict[str, str]:
+def stale_records(config: Path = CONFIG) -> dict[str, str]:
     """The records that a study needs and other code than the present one made, each with the reason.
 
     Raises:

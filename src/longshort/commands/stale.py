@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longshort.errors import StudyError
 from longshort.records.publish import Altered, read_record
-from longshort.studies import Resolved
+from longshort.study.wiring import Wired
 
 # Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
 ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
@@ -21,7 +21,7 @@ LONGEST_NAME = 254  # of a file there; a longer one is a folder, and begins with
 SHOWN = 10
 
 
-def refuse_unnoticed(study: Resolved) -> None:
+def refuse_unnoticed(study: Wired) -> None:
     """To be called where the engine plans: looks at the results that it has no record of, which are none or all.
 
     Raises:
@@ -31,7 +31,7 @@ def refuse_unnoticed(study: Resolved) -> None:
     refuse(study, lambda record: _name_in_engine(record) not in known)
 
 
-def refuse(study: Resolved, concerns: Callable[[str], bool]) -> None:
+def refuse(study: Wired, concerns: Callable[[str], bool]) -> None:
     """Looks at those of a study's records that `concerns` chooses.
 
     Raises:
@@ -53,26 +53,22 @@ def refuse(study: Resolved, concerns: Callable[[str], bool]) -> None:
         )
 
 
-def found(study: Resolved, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
+def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
     """The records of a study that are not of the present code, and why.
 
     Raises:
         Altered: a record was edited or cut.
     """
-    for run, codes in study.codes().items():
-        training = study.record(run)
-        if concerns(training) and os.path.exists(training):
-            made = read_record(Path(training))["code"]
-            if made != codes["training"]:
-                yield training, f"code {made}, now {codes['training']}"
-        for metric in study.evaluations:
-            record = study.evaluation_record(metric, run)
-            if concerns(record) and os.path.exists(record):
-                said = read_record(Path(record))
-                if said["code"] != codes[metric]:
-                    yield record, f"code {said['code']}, now {codes[metric]}"
-                elif os.path.exists(training) and said["run_id"] != (now := read_record(Path(training))["run_id"]):
-                    yield record, f"it measured the training {said['run_id']}, now {now}"
+    for result in study.results():
+        if not concerns(result.record) or not os.path.exists(result.record):
+            continue
+        made = read_record(Path(result.record))
+        if made["code"] != result.code:
+            yield result.record, f"code {made['code']}, now {result.code}"
+        elif result.measured and os.path.exists(result.measured):
+            now = read_record(Path(result.measured))["run_id"]
+            if made["run_id"] != now:
+                yield result.record, f"it measured the training {made['run_id']}, now {now}"
 
 
 def _name_in_engine(path: str) -> str:

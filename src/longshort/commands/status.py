@@ -17,7 +17,7 @@ from rich.text import Text
 
 from longshort.jobs import heartbeat
 from longshort.records.publish import text_of, whole_record
-from longshort.study.wiring import ResolvedStudy
+from longshort.study.wiring import Wired
 from longshort.terminal import plain
 
 LAST_LINES = 8
@@ -28,7 +28,7 @@ ORDER = (heartbeat.FAILED, LOST, heartbeat.RUNNING, heartbeat.WAITING, heartbeat
 
 @dataclass(frozen=True)
 class Stage:
-    """One job of a study: a training, or an evaluation of a run."""
+    """One job of a study: a training, an evaluation of a run, or a group of synthetic models."""
 
     run: str
     arms: str
@@ -39,19 +39,17 @@ class Stage:
     silent: float  # seconds since the last heartbeat
 
 
-def stages(study: ResolvedStudy, results: Path = Path("results")) -> list[Stage]:
+def stages(study: Wired, results: Path = Path("results")) -> list[Stage]:
     """Every training and evaluation of a study, in the order in which a person wants to see them."""
-    names, now = _names(study), heartbeat.clock(results)
+    names, now = study.names(), heartbeat.clock(results)
     found = []
-    for run in study.runs:
-        places = {"training": "training", **{m: f"{m}/{identity}" for m, (identity, _) in study.evaluations.items()}}
-        for stage, place in places.items():
-            out = results / "runs" / run / place / f"{study.steps_of(run)}.json"
-            path = heartbeat.path_of(out)
-            beat = heartbeat.read(path)
-            silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
-            state = _state(whole_record(out), beat, silent)
-            found.append(Stage(run, names[run], stage, state, out.with_suffix(".log"), beat, silent))
+    for result in study.results():
+        out = Path(result.record)
+        path = heartbeat.path_of(out)
+        beat = heartbeat.read(path)
+        silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
+        state = _state(whole_record(out), beat, silent)
+        found.append(Stage(result.run, names[result.run], result.stage, state, Path(result.log), beat, silent))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
 
@@ -60,7 +58,7 @@ def as_json(found: list[Stage]) -> str:
     return json.dumps(rows, indent=2)
 
 
-def shown(study: ResolvedStudy, found: list[Stage]) -> RenderableType:
+def shown(study: Wired, found: list[Stage]) -> RenderableType:
     """A table of what is not done, the counts of all, and how the failed ones ended."""
     count = {state: sum(one.state == state for one in found) for state in ORDER}
     summary = ", ".join(f"{number} {state}" for state, number in count.items() if number)
@@ -109,15 +107,6 @@ def _last_words(one: Stage) -> Iterator[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _names(study: ResolvedStudy) -> dict[str, str]:
-    """Run -> the arms and seeds that it belongs to."""
-    names: dict[str, list[str]] = {study.base: ["base"]}
-    for arm, runs in study.arm_runs.items():
-        for seed, run in runs.items():
-            names.setdefault(run, []).append(f"{arm}, {seed}")
-    return {run: "; ".join(given) for run, given in names.items()}
 
 
 def _state(record: dict[str, Any], beat: dict[str, Any], silent: float) -> str:

@@ -23,6 +23,8 @@ def of_file(path: Path) -> dict[str, Any]:
     # Arms are links to runs: the run's own folder names it.
     path = path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path.resolve()
     record_path = path.with_name(path.name.removesuffix(".items.parquet")).with_suffix(".json")
+    if not record_path.exists():  # of a group of synthetic models
+        record_path = path.with_name("record.json")
     folder = next((parent for parent in path.parents if parent.parent.name in ("runs", "data")), None)
     if folder is None or not record_path.exists() or record_path.name == "spec.json":
         raise StudyError(
@@ -55,7 +57,7 @@ def of_file(path: Path) -> dict[str, Any]:
     if path.name.endswith(".items.parquet"):
         numbers, stated = path, record.get("items_sha256")
     else:
-        numbers = record_path.with_suffix(".parquet")
+        numbers = path if path.suffix == ".parquet" else record_path.with_suffix(".parquet")
         stated = record.get("sha256") or (record.get("log") or {}).get("sha256")
     if stated and numbers.exists():
         said["file"] = "as published" if file_digest(numbers) == stated else f"{numbers} WAS ALTERED since"
@@ -77,6 +79,11 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     if not (folder / "metrics.parquet").exists():
         raise StudyError(f"{folder}/metrics.parquet does not exist yet; run `snakemake all --config study={study}`")
     summary = read_record(folder / "study.json")
+    if "tables" not in summary:
+        raise StudyError(
+            f"study {study} is synthetic: give a file of one of its groups, such as "
+            f"results/runs/{next(iter(summary['groups']))}/synthetic/numbers.parquet"
+        )
     try:
         chosen = tables.table_of(summary, table)
     except ValueError as error:

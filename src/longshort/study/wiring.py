@@ -1,4 +1,7 @@
-"""What the workflow wires, and plan and status ask for: paths, targets, resources and codes of a resolved study.
+"""What the rules and commands ask of a study: paths, targets, resources and codes.
+
+Wired is what a study of either kind answers; ResolvedStudy is one of language models (longshort.synthetic.study has the
+other).
 
 Imports no torch and no workflow engine: the Snakefile imports it, and every job parses the Snakefile.
 """
@@ -9,12 +12,14 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.metadata import version
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from longshort.data import corpora
 from longshort.evaluation.catalog import METRICS, plots_of
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
+from longshort.records import hub
 from longshort.records.publish import sealed
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
@@ -22,13 +27,104 @@ from longshort.study.schema import Arm, Study, Table
 
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
+# Kind of what the tasks of lm_eval load: see hub.Part.
+LM_EVAL = "lm_eval"
 # The entry module of a training's stage.
 TRAINING = "longshort.training.trainer"
 
 
+class Result(NamedTuple):
+    """What one job makes of a run, and how it is known.
+
+    Attributes:
+        run: id of the specification.
+        stage: training, a metric, or synthetic.
+        record: the file that says how the result was made.
+        log: what the job writes while it runs.
+        code: hash of the code that makes it now.
+        measured: the record of the training that the job measures; None where it trains.
+    """
+
+    run: str
+    stage: str
+    record: str
+    log: str
+    code: str
+    measured: str | None = None
+
+
+class Wired(Protocol):
+    """A resolved study of either kind, as rules and commands see it.
+
+    Attributes:
+        name: of its file in config/studies.
+        kind: which of the two kinds it is of.
+        stages: the files of workflow/rules that it consists of.
+        texts: the specifications by their ids, as their files hold them.
+    """
+
+    name: str
+    kind: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]
+    texts: dict[str, str]
+
+    def results(self) -> list[Result]:
+        """What all jobs make that take long, trainings before what measures them."""
+        ...
+
+    def names(self) -> dict[str, str]:
+        """Run -> what a person calls it."""
+        ...
+
+    def identities(self) -> set[str]:
+        """The specifications of what its jobs make, by which the queue of a cluster names these jobs."""
+        ...
+
+    def published(self) -> list[str]:
+        """What the results stages read: the record of each job, and its numbers beside it."""
+        ...
+
+    def targets(self) -> list[str]:
+        """What a person wants of the study in the end."""
+        ...
+
+    def table_names(self) -> list[str]: ...
+
+    def in_words(self) -> str:
+        """How large the study is."""
+        ...
+
+    def external_paths(self) -> list[str]:
+        """The files and folders that it names, and hub ids, which look like them."""
+        ...
+
+    def hub_parts(self) -> list[hub.Part]:
+        """All that its jobs take from the hub."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """All that the results stages know of the study: study.json."""
+        ...
+
+    def summary_text(self) -> str:
+        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
+
+    @property
+    def seal(self) -> str:
+        """What tells study.json from an edited one that was sealed anew."""
+        return str(sealed(self.summary())["seal"])
+
+    def codes(self) -> dict[str, dict[str, str]]:
+        """Run -> stage -> the code that makes it."""
+        codes: dict[str, dict[str, str]] = {}
+        for result in self.results():
+            codes.setdefault(result.run, {})[result.stage] = result.code
+        return codes
+
+
 @dataclass(frozen=True)
-class ResolvedStudy:
-    """What the workflow wires: every specification by its id, and who needs which."""
+class ResolvedStudy(Wired):
+    """A study of language models: every specification by its id, and who needs which."""
 
     name: str
     study: Study
@@ -44,7 +140,8 @@ class ResolvedStudy:
     settings: dict[str, Any] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     site: resources.Site = field(default_factory=resources.Site)
-    stages = ("specification", "data", "train", "evaluate", "tables")
+    kind: ClassVar[Literal["language-models"]] = "language-models"
+    stages: ClassVar[tuple[str, ...]] = ("specification", "data", "train", "evaluate", "tables")
 
     @property
     def steps_key(self) -> str:
@@ -80,13 +177,32 @@ class ResolvedStudy:
             return lambda wildcards: self.evaluation_code(metric, wildcards.run)
         return code_hash(METRICS[metric].module)
 
-    def codes(self) -> dict[str, dict[str, str]]:
-        """Run -> "training" or metric -> the code that makes it."""
-        return {
-            run: {"training": self.training_code(run)}
-            | {metric: self.evaluation_code(metric, run) for metric in self.evaluations}
-            for run in self.runs
-        }
+    def results(self) -> list[Result]:
+        results = []
+        for run in self.runs:
+            training = self.record(run)
+            results.append(Result(run, "training", training, _log_of(training), self.training_code(run)))
+            for metric in self.evaluations:
+                record, code = self.evaluation_record(metric, run), self.evaluation_code(metric, run)
+                results.append(Result(run, metric, record, _log_of(record), code, training))
+        return results
+
+    def names(self) -> dict[str, str]:
+        """Run -> the arms and seeds that it belongs to."""
+        names: dict[str, list[str]] = {self.base: ["base"]}
+        for arm, runs in self.arm_runs.items():
+            for seed, run in runs.items():
+                names.setdefault(run, []).append(f"{arm}, {seed}")
+        return {run: "; ".join(given) for run, given in names.items()}
+
+    def identities(self) -> set[str]:
+        return {*self.runs, self.data}
+
+    def in_words(self) -> str:
+        return (
+            f"{len(self.arm_runs)} arms x {len(self.study.seeds)} seeds, {len(self.runs)} different runs "
+            f"(the base included), checkpoints {self.steps_key}"
+        )
 
     def _accepted(self, record: str, code: str) -> str:
         """The code that a result was made with, where a person declared that `code` would give the same."""
@@ -135,7 +251,6 @@ class ResolvedStudy:
         return f"{self.name}/base/seed-{self.runs[run].seed}"
 
     def published(self) -> list[str]:
-        """What the results stages read of every run: the record of each job, and its numbers beside it."""
         stages = ["training", *(f"{metric}/{identity}" for metric, (identity, _) in self.evaluations.items())]
         return [
             f"results/runs/{run}/{stage}/{self.steps_of(run)}.{kind}"
@@ -148,6 +263,17 @@ class ResolvedStudy:
         """The files that the corpus is read from, where they are local and can change."""
         corpus = self.study.data.corpus
         return [str(path) for path in corpora.files(corpus.path)] if corpus.kind == "text" else []
+
+    def external_paths(self) -> list[str]:
+        model, data = self.study.model, self.study.data
+        named = [getattr(model, "name", None), getattr(data.tokenizer, "name", None)]
+        named.append(getattr(data.corpus, "path", None))
+        for metric, settings in self.study.evaluations.asked.items():
+            named += METRICS[metric].named(settings.model_dump())
+        return [path for path in named if path is not None]
+
+    def hub_parts(self) -> list[hub.Part]:
+        return hub_parts(self.study)
 
     def items(self, metric: str) -> list[str]:
         """The files besides the corpus that a metric is measured on."""
@@ -162,19 +288,13 @@ class ResolvedStudy:
         plots = [plot.name for plot in plots_of(asked)]
         return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in kinds or ("pdf", "png")]
 
+    def table_names(self) -> list[str]:
+        return list(self.tables)
+
     def targets(self) -> list[str]:
         return [*self.table_files(), *self.plot_files(), f"results/{self.name}/report.html"]
 
-    def summary_text(self) -> str:
-        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
-
-    @property
-    def seal(self) -> str:
-        """What tells study.json from an edited one that was sealed anew."""
-        return str(sealed(self.summary())["seal"])
-
     def summary(self) -> dict[str, Any]:
-        """All that the results stages know of the study."""
         names = list(self.study.arms)
         return {
             "name": self.name,
@@ -216,6 +336,24 @@ class ResolvedStudy:
                 for name, table in sorted(self.tables.items())  # their order in the files says nothing
             ],
         }
+
+
+def _log_of(record: str) -> str:
+    return f"{record.removesuffix('.json')}.log"
+
+
+def hub_parts(study: Study) -> list[hub.Part]:
+    """All that the jobs of a study of language models take from the hub."""
+    values = study.model_dump(mode="json")
+    parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
+    if values["model"]["kind"] == "pretrained":
+        parts.append(hub.weights(values["model"]))
+    if longbench := values["evaluations"]["longbench_e"]:
+        parts.append(hub.longbench(longbench["source"]))
+    harness = values["evaluations"]["harness"]
+    if harness and not harness["include_path"]:  # one's own tasks may need nothing
+        parts += [hub.Part(LM_EVAL, name, version("lm_eval"), "data") for name in harness["tasks"]]
+    return [part for part in parts if part is not None]
 
 
 def _unusual_precision(evaluation: Evaluation) -> dict[str, str]:

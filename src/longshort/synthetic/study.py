@@ -5,7 +5,6 @@ Imports no torch and no workflow engine.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,13 +12,13 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, digest, dumps
-from longshort.records.publish import sealed
+from longshort.records import hub
 from longshort.study import resources
 from longshort.study.parsing import parse
 from longshort.study.schema import MOST_SEEDS, Strict, distinct
+from longshort.study.wiring import TABLE_KINDS, Result, Wired
 
 TRAINING = "longshort.synthetic.train"
-TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 Task = Literal["mean", "length"]
 Encoding = Literal["none", "learned", "rope", "alibi"]
 Parameterisation = Literal["identity", "sqrt", "log", "inverse-sqrt"]
@@ -96,58 +95,72 @@ class Group(Strict):
 
 
 @dataclass(frozen=True)
-class ResolvedSynthetic:
-    """What the workflow wires: every specification by its id."""
+class ResolvedSynthetic(Wired):
+    """A synthetic study: the specification of every group by its id."""
 
     name: str
     study: SyntheticStudy
     groups: dict[str, Group]
     texts: dict[str, str] = field(repr=False)
     site: resources.Site = field(default_factory=resources.Site)
-    stages = ("specification", "synthetic")
+    kind: ClassVar[Literal["synthetic"]] = "synthetic"
+    stages: ClassVar[tuple[str, ...]] = ("specification", "synthetic")
 
     def numbers(self) -> list[str]:
         return [f"results/runs/{group}/synthetic/numbers.parquet" for group in self.groups]
 
     def published(self) -> list[str]:
-        """What the results stage reads of every group: the record of its job, and its numbers beside it."""
         return [*self.numbers(), *(self.record(group) for group in self.groups)]
 
+    def table_names(self) -> list[str]:
+        return ["growth", *(["parameterisations"] if "length" in self.study.tasks else [])]
+
     def targets(self) -> list[str]:
-        tables = ["growth", *(["parameterisations"] if "length" in self.study.tasks else [])]
         names = [
             *("report.html", "metrics.parquet", "plots/error.pdf", "plots/error.png"),
-            *(f"tables/{table}.{kind}" for table in tables for kind in TABLE_KINDS),
+            *(f"tables/{table}.{kind}" for table in self.table_names() for kind in TABLE_KINDS),
         ]
         return [f"results/{self.name}/{name}" for name in names]
-
-    # ---- as of a study of language models, for what looks at the results of either -----------------------------------
-
-    evaluations: ClassVar[dict[str, Any]] = {}
 
     def record(self, group: str) -> str:
         """The file that says how a group's numbers were made."""
         return f"results/runs/{group}/synthetic/record.json"
 
-    def codes(self) -> dict[str, dict[str, str]]:
-        return {group: {"training": code_hash(TRAINING)} for group in self.groups}
+    @property
+    def code(self) -> str:
+        """The code of every group's job."""
+        return code_hash(TRAINING)
 
-    def evaluation_record(self, metric: str, group: str) -> str:
-        raise KeyError(metric)  # there is none
+    def results(self) -> list[Result]:
+        return [
+            Result(group, "synthetic", self.record(group), f"results/runs/{group}/synthetic/train.log", self.code)
+            for group in self.groups
+        ]
+
+    def names(self) -> dict[str, str]:
+        """Group -> its task and encoding, and whether it aligns."""
+        return {
+            identity: f"{group.task}, {group.encoding}{', alignment' if group.alpha else ''}"
+            for identity, group in self.groups.items()
+        }
+
+    def identities(self) -> set[str]:
+        return {*self.groups}
+
+    def in_words(self) -> str:
+        models = sum(len(group.parameterisations) * len(group.seeds) for group in self.groups.values())
+        return f"synthetic, {models} models, trained in {len(self.groups)} groups"
+
+    def external_paths(self) -> list[str]:
+        return []
+
+    def hub_parts(self) -> list[hub.Part]:
+        return []
 
     def resources(self) -> resources.Resources:
         return resources.job(self.site, 0, 2000, 60)
 
-    def summary_text(self) -> str:
-        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
-
-    @property
-    def seal(self) -> str:
-        """What tells study.json from an edited one that was sealed anew."""
-        return str(sealed(self.summary())["seal"])
-
     def summary(self) -> dict[str, Any]:
-        """All that the results know of the study."""
         groups = {identity: canonical(group) for identity, group in self.groups.items()}
         return {"name": self.name, **canonical(self.study), "groups": groups}
 
