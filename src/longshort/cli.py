@@ -22,7 +22,7 @@ from longshort.commands import why as reasons
 from longshort.errors import in_a_line
 from longshort.records.publish import in_words, read_json, read_record
 from longshort.study import resolve
-from longshort.study.wiring import Wired
+from longshort.study.wired import Wired
 from longshort.terminal import plain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -188,6 +188,13 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
             load(config, arms=["baseline", "chosen"])
 
 
+@pytest.mark.parametrize("layers", [[1, 2, 2], [2, 0.5, 1]])
+def test_a_block_that_is_named_twice_is_told(config: Path, layers: list[float]) -> None:
+    arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": layers}}})
+    with pytest.raises(StudyError, match=r"hidden.layers = \[.*\]: two of them are block 2; name it once"):
+        load(config, arms=["baseline", "chosen"])
+
+
 @pytest.mark.parametrize(
     ("added", "said"),
     [

@@ -24,7 +24,7 @@ from longshort.records import hub
 from longshort.records.publish import read_json, write_json
 from longshort.studies import Resolved
 from longshort.study.resources import SITE_FILE, VARIABLES
-from longshort.study.wiring import Wired
+from longshort.study.wired import Wired
 
 PROGRAMS = Path("slurm/bin")
 DRIVERS = Path("work/drivers")

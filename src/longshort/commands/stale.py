@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longshort.errors import StudyError
 from longshort.records.publish import Altered, read_record
-from longshort.study.wiring import Wired
+from longshort.study.wired import Wired
 
 # Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
 ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from longshort.jobs import heartbeat
 from longshort.records.publish import text_of, whole_record
-from longshort.study.wiring import Wired
+from longshort.study.wired import Wired
 from longshort.terminal import plain
 
 LAST_LINES = 8

@@ -48,6 +48,7 @@ OUTSIDE = {
     "longshort.study.checks",
     "longshort.study.resolve",
     "longshort.study.wiring",
+    "longshort.study.wired",
     "longshort.study.parsing",
     "longshort.study.external",
     "longshort.study.deepspeed",

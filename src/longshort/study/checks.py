@@ -68,27 +68,36 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
     if not tables:
         raise StudyError(f"{where}: tables is empty and config/arms.yaml has none that fits; give one")
     for table_name, table in tables.items():
-        check_name(where, table_name)
-        for arm in table.arms if table.arms != "all" else []:
-            if arm not in study.arms:
-                raise StudyError(
-                    f"{where}: tables.{table_name}.arms = {arm!r}: the study has no such arm; "
-                    f"add it to arms, or name one of {', '.join(study.arms)}"
-                )
-        metric = KINDS[table.columns]
-        if metric is not None and metric not in study.evaluations.asked:
+        _check_table(where, table_name, table, study, arms)
+    _check_lengths(where, study)
+
+
+def _check_table(where: str, name: str, table: Table, study: Study, arms: Arms) -> None:
+    check_name(where, name)
+    for arm in table.arms if table.arms != "all" else []:
+        if arm not in study.arms:
             raise StudyError(
-                f"{where}: tables.{table_name}.columns = {table.columns!r}: the study does not measure {metric}; "
-                "add it to evaluations, or show the headline"
+                f"{where}: tables.{name}.arms = {arm!r}: the study has no such arm; "
+                f"add it to arms, or name one of {', '.join(study.arms)}"
             )
-        rows = study.arms if table.arms == "all" else table.arms
-        if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
-            raise StudyError(
-                f"{where}: tables.{table_name}.compare_with = 'control': none of its arms has a control; "
-                "use baseline, or give an arm of it a control in config/arms.yaml"
-            )
-        if table.compare_with == "baseline" and "baseline" not in study.arms:
-            raise StudyError(f"{where}: tables.{table_name}: compares with the arm baseline; add baseline to arms")
+    metric = KINDS[table.columns]
+    if metric is not None and metric not in study.evaluations.asked:
+        raise StudyError(
+            f"{where}: tables.{name}.columns = {table.columns!r}: the study does not measure {metric}; "
+            "add it to evaluations, or show the headline"
+        )
+    rows = study.arms if table.arms == "all" else table.arms
+    if table.compare_with == "control" and not any(arms.arms[arm].control for arm in rows):
+        raise StudyError(
+            f"{where}: tables.{name}.compare_with = 'control': none of its arms has a control; "
+            "use baseline, or give an arm of it a control in config/arms.yaml"
+        )
+    if table.compare_with == "baseline" and "baseline" not in study.arms:
+        raise StudyError(f"{where}: tables.{name}: compares with the arm baseline; add baseline to arms")
+
+
+def _check_lengths(where: str, study: Study) -> None:
+    """No length is longer than the model can take."""
     reach = study.model.max_length
     asked = {"lengths.train": study.lengths.train}
     for metric, settings in study.evaluations.asked.items():
@@ -142,15 +151,15 @@ def check_attention(where: str, training: Training, study: Study) -> None:
 def check_adapter(where: str, training: Training, study: Study, deepspeed: dict[str, Any]) -> None:
     if training.adapter is None:
         return
-    said = f"{where}: training.adapter = {training.adapter.kind!r}"
+    given = f"{where}: training.adapter = {training.adapter.kind!r}"
     if study.model.rope and study.model.rope.kind == "clex":
         raise StudyError(
-            f"{said}: model.rope clex trains weights of its own, which no adapter holds; train all weights, or take "
+            f"{given}: model.rope clex trains weights of its own, which no adapter holds; train all weights, or take "
             "another method"
         )
     if (deepspeed.get("zero_optimization") or {}).get("stage") == 3:
         raise StudyError(
-            f"{said}: training.deepspeed = {training.deepspeed!r} divides the base's weights (ZeRO-3), which "
+            f"{given}: training.deepspeed = {training.deepspeed!r} divides the base's weights (ZeRO-3), which "
             "bitsandbytes cannot quantise and an adapter does not need; give zero2"
         )
     external.check_adapter(where, training.adapter.targets, study.model)

@@ -58,10 +58,10 @@ def read_deepspeed(where: str, training: Training, config: Path) -> dict[str, An
             f"training.max_gradient_norm says {training.max_gradient_norm:g}; give 'auto'"
         )
     for key, right in {"bf16": training.precision == "bf16", "fp16": False}.items():
-        said = content.get(key, {})
-        if not isinstance(said, dict) or said.get("enabled", "auto") not in ("auto", right):
+        switch = content.get(key, {})
+        if not isinstance(switch, dict) or switch.get("enabled", "auto") not in ("auto", right):
             raise StudyError(
-                f"{path}: {key} = {short(said)}: the study's training.precision says {training.precision}; "
+                f"{path}: {key} = {short(switch)}: the study's training.precision says {training.precision}; "
                 f"give {{'enabled': 'auto'}} for bf16, and nothing for fp16"
             )
     _check_zero(path, content.get("zero_optimization", {}))
@@ -77,12 +77,12 @@ def _check_zero(path: Path, zero: Any) -> None:
         raise StudyError(f"{path}: zero_optimization.stage = {short(stage)}: there are the stages 0, 1, 2 and 3")
 
 
-def _refuse_unknown(path: Path, place: str, content: dict[str, Any], known: set[str]) -> None:
+def _refuse_unknown(path: Path, prefix: str, content: dict[str, Any], known: set[str]) -> None:
     for key in content:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise StudyError(
-                f"{path}: {place}{key} = {short(content[key])}: not known here, or for the study to say (optimizer, "
+                f"{path}: {prefix}{key} = {short(content[key])}: not known here, or for the study to say (optimizer, "
                 f"schedule, precision); {hint}take it out"
             )

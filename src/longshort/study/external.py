@@ -84,7 +84,7 @@ def weights(folder: Path) -> dict[str, list[int]]:
     Raises:
         ValueError: a file is no whole safetensors file.
     """
-    found: dict[str, list[int]] = {}
+    shapes: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -93,31 +93,31 @@ def weights(folder: Path) -> dict[str, list[int]]:
             header = json.loads(file.read(length))
         if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
             raise ValueError(f"{path} is no safetensors file; take a whole copy of the model")
-        found |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
+        shapes |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
         end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
         if path.stat().st_size < 8 + length + end:
             raise ValueError(f"{path} was cut short; take a whole copy of the model")
-    return found
+    return shapes
 
 
 def _check_model(where: str, model: PretrainedModel) -> None:
     folder = Path(model.name)
-    said = f"{where}: model.name = {model.name!r}"
+    given = f"{where}: model.name = {model.name!r}"
     config = json_object(folder / "config.json") if (folder / "config.json").exists() else None
     if config is None:
-        raise StudyError(f"{said}: no config.json there; give the folder of a model")
+        raise StudyError(f"{given}: no config.json there; give the folder of a model")
     try:
         tensors = weights(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{said}: {error}") from None
+        raise StudyError(f"{given}: {error}") from None
     if not tensors:
-        raise StudyError(f"{said}: no weights in .safetensors files there; only those are loaded")
+        raise StudyError(f"{given}: no weights in .safetensors files there; only those are loaded")
     index = folder / "model.safetensors.index.json"
     if index.exists():
         wanted = json_object(index).get("weight_map")
         missing = sorted(set(wanted) - set(tensors)) if isinstance(wanted, dict) else ["its weight_map"]
         if missing:
-            raise StudyError(f"{said}: {index.name} names {missing[0]}, which is in no file; take a whole copy")
+            raise StudyError(f"{given}: {index.name} names {missing[0]}, which is in no file; take a whole copy")
     layers = config.get("num_hidden_layers")
     if layers is not None and layers != model.layers:
         raise StudyError(
@@ -128,35 +128,35 @@ def _check_model(where: str, model: PretrainedModel) -> None:
 
 def _check_longbench(where: str, longbench: LongBench) -> None:
     source = longbench.source
-    said = f"{where}: evaluations.longbench_e.source.path = {getattr(source, 'path', None)!r}"
+    given = f"{where}: evaluations.longbench_e.source.path = {getattr(source, 'path', None)!r}"
     if source.kind == "folder":
         folder = Path(source.path)
         if not folder.is_dir():
-            raise StudyError(f"{said}: no folder there; give the folder of the official <task>_e.jsonl files")
+            raise StudyError(f"{given}: no folder there; give the folder of the official <task>_e.jsonl files")
         files = sorted(folder.glob("*_e.jsonl"))
-        _refuse_braces(said, [folder, *files])
+        _refuse_braces(given, [folder, *files])
         if not files:
-            raise StudyError(f"{said}: no <task>_e.jsonl there; give the folder of the official files")
+            raise StudyError(f"{given}: no <task>_e.jsonl there; give the folder of the official files")
         for file in files:
             if not file.is_file() or not file.stat().st_size:
-                raise StudyError(f"{said}: {file.name} is empty or no file; take the official files of LongBench-E")
+                raise StudyError(f"{given}: {file.name} is empty or no file; take the official files of LongBench-E")
     if source.kind == "zip":
-        _refuse_braces(said, [Path(source.path)])
+        _refuse_braces(given, [Path(source.path)])
         if not Path(source.path).is_file() or not is_zipfile(source.path):
-            raise StudyError(f"{said}: no zip file there; give the official data.zip, whole")
+            raise StudyError(f"{given}: no zip file there; give the official data.zip, whole")
 
 
 def _check_harness(where: str, harness: Harness) -> None:
     if harness.include_path is None:
         return
-    said = f"{where}: evaluations.harness.include_path = {harness.include_path!r}"
+    given = f"{where}: evaluations.harness.include_path = {harness.include_path!r}"
     files = task_files(harness.include_path)
-    _refuse_braces(said, files)
+    _refuse_braces(given, files)
     if not any(path.suffix == ".yaml" for path in files):
-        raise StudyError(f"{said}: no .yaml file there; give the folder of your own task files, or null")
+        raise StudyError(f"{given}: no .yaml file there; give the folder of your own task files, or null")
     names = [path.name for path in files]  # a job tells its inputs apart by name
     for twice in (name for name in names if names.count(name) > 1):
-        raise StudyError(f"{said}: two files there are called {twice}; rename one of them")
+        raise StudyError(f"{given}: two files there are called {twice}; rename one of them")
     own = _named_tasks(Path(harness.include_path))
     others = {entry.split("@")[0] for entry in harness.tasks} - own
     if others and (known := _tasks_of_lm_eval()) is not None and (unknown := sorted(others - known)):
@@ -171,7 +171,7 @@ def _check_harness(where: str, harness: Harness) -> None:
 def _named_tasks(folder: Path) -> set[str]:
     """The names in a folder's task files, without loading them: lm_eval takes 14 s to be imported."""
     name = re.compile(rb"^[ \t]*(?:- )?(?:task|group|tag):[ \t]*[\"']?([\w.+/-]+)", re.MULTILINE)
-    return {found.decode() for path in task_files(str(folder)) for found in name.findall(_bytes(path))}
+    return {task.decode() for path in task_files(str(folder)) for task in name.findall(_bytes(path))}
 
 
 def _bytes(path: Path) -> bytes:
@@ -180,14 +180,14 @@ def _bytes(path: Path) -> bytes:
 
 @cache
 def _tasks_of_lm_eval() -> frozenset[str] | None:
-    found = importlib.util.find_spec("lm_eval")
-    return frozenset(_named_tasks(Path(found.origin).parent / "tasks")) if found and found.origin else None
+    package = importlib.util.find_spec("lm_eval")
+    return frozenset(_named_tasks(Path(package.origin).parent / "tasks")) if package and package.origin else None
 
 
-def _refuse_braces(said: str, files: Iterable[Path]) -> None:
+def _refuse_braces(given: str, files: Iterable[Path]) -> None:
     for path in files:
         if any(letter in str(path) for letter in "{}\n"):
             raise StudyError(
-                f"{said}: {str(path)!r} has a brace or a line break in its name, which is a wildcard's to the workflow "
-                "engine; rename it"
+                f"{given}: {str(path)!r} has a brace or a line break in its name, which is a wildcard's to the "
+                "workflow engine; rename it"
             )

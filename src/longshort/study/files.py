@@ -77,12 +77,12 @@ def json_object(path: Path) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
             raise StudyError(f"{path}: {twice!r} stands there twice; write it once")
-        return found
+        return values
 
     def no_number(word: str) -> Any:
         raise StudyError(f"{path}: {word} is no number of JSON; give a finite one")
@@ -119,16 +119,16 @@ class _Core(yaml.SafeLoader):
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     """PyYAML takes the last of two equal keys without a word."""
-    found = {}
+    mapping = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
         if not isinstance(key, str | int | float):
             raise StudyError(f"{line}: {short(key)} is no key; use a word or a number")
-        if key in found:
+        if key in mapping:
             raise StudyError(f"{line}: {key!r} stands there twice; write it once")
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
 
 
 def _integer(loader: Any, node: yaml.ScalarNode) -> int:

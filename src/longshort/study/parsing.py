@@ -22,9 +22,9 @@ def parse_patch(model: type[BaseModel], values: Any, where: str, prefix: str) ->
     try:
         model.model_validate(values)
     except ValidationError as error:
-        said = [_explain(item, model, where, prefix) for item in error.errors() if item["type"] != "missing"]
-        if said:
-            raise StudyError("\n".join(said)) from None
+        mistakes = [_explain(item, model, where, prefix) for item in error.errors() if item["type"] != "missing"]
+        if mistakes:
+            raise StudyError("\n".join(mistakes)) from None
 
 
 # How pydantic's own messages are said here, by type and by how its types begin.
@@ -56,26 +56,26 @@ def _explain(item: Any, model: type[BaseModel], where: str, prefix: str | None) 
     # pydantic puts the tag of a chosen union member into the path; a person looks for the key.
     fields, shown = _fields_at(model, location)
     key = ".".join(([prefix] if prefix else []) + shown) or "(whole file)"
-    said = f"{where}: {key}"
+    given = f"{where}: {key}"
     if kind == "extra_forbidden":
         known = sorted(fields)
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{said} = {short(value)}: unknown key; {hint}known here: {', '.join(known)}"
+        return f"{given} = {short(value)}: unknown key; {hint}known here: {', '.join(known)}"
     if kind == "missing":
         described = fields.get(location[-1])
-        return f"{said} is missing; give {described.description if described is not None else 'it'}"
+        return f"{given} is missing; give {described.description if described is not None else 'it'}"
     if kind == "union_tag_not_found":
-        return f"{said} = {short(value)}: it has no kind; say kind: and one of the kinds in config/README.md"
+        return f"{given} = {short(value)}: it has no kind; say kind: and one of the kinds in config/README.md"
     if kind == "union_tag_invalid":
-        return f"{said}.kind = {item['ctx']['tag']!r}: unknown kind; use one of {item['ctx']['expected_tags']}"
-    said_so = next((text for start, text in MUST.items() if kind.startswith(start)), None)
-    message = said_so.format(**item.get("ctx", {})) if said_so else item["msg"].removeprefix("Value error, ")
+        return f"{given}.kind = {item['ctx']['tag']!r}: unknown kind; use one of {item['ctx']['expected_tags']}"
+    must = next((text for start, text in MUST.items() if kind.startswith(start)), None)
+    message = must.format(**item.get("ctx", {})) if must else item["msg"].removeprefix("Value error, ")
     named = [part for part in location if not part.isdigit()]  # an entry of a list is described by the list
     described = fields.get(named[-1]) if named else None
     about = f" ({described.description})" if described is not None and described.description else ""
     shown_value = "" if isinstance(value, dict | BaseModel) else f" = {short(value)}"
-    return f"{said}{shown_value}: {message}{about}"
+    return f"{given}{shown_value}: {message}{about}"
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,100 +94,95 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
 
 
 def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], config: Path) -> ResolvedStudy:
-    length = study.lengths.train
-    runs: dict[str, RunSpec] = {}
-
-    if isinstance(study.model, TrainedModel):
-        base_spec = RunSpec(
-            data=study.data,
-            length=length,
-            seed=study.model.seed,
-            architecture=study.model.architecture,
-            training=study.model.training,
-            deepspeed=read_deepspeed(f"study {name}: model.training", study.model.training, config),
-        )
-        base_steps = study.model.training.steps
-    else:
-        base_spec = RunSpec(data=study.data, length=length, seed=0, pretrained=study.model)
-        base_steps = 0
-    base, base_text = _named(base_spec)
-    runs[base] = base_spec
-    texts = {base: base_text}
-
-    shared = merge(arms.alignment, study.alignment)
-    parse(Alignment, shared, f"study {name}", "alignment")  # the study's mistake, not its first arm's
+    base_spec, base_steps = _base(f"study {name}: model.training", study, config)
+    base, text = _named(base_spec)
+    runs, texts = {base: base_spec}, {base: text}
+    # The study's mistake, not its first arm's.
+    parse(Alignment, merge(arms.alignment, study.alignment), f"study {name}", "alignment")
     arm_runs: dict[str, dict[int, str]] = {}
-    arm_settings: dict[str, Any] = {}
-    for arm_name in study.arms:
-        where = f"study {name}, arm {arm_name}"
-        arm = arms.arms[arm_name]
-        override = study.overrides.get(arm_name, Override())
-        merged = merge(merge(shared, arm.alignment), override.alignment)
-        alignment = parse(Alignment, merged, where, "alignment")
-        training_values = study.training.model_dump()
-        for patch in (arm.training, override.training):
-            training_values = merge(training_values, patch)
-        training = parse(Training, training_values, where, "training")
-        for step in study.checkpoints:
-            if not 0 < step <= training.steps:
-                raise StudyError(
-                    f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); "
-                    "lower it or train longer"
-                )
-        deepspeed = read_deepspeed(where, training, config)
-        checks.check_attention(where, training, study)
-        checks.check_adapter(where, training, study, deepspeed)
-        two_views = _two_views(where, alignment, study, training.steps)
-        arm_runs[arm_name] = {}
-        arm_settings[arm_name] = {"alignment": canonical(alignment), "training": canonical(training)}
+    settings: dict[str, Any] = {"study": _study_settings(study)}
+    for arm in study.arms:
+        of_arm, settings[arm] = _arm(f"study {name}, arm {arm}", arm, study, arms, config)
+        arm_runs[arm] = {}
         for seed in study.seeds:
             spec = RunSpec(
-                data=study.data,
-                length=length,
-                seed=seed,
-                base=base,
-                rope=study.model.rope,
-                training=training,
-                deepspeed=deepspeed,
-                alignment=two_views,
+                data=study.data, length=study.lengths.train, seed=seed, base=base, rope=study.model.rope, **of_arm
             )
-            identity, text = _named(spec)
-            runs.setdefault(identity, spec)
-            texts[identity] = text
-            arm_runs[arm_name][seed] = identity
+            run, text = _named(spec)
+            runs.setdefault(run, spec)
+            texts[run] = text
+            arm_runs[arm][seed] = run
+    evaluations: dict[str, tuple[str, Evaluation]] = {}
+    for evaluation in _evaluations(study):
+        identity, texts[identity] = _named(evaluation)
+        evaluations[evaluation.metric] = (identity, evaluation)
+    data, texts[data] = _named(study.data)
+    return ResolvedStudy(
+        name=name,
+        study=study,
+        arms={arm: arms.arms[arm] for arm in study.arms},
+        runs=runs,
+        arm_runs=arm_runs,
+        base=base,
+        base_steps=base_steps,
+        data=data,
+        evaluations=evaluations,
+        tables=tables,
+        texts=texts,
+        settings=settings,
+        accepted=or_study_error(accepted_changes),
+        site=or_study_error(resources.site),
+    )
 
-    evaluations = {}
+
+def _base(where: str, study: Study, config: Path) -> tuple[RunSpec, int]:
+    """The run that every arm starts from, and its optimiser steps: 0 where it exists already."""
+    data, length, model = study.data, study.lengths.train, study.model
+    if not isinstance(model, TrainedModel):
+        return RunSpec(data=data, length=length, seed=0, pretrained=model), 0
+    spec = RunSpec(
+        data=data,
+        length=length,
+        seed=model.seed,
+        architecture=model.architecture,
+        training=model.training,
+        deepspeed=read_deepspeed(where, model.training, config),
+    )
+    return spec, model.training.steps
+
+
+def _arm(where: str, name: str, study: Study, arms: Arms, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all runs of an arm have in common, and the settings that it comes from."""
+    arm, override = arms.arms[name], study.overrides.get(name, Override())
+    alignment_values, training_values = arms.alignment, study.training.model_dump()
+    for patch in (study.alignment, arm.alignment, override.alignment):
+        alignment_values = merge(alignment_values, patch)
+    for patch in (arm.training, override.training):
+        training_values = merge(training_values, patch)
+    alignment = parse(Alignment, alignment_values, where, "alignment")
+    training = parse(Training, training_values, where, "training")
+    for step in study.checkpoints:
+        if not 0 < step <= training.steps:
+            raise StudyError(
+                f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); lower it or train longer"
+            )
+    deepspeed = read_deepspeed(where, training, config)
+    checks.check_attention(where, training, study)
+    checks.check_adapter(where, training, study, deepspeed)
+    two_views = _two_views(where, alignment, study, training.steps)
+    of_arm = {"training": training, "deepspeed": deepspeed, "alignment": two_views}
+    return of_arm, {"alignment": canonical(alignment), "training": canonical(training)}
+
+
+def _evaluations(study: Study) -> Iterator[Evaluation]:
     for metric, settings in study.evaluations.asked.items():
-        evaluation = Evaluation(
+        yield Evaluation(
             metric=metric,
-            length=length,
+            length=study.lengths.train,
             data=study.data,
             precision=study.evaluations.precision,
             settings=METRICS[metric].resolved(settings, study.model.max_length),
         )
-        identity, text = _named(evaluation)
-        evaluations[metric] = (identity, evaluation)
-        texts[identity] = text
-
-    data, text = _named(study.data)
-    texts[data] = text
-    resolved_arms = {arm_name: arms.arms[arm_name] for arm_name in study.arms}
-    return ResolvedStudy(
-        name,
-        study,
-        resolved_arms,
-        runs,
-        arm_runs,
-        base,
-        base_steps,
-        data,
-        evaluations,
-        tables,
-        texts,
-        {"study": _study_settings(study), **arm_settings},
-        or_study_error(accepted_changes),
-        or_study_error(resources.site),
-    )
 
 
 def or_study_error(read: Callable[[], Read]) -> Read:
@@ -243,7 +238,7 @@ def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> Tw
         lens = alignment.hidden.distance == "logit-lens"
         hidden = HiddenTerm(
             alpha=weights,
-            layers=_layers(where, alignment.hidden.layers, study.model.layers),
+            layers=_blocks(where, alignment.hidden.layers, study.model.layers),
             distance=alignment.hidden.distance,
             divergence=alignment.divergence if lens else None,
             # A distance of states has no targets to hold constant.
@@ -287,18 +282,28 @@ def _multipliers(where: str, schedule: Any, study: Study, steps: int) -> list[fl
     return values if schedule.mean is None else schedules.scaled_to_mean(values, schedule.mean)
 
 
-def _layers(where: str, chosen: list[float], depth: int) -> list[int]:
-    layers = []
-    for value in chosen:
-        layer = max(1, min(depth - 1, round(value * depth))) if 0 < value < 1 else int(value)
-        if (value >= 1 and value != int(value)) or not 1 <= layer <= depth - 1:
+def _blocks(where: str, layers: list[float], depth: int) -> list[int]:
+    """The numbers of the blocks whose outputs are aligned, as alignment.hidden.layers names them.
+
+    Args:
+        layers: each is the number of a block, from 1 to depth - 1, or a fraction of the depth between 0 and 1, which
+            stands for the nearest of these blocks. The last block is none: the output term aligns what it gives.
+        depth: how many blocks the model has.
+
+    Raises:
+        StudyError: there is no such block, or one is named twice.
+    """
+    blocks: list[int] = []
+    for layer in layers:
+        block = max(1, min(depth - 1, round(layer * depth))) if 0 < layer < 1 else int(layer)
+        if (layer >= 1 and layer != int(layer)) or not 1 <= block <= depth - 1:
             raise StudyError(
-                f"{where}: alignment.hidden.layers = {value:g}: out of range; the model has {depth} blocks, "
+                f"{where}: alignment.hidden.layers = {layer:g}: out of range; the model has {depth} blocks, "
                 f"use 1..{depth - 1}, or a fraction of the depth between 0 and 1"
             )
-        layers.append(layer)
-    if len(set(layers)) < len(layers):
-        raise StudyError(
-            f"{where}: alignment.hidden.layers = {chosen}: two of them are block {layers[0]}; name it once"
-        )
-    return layers
+        if block in blocks:
+            raise StudyError(
+                f"{where}: alignment.hidden.layers = {layers}: two of them are block {block}; name it once"
+            )
+        blocks.append(block)
+    return blocks

@@ -1,29 +1,25 @@
-"""What the rules and commands ask of a study: paths, targets, resources and codes.
-
-Wired is what a study of either kind answers; ResolvedStudy is one of language models (longshort.synthetic.study has the
-other).
+"""A study of language models as rules and commands see it: paths, targets, resources and codes.
 
 Imports no torch and no workflow engine: the Snakefile imports it, and every job parses the Snakefile.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal
 
 from longshort.data import corpora
 from longshort.evaluation.catalog import METRICS, plots_of
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.records import hub
-from longshort.records.publish import sealed
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
 from longshort.study.schema import Arm, Study, Table
+from longshort.study.wired import Result, Wired
 
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
@@ -31,95 +27,6 @@ OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps
 LM_EVAL = "lm_eval"
 # The entry module of a training's stage.
 TRAINING = "longshort.training.trainer"
-
-
-class Result(NamedTuple):
-    """What one job makes of a run, and how it is known.
-
-    Attributes:
-        run: id of the specification.
-        stage: training, a metric, or synthetic.
-        record: the file that says how the result was made.
-        log: what the job writes while it runs.
-        code: hash of the code that makes it now.
-        measured: the record of the training that the job measures; None where it trains.
-    """
-
-    run: str
-    stage: str
-    record: str
-    log: str
-    code: str
-    measured: str | None = None
-
-
-class Wired(Protocol):
-    """A resolved study of either kind, as rules and commands see it.
-
-    Attributes:
-        name: of its file in config/studies.
-        kind: which of the two kinds it is of.
-        stages: the files of workflow/rules that it consists of.
-        texts: the specifications by their ids, as their files hold them.
-    """
-
-    name: str
-    kind: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]]
-    texts: dict[str, str]
-
-    def results(self) -> list[Result]:
-        """What all jobs make that take long, trainings before what measures them."""
-        ...
-
-    def names(self) -> dict[str, str]:
-        """Run -> what a person calls it."""
-        ...
-
-    def identities(self) -> set[str]:
-        """The specifications of what its jobs make, by which the queue of a cluster names these jobs."""
-        ...
-
-    def published(self) -> list[str]:
-        """What the results stages read: the record of each job, and its numbers beside it."""
-        ...
-
-    def targets(self) -> list[str]:
-        """What a person wants of the study in the end."""
-        ...
-
-    def table_names(self) -> list[str]: ...
-
-    def in_words(self) -> str:
-        """How large the study is."""
-        ...
-
-    def external_paths(self) -> list[str]:
-        """The files and folders that it names, and hub ids, which look like them."""
-        ...
-
-    def hub_parts(self) -> list[hub.Part]:
-        """All that its jobs take from the hub."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """All that the results stages know of the study: study.json."""
-        ...
-
-    def summary_text(self) -> str:
-        return json.dumps(sealed(self.summary()), indent=2, allow_nan=False, ensure_ascii=False)
-
-    @property
-    def seal(self) -> str:
-        """What tells study.json from an edited one that was sealed anew."""
-        return str(sealed(self.summary())["seal"])
-
-    def codes(self) -> dict[str, dict[str, str]]:
-        """Run -> stage -> the code that makes it."""
-        codes: dict[str, dict[str, str]] = {}
-        for result in self.results():
-            codes.setdefault(result.run, {})[result.stage] = result.code
-        return codes
 
 
 @dataclass(frozen=True)
@@ -237,10 +144,10 @@ class ResolvedStudy(Wired):
         """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""
         training = self.runs[run].training
         values = {key: int(getattr(training, key) or 0) if training else 0 for key in OPTIONS}
-        said = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        words = [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         if training and training.report_to:
-            said += ["--report-to", *training.report_to, "--run-name", self.name_of(run)]
-        return shlex.join(said)
+            words += ["--report-to", *training.report_to, "--run-name", self.name_of(run)]
+        return shlex.join(words)
 
     def name_of(self, run: str) -> str:
         """What a tracker shows a run as: study/arm/seed-n, by the first of its arms."""
@@ -308,7 +215,7 @@ class ResolvedStudy(Wired):
             "base": self.base,
             "base_steps": self.base_steps,
             "primary": self.study.primary,
-            "published": [canonical(one) for one in self.study.published],
+            "published": [canonical(number) for number in self.study.published],
             "settings": self.settings["study"],
             "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
             "arms": [

@@ -16,7 +16,8 @@ from longshort.records import hub
 from longshort.study import resources
 from longshort.study.parsing import parse
 from longshort.study.schema import MOST_SEEDS, Strict, distinct
-from longshort.study.wiring import TABLE_KINDS, Result, Wired
+from longshort.study.wired import Result, Wired
+from longshort.study.wiring import TABLE_KINDS
 
 TRAINING = "longshort.synthetic.train"
 Task = Literal["mean", "length"]
@@ -78,7 +79,7 @@ class SyntheticStudy(Strict):
     _once = field_validator("tasks", "encodings", "parameterisations", "seeds")(distinct)
 
 
-class Group(Strict):
+class GroupSpec(Strict):
     """The models that are trained together, as one job: all seeds and parameterisations of a task and an encoding."""
 
     kind: Literal["synthetic"] = "synthetic"
@@ -100,7 +101,7 @@ class ResolvedSynthetic(Wired):
 
     name: str
     study: SyntheticStudy
-    groups: dict[str, Group]
+    groups: dict[str, GroupSpec]
     texts: dict[str, str] = field(repr=False)
     site: resources.Site = field(default_factory=resources.Site)
     kind: ClassVar[Literal["synthetic"]] = "synthetic"
@@ -138,7 +139,7 @@ class ResolvedSynthetic(Wired):
         ]
 
     def names(self) -> dict[str, str]:
-        """Group -> its task and encoding, and whether it aligns."""
+        """Id -> the task of the group, its encoding, and whether it aligns."""
         return {
             identity: f"{group.task}, {group.encoding}{', alignment' if group.alpha else ''}"
             for identity, group in self.groups.items()
@@ -179,7 +180,7 @@ def resolve(name: str, content: dict[str, Any], site: resources.Site) -> Resolve
             for alpha in alphas:
                 chosen = study.parameterisations if task == "length" and not alpha else ["identity"]
                 own = {"task": task, "encoding": encoding, "parameterisations": chosen, "alpha": alpha}
-                group = Group.model_validate({**own, **shared})
+                group = GroupSpec.model_validate({**own, **shared})
                 text = dumps(canonical(group))
                 groups[digest(text)], texts[digest(text)] = group, text
     return ResolvedSynthetic(name, study, groups, texts, site)
