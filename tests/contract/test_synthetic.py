@@ -44,6 +44,7 @@ def test_status_names_every_group(project: Path, groups: dict[str, str]) -> None
     record.parent.mkdir(parents=True)
     write_record(record, {"code": "0" * 16})
     jobs = json.loads(longshort(project, "status", "--study", "tiny", "--json").stdout)
+    assert "1 done" in (said := longshort(project, "status", "--study", "tiny").stdout) and "no heartbeat" in said
     assert {job["arms"]: job["state"] for job in jobs} == {**dict.fromkeys(groups, "pending"), "mean, rope": "done"}
 
 

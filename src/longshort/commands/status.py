@@ -74,6 +74,10 @@ def shown(study: Wired, found: list[Stage]) -> RenderableType:
         if one.state not in (DONE, PENDING):
             table.add_row(*(Text(plain(cell)) for cell in _cells(one)))
     ended = [Text(plain(line)) for one in found if one.state in (heartbeat.FAILED, LOST) for line in _last_words(one)]
+    if study.kind == "synthetic":
+        ended.append(
+            Text("Its jobs keep no heartbeat: one that runs or has failed counts as pending until it is done.")
+        )
     return Group(table, *ended)
 
 
