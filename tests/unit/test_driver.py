@@ -23,7 +23,7 @@ BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(driver, "BETWEEN_LOOKS", 0.0)
-    return SimpleNamespace(name="mine", runs={BASE: None, ARM: None}, data=DATA)
+    return SimpleNamespace(name="mine", kind="synthetic", identities=lambda: {BASE, ARM, DATA}, hub_parts=list)
 
 
 def queue(monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | None) -> list[tuple[str, ...]]:
