@@ -11,8 +11,6 @@ from longshort import studies
 from longshort.records.publish import write_record
 from tests.support.project import SYNTHETIC, longshort, write_study
 
-LENGTH = {"length, none", "length, none, alignment", "length, rope", "length, rope, alignment"}
-
 
 @pytest.fixture
 def groups(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -23,7 +21,8 @@ def groups(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_plan_says_why_each_group_is_trained(project: Path, groups: dict[str, str]) -> None:
-    assert set(groups) == {"mean, none", "mean, rope"} | LENGTH
+    length = {f"length/{encoding}{aligned}" for encoding in ("none", "rope") for aligned in ("", "/alignment")}
+    assert set(groups) == {"mean/none", "mean/rope"} | length
     said = longshort(project, "plan", "--study", "tiny").stdout
     assert "1 synthetic each\n      not trained yet\n\n  then synthetic_" in said and "cost is not counted" in said
     (project / "results/tiny").mkdir(parents=True)
@@ -33,19 +32,19 @@ def test_plan_says_why_each_group_is_trained(project: Path, groups: dict[str, st
     assert plan["why"] == {
         **dict.fromkeys(groups, ["not finished yet"]),
         **dict.fromkeys([name for name in groups if "alignment" in name], ["alpha 0.1 -> 0.2"]),
-        **dict.fromkeys(["mean, alibi", "length, alibi", "length, alibi, alignment"], ["new group"]),
+        **dict.fromkeys(["mean/alibi", "length/alibi", "length/alibi/alignment"], ["new group"]),
     }
     said = longshort(project, "plan", "--study", "tiny", "--budget", "1h", check=False)
     assert said.returncode and "study tiny is synthetic: its cost is not counted" in said.stderr
 
 
 def test_status_names_every_group(project: Path, groups: dict[str, str]) -> None:
-    record = project / "results/runs" / groups["mean, rope"] / "synthetic/record.json"
+    record = project / "results/runs" / groups["mean/rope"] / "synthetic/record.json"
     record.parent.mkdir(parents=True)
     write_record(record, {"code": "0" * 16})
     jobs = json.loads(longshort(project, "status", "--study", "tiny", "--json").stdout)
     assert "1 done" in (said := longshort(project, "status", "--study", "tiny").stdout) and "no heartbeat" in said
-    assert {job["arms"]: job["state"] for job in jobs} == {**dict.fromkeys(groups, "pending"), "mean, rope": "done"}
+    assert {job["arms"]: job["state"] for job in jobs} == {**dict.fromkeys(groups, "pending"), "mean/rope": "done"}
 
 
 def test_tables_are_made_of_all_groups_alone(project: Path, groups: dict[str, str]) -> None:

@@ -139,9 +139,9 @@ class ResolvedSynthetic(Wired):
         ]
 
     def names(self) -> dict[str, str]:
-        """Id -> the task of the group, its encoding, and whether it aligns."""
+        """Id -> task/encoding, with /alignment where two views are aligned."""
         return {
-            identity: f"{group.task}, {group.encoding}{', alignment' if group.alpha else ''}"
+            identity: f"{group.task}/{group.encoding}{'/alignment' if group.alpha else ''}"
             for identity, group in self.groups.items()
         }
 
