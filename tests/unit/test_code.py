@@ -10,7 +10,7 @@ import pytest
 
 from longshort.errors import UserError
 from longshort.evaluation.catalog import METRICS
-from longshort.identity import code
+from longshort.identity import code, syntax
 from longshort.study import wiring
 
 STAGE = """
@@ -202,7 +202,7 @@ def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(code.PLANNED, code.source_as_planned())
     planned = code.code_hash(wiring.TRAINING)
     assert code.refuse_changed_code(planned, wiring.TRAINING) == planned
-    monkeypatch.setattr(code, "_python", lambda: "3.99")
+    monkeypatch.setattr(syntax, "python_version", lambda: "3.99")
     with pytest.raises(UserError, match=r"runs with Python 3.99 and was planned with 3\.\d+"):
         code.refuse_changed_code(planned, wiring.TRAINING)
 
@@ -211,20 +211,20 @@ def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_remembered_of_the_source_changes_no_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: str | None
 ) -> None:
-    monkeypatch.setattr(code, "TREES", tmp_path / "trees.json")
+    monkeypatch.setattr(syntax, "TREES", tmp_path / "trees.json")
     if remembered is not None:
-        code.TREES.write_text(remembered)
+        syntax.TREES.write_text(remembered)
 
     def planned() -> str:
-        code._known_trees.cache_clear()
+        syntax._known_trees.cache_clear()
         code._Package.at.cache_clear()
         return code.source_as_planned()
 
     anew = planned()
-    written = code.TREES.stat().st_mtime_ns
+    written = syntax.TREES.stat().st_mtime_ns
     assert planned() == anew
-    assert code.TREES.stat().st_mtime_ns == written
-    monkeypatch.setattr(code, "_parse", None)  # nothing is parsed a second time
+    assert syntax.TREES.stat().st_mtime_ns == written
+    monkeypatch.setattr(syntax, "_parse_anew", None)  # nothing is parsed a second time
     assert planned() == anew
 
 
