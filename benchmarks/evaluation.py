@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import set_verbosity_error
 
 from longshort.data import tokenizers
-from longshort.evaluation import longbench, misalignment, perplexity, standin
+from longshort.evaluation import longbench, longbench_answers, longbench_items, misalignment, perplexity, standin
 
 Figures = tuple[dict[str, float], dict[str, str]]
 BOS = 0
@@ -191,7 +191,7 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
 # ---- LongBench-E -----------------------------------------------------------------------------------------------------
 
 
-def official_loop(model: Any, tokenizer: Any, asked: list[longbench.Question]) -> list[str]:
+def official_loop(model: Any, tokenizer: Any, asked: list[longbench_items.Question]) -> list[str]:
     """As the official pred.py: one question at a time, to the end of the answer's length; samsum ends at a newline."""
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
     answers = []
@@ -233,13 +233,13 @@ def longbench_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figu
     items = 1 if toy else 3
     standin.write(standin.build(documents, items), folder / f"longbench-e-{items}")
     settings = {"source": {"kind": "stand-in", "items_per_task": items}, "max_length": 128 if toy else 1024}
-    asked = longbench.questions(tokenizer, {**settings, "max_new_tokens": 4 if toy else None}, folder)
+    asked = longbench_items.questions(tokenizer, {**settings, "max_new_tokens": 4 if toy else None}, folder)
     model = demo_model(257, device)
     model.generation_config.eos_token_id = BYTES_EOS
     train_on(model.train(), tokenizer, "".join(text for _, text in documents[:50]), 2 if toy else 150)
     model.eval()
     functions = {
-        "ours": lambda: longbench.predict(model, tokenizer, asked),
+        "ours": lambda: longbench_answers.predict(model, tokenizer, asked),
         "official": lambda: official_loop(model, tokenizer, asked),
     }
     scores = {

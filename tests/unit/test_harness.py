@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from longshort.evaluation import harness
+from longshort.evaluation import harness, harness_answers, harness_tasks
 from longshort.evaluation.journal import Journal
 
 ITEMS = [
@@ -246,7 +246,9 @@ def test_numbers_are_those_of_simple_evaluate(model: Any, tokenizer: Any, own: P
     # By bootstrap, where that of a mean has a formula.
     assert rows["own_say:perplexity_stderr"] == theirs["results"]["own_say"]["perplexity_stderr,none"] > 0
     samples = [sample for task in settings["tasks"] for sample in theirs["samples"][task]]
-    assert [item["response"] for item in first.items] == [harness._text(sample["filtered_resps"]) for sample in samples]
+    assert [item["response"] for item in first.items] == [
+        harness_answers._text(sample["filtered_resps"]) for sample in samples
+    ]
 
 
 def test_limit_takes_the_first_items(model: Any, tokenizer: Any, own: Path) -> None:
@@ -262,7 +264,7 @@ def test_groups_stand_beside_their_tasks(
 
     # The whole index of lm_eval takes 20 s to read.
     only_own = TaskManager(include_path=str(own), include_defaults=False)
-    monkeypatch.setattr(harness, "_manager", lambda settings: only_own)
+    monkeypatch.setattr(harness_tasks, "_manager", lambda settings: only_own)
     rows = by_task(evaluate(model, tokenizer, asked(own, "own_group", "own_choose")).rows)
     assert rows["own_group:acc"] == (rows["own_choose:acc"] + rows["own_choose_again:acc"]) / 2
     assert rows["harness:own_group"] == rows["own_group:acc"]
@@ -361,7 +363,7 @@ def test_the_tokenizer_that_tasks_load_names_no_code(tokenizer: Any, tmp_path: P
     tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": [None, "some/repository--code.Tokenizer"]}
     tokenizer.save_pretrained(tmp_path / "plain")
     assert "some/repository" in (tmp_path / "plain" / "tokenizer_config.json").read_text()
-    harness._save_without_code(tokenizer, tmp_path / "copy")
+    harness_tasks._save_without_code(tokenizer, tmp_path / "copy")
     assert not any(b"some/repository" in path.read_bytes() for path in (tmp_path / "copy").iterdir())
     assert AutoTokenizer.from_pretrained(tmp_path / "copy")("\u00e9").input_ids == [0xC3, 0xA9]
 

@@ -18,7 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshort.evaluation import longbench, prompts, scoring, standin
+from longshort.evaluation import (
+    longbench,
+    longbench_answers,
+    longbench_items,
+    longbench_score,
+    prompts,
+    scoring,
+    standin,
+)
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.scoring import is_settled, score_prediction, summarise
 from longshort.records import hub
@@ -177,7 +185,7 @@ def test_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]
     file, out = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    longbench._score_main(["--predictions", str(file), "--out", str(out), "--per-prediction"])
+    longbench_score.main(["--predictions", str(file), "--out", str(out), "--per-prediction"])
     result = json.loads(out.read_text())
     assert result["per_prediction"] == {"passage_count": [0.5, 1.0], "trec": [1.0]}
     assert result["tasks"]["passage_count"]["all"] == 75.0
@@ -209,7 +217,7 @@ def test_rows_that_cannot_be_scored_are_named(second: Any, said: str, tmp_path: 
     file = tmp_path / "predictions.jsonl"
     file.write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}\n")
     with pytest.raises(SystemExit, match=rf"predictions\.jsonl, {said}"):
-        longbench._score_main(["--predictions", str(file), "--out", str(tmp_path / "scores.json")])
+        longbench_score.main(["--predictions", str(file), "--out", str(tmp_path / "scores.json")])
     assert not (tmp_path / "scores.json").exists()
 
 
@@ -256,23 +264,24 @@ def tokenizer() -> Any:
 
 
 def test_the_middle_is_left_out(tokenizer: Any) -> None:
-    assert longbench.encode(tokenizer, "0123456789", 10) == (list(b"0123456789"), False)
-    assert longbench.encode(tokenizer, "0123456789", 4) == (list(b"0189"), True)
-    assert longbench.encode(tokenizer, "0123456789", 5) == (list(b"0189"), True)  # officially int(5 / 2) from each end
+    assert longbench_items.encode(tokenizer, "0123456789", 10) == (list(b"0123456789"), False)
+    assert longbench_items.encode(tokenizer, "0123456789", 4) == (list(b"0189"), True)
+    # Officially int(5 / 2) from each end.
+    assert longbench_items.encode(tokenizer, "0123456789", 5) == (list(b"0189"), True)
     # Half a character decodes to U+FFFD, and the text that is encoded again is longer than asked for.
-    assert longbench.encode(tokenizer, "\u00e9" * 4, 6) == (list("\u00e9\ufffd\ufffd\u00e9".encode()), True)
+    assert longbench_items.encode(tokenizer, "\u00e9" * 4, 6) == (list("\u00e9\ufffd\ufffd\u00e9".encode()), True)
 
 
 def test_prompt_and_answer_fit_into_max_length(tokenizer: Any, folder: Path) -> None:
-    asked = longbench.questions(tokenizer, STAND_IN, folder)
+    asked = longbench_items.questions(tokenizer, STAND_IN, folder)
     assert len(asked) == 39
     assert all(question.truncated and question.answer_length == 8 for question in asked)
     assert {len(question.input_ids) for question in asked} == {192 - 8}
-    assert longbench.questions(tokenizer, STAND_IN, folder) is asked
-    official = longbench.questions(tokenizer, {**STAND_IN, "max_length": 1024, "max_new_tokens": None}, folder)
+    assert longbench_items.questions(tokenizer, STAND_IN, folder) is asked
+    official = longbench_items.questions(tokenizer, {**STAND_IN, "max_length": 1024, "max_new_tokens": None}, folder)
     assert {q.task: q.answer_length for q in official} == {t: length for t, (length, _) in prompts.OFFICIAL.items()}
     with pytest.raises(ValueError, match="max_length = 512 leaves no room .* 512 tokens of gov_report's answer"):
-        longbench.questions(tokenizer, {**STAND_IN, "max_length": 512, "max_new_tokens": None}, folder)
+        longbench_items.questions(tokenizer, {**STAND_IN, "max_length": 512, "max_new_tokens": None}, folder)
 
 
 def test_missing_task_or_field_is_named(tokenizer: Any, folder: Path, tmp_path: Path) -> None:
@@ -281,15 +290,15 @@ def test_missing_task_or_field_is_named(tokenizer: Any, folder: Path, tmp_path: 
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "trec_e.jsonl").unlink()
     with pytest.raises(ValueError, match="task trec is missing"):
-        longbench.questions(tokenizer, settings, folder)
+        longbench_items.questions(tokenizer, settings, folder)
     item = json.loads((folder / "longbench-e-3" / "trec_e.jsonl").read_text().split("\n")[0])
     item["question"] = item.pop("input")
     (tmp_path / "trec_e.jsonl").write_text(json.dumps(item) + "\n")
-    assert len(longbench.questions(tokenizer, settings, folder)) == 37
+    assert len(longbench_items.questions(tokenizer, settings, folder)) == 37
     del item["answers"]
     (tmp_path / "trec_e.jsonl").write_text(json.dumps(item) + "\n")
     with pytest.raises(ValueError, match="trec_e.jsonl, line 1: no field 'answers'"):
-        longbench.read_items(str(tmp_path / "{task}_e.jsonl"), "trec")
+        longbench_items.read_items(str(tmp_path / "{task}_e.jsonl"), "trec")
 
 
 REVISION = "0" * 40
@@ -312,9 +321,9 @@ def test_items_come_from_the_official_zip(
 ) -> None:
     from huggingface_hub import constants
 
-    expected = longbench.questions(tokenizer, STAND_IN, folder)
+    expected = longbench_items.questions(tokenizer, STAND_IN, folder)
     settings = {**STAND_IN, "source": {"kind": "zip", "path": str(official_zip)}}
-    assert longbench.questions(tokenizer, settings, folder) == expected
+    assert longbench_items.questions(tokenizer, settings, folder) == expected
     source = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": REVISION}
     cache = official_zip.parents[3]
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -323,11 +332,11 @@ def test_items_come_from_the_official_zip(
     assert part is not None
     fetched = {"snapshot": str(official_zip.parent.relative_to(cache)), "files": folder_digests(official_zip.parent)}
     write_json(hub.record(part), fetched)
-    assert longbench.questions(tokenizer, {**STAND_IN, "source": source}, folder) == expected
+    assert longbench_items.questions(tokenizer, {**STAND_IN, "source": source}, folder) == expected
     full = {"source": source, "max_length": 4096, "max_new_tokens": None}
     assert longbench.protocol(full, 128).startswith("longbench-e/official-v1?data=000000000000&max=4096&prompts=")
     with pytest.raises(ValueError, match=r"not here: data\.zip of dataset THUDM/LongBench at revision 1{40}"):
-        longbench.questions(tokenizer, {**STAND_IN, "source": {**source, "revision": "1" * 40}}, folder)
+        longbench_items.questions(tokenizer, {**STAND_IN, "source": {**source, "revision": "1" * 40}}, folder)
 
 
 def test_a_zip_that_lacks_a_task_or_its_end_is_refused(tokenizer: Any, official_zip: Path, tmp_path: Path) -> None:
@@ -337,13 +346,13 @@ def test_a_zip_that_lacks_a_task_or_its_end_is_refused(tokenizer: Any, official_
             if name != "data/lcc_e.jsonl":
                 some.writestr(name, whole.read(name))
     with pytest.raises(ValueError, match="task lcc is missing"):
-        longbench.questions(tokenizer, settings, tmp_path)
+        longbench_items.questions(tokenizer, settings, tmp_path)
     (tmp_path / "data.zip").write_bytes(official_zip.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"take a whole copy of the official data\.zip"):
-        longbench.questions(tokenizer, settings, tmp_path)
+        longbench_items.questions(tokenizer, settings, tmp_path)
     (tmp_path / "data.zip").unlink()
     with pytest.raises(ValueError, match=r"task qasper is missing: no file zip://data/qasper_e\.jsonl::.*data\.zip"):
-        longbench.questions(tokenizer, settings, tmp_path)
+        longbench_items.questions(tokenizer, settings, tmp_path)
 
 
 def test_protocol_names_what_was_done(folder: Path, official_zip: Path) -> None:
@@ -379,7 +388,7 @@ def test_a_newline_of_bytes_ends_an_answer_only_when_it_is_text() -> None:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
     paris, newline, first, second, third, more = 5, 1, 2, 3, 4, 6
-    after = functools.partial(longbench._settled_after, tokenizer, "triviaqa")
+    after = functools.partial(longbench_answers._settled_after, tokenizer, "triviaqa")
     assert tokenizer.decode([paris, newline]) == "Paris\n" and "\n" not in tokenizer.decode([paris, newline, first])
     assert after([paris, newline]) == 0
     assert after([paris, newline, first, second]) == 0
@@ -469,7 +478,7 @@ def test_stand_in_is_deterministic(documents: list[tuple[str, str]], items: dict
     assert standin.build(documents, items_per_task=1, seed=1)["qasper"] != fewer["qasper"][:1]
     manifest = json.loads((folder / "longbench-e-3" / "manifest.json").read_text())
     assert set(manifest) == {f"{task}_e.jsonl" for task in prompts.TASKS}
-    assert longbench.read_items(str(folder / "longbench-e-3" / "{task}_e.jsonl"), "trec") == fewer["trec"]
+    assert longbench_items.read_items(str(folder / "longbench-e-3" / "{task}_e.jsonl"), "trec") == fewer["trec"]
 
 
 def made_source(module: int) -> str:
@@ -529,8 +538,8 @@ def tiny_llama(**changes: Any) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def question(task: str, text: bytes, answer_length: int) -> longbench.Question:
-    return longbench.Question(task, "", list(text), answer_length, False, [], None, 0)
+def question(task: str, text: bytes, answer_length: int) -> longbench_items.Question:
+    return longbench_items.Question(task, "", list(text), answer_length, False, [], None, 0)
 
 
 ASKED = [
@@ -544,20 +553,20 @@ ASKED = [
 @pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "dynamic", "factor": 4.0}])
 def test_batched_answers_equal_single_ones(tokenizer: Any, rope: dict[str, Any]) -> None:
     model = tiny_llama(rope_parameters={"rope_theta": 10000.0, **rope})
-    together = longbench.predict(model, tokenizer, ASKED)
-    apart = [longbench.predict(model, tokenizer, [asked])[0] for asked in ASKED]
+    together = longbench_answers.predict(model, tokenizer, ASKED)
+    apart = [longbench_answers.predict(model, tokenizer, [asked])[0] for asked in ASKED]
     assert together == apart
     assert len(set(together)) == len(ASKED)
 
 
 def test_batches_keep_to_kind_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(longbench, "TOKENS_PER_BATCH", 200)
-    batches = list(longbench._batches(ASKED, equal_length=False))
+    monkeypatch.setattr(longbench_answers, "TOKENS_PER_BATCH", 200)
+    batches = list(longbench_answers._batches(ASKED, equal_length=False))
     assert sorted(place for batch in batches for place in batch) == list(range(6))
     assert [3] in batches and [4, 2] in batches  # the one of another answer length; samsum, the longest first
     for batch in batches:
         assert len(batch) * (max(len(ASKED[place].input_ids) for place in batch) + 24) <= 200
-    assert all(len(batch) == 1 for batch in longbench._batches(ASKED, equal_length=True))
+    assert all(len(batch) == 1 for batch in longbench_answers._batches(ASKED, equal_length=True))
 
 
 def test_answer_equals_plain_greedy_decoding(model: Any, tokenizer: Any) -> None:
@@ -569,7 +578,7 @@ def test_answer_equals_plain_greedy_decoding(model: Any, tokenizer: Any) -> None
         if tokens[-1] == 256:
             break
     expected = tokenizer.decode(tokens[8:], skip_special_tokens=True)
-    assert longbench.predict(model, tokenizer, ASKED[:1]) == [expected]
+    assert longbench_answers.predict(model, tokenizer, ASKED[:1]) == [expected]
 
 
 def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
@@ -582,8 +591,8 @@ def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(257))
     with torch.no_grad():
         model.lm_head.bias[10], model.lm_head.bias[ord("b")] = 2.0, 1.0
-    assert longbench.predict(model, tokenizer, [question("samsum", b"text", 5)]) == ["b\n"]
-    assert longbench.predict(model, tokenizer, [question("trec", b"text", 5)]) == ["\n" * 5]
+    assert longbench_answers.predict(model, tokenizer, [question("samsum", b"text", 5)]) == ["b\n"]
+    assert longbench_answers.predict(model, tokenizer, [question("trec", b"text", 5)]) == ["\n" * 5]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -598,9 +607,9 @@ def test_an_early_end_leaves_every_score(tokenizer: Any, monkeypatch: pytest.Mon
         model.lm_head.bias[torch.tensor([10, 35, *b"ab 1"])] += 4 + torch.rand(6)
     tasks = ["lcc", "trec", "triviaqa", "repobench-p", "qasper", "samsum"]
     asked = [question(task, bytes([seed, place, *b"what"]) * (1 + place), 24) for place, task in enumerate(2 * tasks)]
-    short = longbench.predict(model, tokenizer, asked)
-    monkeypatch.setattr(longbench, "is_settled", lambda task, text: False)
-    long = longbench.predict(model, tokenizer, asked)
+    short = longbench_answers.predict(model, tokenizer, asked)
+    monkeypatch.setattr(longbench_answers, "is_settled", lambda task, text: False)
+    long = longbench_answers.predict(model, tokenizer, asked)
     assert any(len(one) < len(other) for one, other in zip(short, long, strict=True))
     for one, early, whole in zip(asked, short, long, strict=True):
         assert whole.startswith(early) and (early == whole or one.task in ("lcc", "repobench-p", "trec", "triviaqa"))
@@ -614,13 +623,13 @@ def test_an_early_end_leaves_every_score(tokenizer: Any, monkeypatch: pytest.Mon
 def test_a_killed_evaluation_goes_on_after_the_last_batch(
     model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "whole").of("step 1"))
+    whole = longbench_answers.predict(model, tokenizer, ASKED, Journal(tmp_path / "whole").of("step 1"))
     lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     (tmp_path / "cut").write_bytes(b"".join(lines[:1]) + lines[1][:70])
-    assert longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
+    assert longbench_answers.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
     assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
     monkeypatch.setattr(model, "generate", None)  # with all batches there, nothing is generated
-    assert longbench.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
+    assert longbench_answers.predict(model, tokenizer, ASKED, Journal(tmp_path / "cut").of("step 1")) == whole
 
 
 def test_evaluate_gives_all_rows_and_keeps_predictions(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -651,7 +660,7 @@ def test_scores_of_kept_predictions_are_those_published(
     others = [{**row, "step": 4, "prediction": "no"} for row in kept]
     pandas.DataFrame([*({"step": 2, **row} for row in kept), *others]).to_parquet(file, index=False)
     command = ["--predictions", str(file), "--out", str(out)]
-    longbench._score_main([*command, "--step", "2"])
+    longbench_score.main([*command, "--step", "2"])
     scored = json.loads(out.read_text())
     found = {"overall": scored["overall"], "overall-bucket-mean": scored["overall_bucket_mean"]}
     for task, means in scored["tasks"].items():
@@ -661,13 +670,13 @@ def test_scores_of_kept_predictions_are_those_published(
     assert found["overall"] > 0
     for step, said in {(): "several", ("--step", "3"): "step 3 is not there"}.items():
         with pytest.raises(SystemExit, match=rf"holds the steps 2, 4 and .*{said}.*: choose one with --step"):
-            longbench._score_main([*command, *step])
+            longbench_score.main([*command, *step])
     pandas.DataFrame([{"step": 2, "response": "a"}]).to_parquet(file)
     with pytest.raises(SystemExit, match=r"has no all_classes, length, .*: give an \*\.items\.parquet of longbench_e"):
-        longbench._score_main(command)
+        longbench_score.main(command)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(SystemExit, match=r"2-4\.items\.parquet is no whole parquet file"):
-        longbench._score_main(command)
+        longbench_score.main(command)
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(SystemExit, match=r"rows\.jsonl has no steps.*: leave --step out"):
-        longbench._score_main(["--predictions", str(tmp_path / "rows.jsonl"), "--out", str(out), "--step", "2"])
+        longbench_score.main(["--predictions", str(tmp_path / "rows.jsonl"), "--out", str(out), "--step", "2"])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 
-from longshort.evaluation import longbench, prompts
+from longshort.evaluation import longbench, longbench_items, longbench_score, prompts
 from tests.support import golden
 
 CLASSES = ["Date", "Dates", "Other date", "City", "Other city", "City of", "x"]
@@ -128,7 +128,7 @@ rows = st.sampled_from(prompts.TASKS).flatmap(
 def test_equals_a_second_implementation(tmp_path_factory: pytest.TempPathFactory, predicted: list[dict]) -> None:
     file = tmp_path_factory.mktemp("scores") / "predictions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in predicted))
-    found = longbench.score_file(file, per_prediction=True)
+    found = longbench_score.score_file(file, per_prediction=True)
     expected = means(predicted)
     for task, scores in found.pop("per_prediction").items():
         mine = [row for row in predicted if row["dataset"].removesuffix("_e") == task]
@@ -174,7 +174,7 @@ def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path)
     tokenizer = tokenizers.load({"kind": "bytes"})
     values = {f"prompt of {task}": str(prompt) for task, prompt in prompts.official_prompts().items()}
     for size in (5, 8, 12, 99):
-        values[f"encoded to {size}"] = str(longbench.encode(tokenizer, "a middle that is left out", size))
+        values[f"encoded to {size}"] = str(longbench_items.encode(tokenizer, "a middle that is left out", size))
     answers = {"trec": "City", "passage_count": "5", "passage_retrieval_en": "Paragraph 5"}
     for task in prompts.TASKS:
         for text in ("The red\ncar 5", "\n#5\nred 12 City", "City of x Paragraph 5", ""):
