@@ -7,7 +7,6 @@ the step to resume from and the steps at which weights are wanted.
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import sys
 import time
@@ -23,34 +22,22 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
-from longshort.jobs import interruption
 from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
 from longshort.models.head import PARTS, Batch, LossHead, NextToken, install, parts
-from longshort.records.publish import NoSpace, is_full, naming_a_full_disk, no_space, read_json, write_json
-from longshort.training import checkpoints, extensions, log
-
-
-class Diverged(Exception):
-    """Loss or gradient norm is not finite."""
-
-    def __init__(self, step: int, loss: float, gradient_norm: float | None) -> None:
-        super().__init__(f"loss {loss}, gradient norm {gradient_norm} at step {step}")
-        self.step = step
+from longshort.records.publish import NoSpace, is_full, no_space, read_json, write_json
+from longshort.training import callbacks, checkpoints, extensions
+from longshort.training.callbacks import Diverged, asked_to_stop, on_any_process
 
 
 class LongShortTrainer(Trainer):
-    """Adds the two views, alpha(step), the log of every part, the end of a run that diverged, and an early end.
-
-    Where one process was asked to stop, or a checkpoint is due, all save after the same step: the request travels with
-    the sum of the losses.
-    """
+    """Adds the two views, alpha(step), and the numbers of every step to transformers' loop; callbacks do the rest."""
 
     def __init__(
         self,
@@ -59,9 +46,6 @@ class LongShortTrainer(Trainer):
         before_step: Callable[[int], None],
         alpha_output: list[float],
         alpha_hidden: list[float],
-        work: Path,
-        progress_every: int,
-        checkpoint_seconds: float,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -69,10 +53,9 @@ class LongShortTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.head, self.before_step = head, before_step
         self.alpha_output, self.alpha_hidden = alpha_output, alpha_hidden
-        self.work, self.progress_every, self.checkpoint_seconds = work, progress_every, checkpoint_seconds
         self._parts: list[Tensor] = []
         self._tokens = 0
-        self._since = self._saved = time.perf_counter()
+        self._since = time.perf_counter()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -86,29 +69,23 @@ class LongShortTrainer(Trainer):
         return (values[0], {}) if return_outputs else values[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One row per optimiser step: means over micro-batches and processes."""
-        if "loss" not in logs:  # the summary at the end of the training, wrong after a resume
-            super().log(logs, start_time)
-            return
-        values = torch.stack(self._parts).mean(0, dtype=torch.float64)
+        """One row per optimiser step; the summary at the end of the training, which has no loss, passes through."""
+        super().log(self._row(logs) if "loss" in logs else logs, start_time)
+
+    def _row(self, logs: dict[str, float]) -> dict[str, float]:
+        """The parts of the loss, means over micro-batches and processes; weights, learning rate and speed of the step.
+
+        Args:
+            logs: what transformers says of the step.
+        """
         now = time.perf_counter()
-        due = now - self._saved > self.checkpoint_seconds
-        values = torch.cat([values, values.new_tensor([float(asked_to_stop(self.work)), float(due)])])
+        values = torch.stack(self._parts).mean(0, dtype=torch.float64)
         if dist.is_initialized():
             dist.all_reduce(values)
-        *sums, asked, due_anywhere = values.tolist()
-        values = torch.tensor(sums, dtype=torch.float64) / self.args.world_size
-        if asked or due_anywhere:
-            self.control.should_save = True
-            self.control.should_training_stop |= bool(asked)
-        if self.control.should_save:
-            self._saved = now
-        if asked and self.is_world_process_zero():  # SLURM's signal may not have reached the launcher
-            (self.work / checkpoints.STOP).touch()
-        step = self.state.global_step
-        row: dict[str, float] = {"step": step}
-        row.update({part: value for part, value in zip(PARTS, values.tolist(), strict=True) if part in self.head.parts})
-        row["alpha_output"], row["alpha_hidden"] = self.alpha_output[step - 1], self.alpha_hidden[step - 1]
+        values = values.cpu() / self.args.world_size
+        row = {part: value for part, value in zip(PARTS, values.tolist(), strict=True) if part in self.head.parts}
+        step = self.state.global_step - 1
+        row["alpha_output"], row["alpha_hidden"] = self.alpha_output[step], self.alpha_hidden[step]
         row["learning_rate"] = logs["learning_rate"]
         if "grad_norm" in logs:  # DeepSpeed reports none for stage 0 in float32
             row["grad_norm"] = logs["grad_norm"]
@@ -116,58 +93,7 @@ class LongShortTrainer(Trainer):
         if torch.cuda.is_available():
             row["device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._parts, self._tokens, self._since = [], 0, now
-        super().log({**logs, **{name: value for name, value in row.items() if name != "step"}}, start_time)
-        if not math.isfinite(row["loss"]) or not math.isfinite(row.get("grad_norm", 0.0)):
-            raise Diverged(step, row["loss"], row.get("grad_norm"))
-        if self.is_world_process_zero():
-            with naming_a_full_disk(self.work / log.NAME, len(repr(row))):
-                log.append(self.work / log.NAME, row)
-            if (step % self.progress_every == 0 or step == self.state.max_steps) and self.args.disable_tqdm:
-                shown = " ".join(f"{part} {row[part]:.4f}" for part in self.head.parts)
-                print(f"step {step}/{self.state.max_steps} {shown} tokens/s {row['tokens_per_second']:.0f}", flush=True)
-
-
-class Bar(ProgressCallback):
-    """The progress bar without a line for every logged step."""
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-class SavesConfig(TrainerCallback):
-    """Puts the model's configuration beside a saved adapter, ahead of the seal."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            import_module(ADAPTERS).save_config(
-                self.model, checkpoints.folder(Path(args.output_dir), state.global_step)
-            )
-
-
-class CheckpointAt(TrainerCallback):
-    """Saves at the wanted steps, seals what was saved, and stops after the last of them."""
-
-    def __init__(self, steps: list[int], kept: list[int], work: Path, owner: Owner) -> None:
-        self.steps, self.kept, self.work, self.owner = steps, kept, work, owner
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = state.global_step in self.steps
-        control.should_training_stop = state.global_step >= max(self.steps)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if dist.is_initialized():
-            dist.barrier()  # every process writes its share of the optimiser state
-        if state.is_world_process_zero:
-            self.owner.refuse_if_lost()
-            log.sync(self.work / log.NAME)  # a node that goes down must not take steps before a checkpoint along
-            checkpoints.seal(checkpoints.folder(self.work, state.global_step))
-            # The newest may be found damaged: then the one before it is resumed from.
-            checkpoints.thin(self.work, self.kept, spare=2)
-            if state.global_step not in self.steps:
-                print(f"checkpoint at step {state.global_step}, to resume from", flush=True)
+        return row
 
 
 def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
@@ -244,7 +170,7 @@ def train(job: dict[str, Any]) -> None:
     Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and returns.
     """
     spec = read_json(Path(job["spec"]))
-    work, data = Path(job["work"]), Path(job["data"])
+    work = Path(job["work"])
     owner = Owner(work / "owner.json", job["owner"])
     arguments = arguments_of(job, spec)
     processes = spec["training"]["processes"] * spec["training"]["nodes"]
@@ -256,60 +182,9 @@ def train(job: dict[str, Any]) -> None:
     extensions.lock_as_long_as_processes_live()
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
-    tokenizer = tokenizers.load(spec["data"]["tokenizer"])
-    separator = tokenizers.separator(tokenizer)
-    alignment, training = spec.get("alignment"), spec["training"]
-    windows = Windows(
-        TokenStream(data / "train", separator),
-        length=spec["length"],
-        seed=spec["seed"],
-        batch=training["batch"],
-        steps=training["steps"],
-        max_extra=alignment["max_extra"] if alignment else None,
-        extra_per_row=bool(alignment) and alignment.get("sampling_per") == "row",
-    )
-    if arguments.process_index == 0:
-        lengths = windows.stream.document_lengths
-        print(
-            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {(lengths < windows.slot).sum()} "
-            f"of {len(lengths)} documents are shorter than a window and packed with others",
-            flush=True,
-        )
-    model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
-    if training.get("attention") == "shifted-sparse":
-        import_module(SHIFTED_SPARSE).use(model, spec["length"])
-    aligns = bool(alignment and (alignment.get("output") or alignment.get("hidden")))
-    objective = import_module(ALIGNMENT).of(model, alignment) if aligns else NextToken()
-    head = install(model, objective, job["chunk_size"] or None)
-    trained, before_step = model, rope.at_step(model, spec["seed"])
-    callbacks: list[TrainerCallback] = [CheckpointAt(job["targets"], job["keep"], work, owner)]
-    if training.get("adapter"):
-        adapters = import_module(ADAPTERS)
-        trained = adapters.attach(model, training["adapter"], spec["seed"])
-        callbacks.insert(0, SavesConfig(model))
-    output, hidden = ((alignment or {}).get(term) or {} for term in ("output", "hidden"))
-    trainer = LongShortTrainer(
-        model=trained,
-        args=arguments,
-        train_dataset=windows,
-        data_collator=partial(collate, length=spec["length"]),
-        callbacks=callbacks,
-        head=head,
-        before_step=before_step,
-        alpha_output=weights_at(output.get("alpha"), training["steps"]),
-        alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
-        work=work,
-        progress_every=job["logging_steps"],
-        checkpoint_seconds=60 * job["checkpoint_minutes"],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if not arguments.disable_tqdm:
-        trainer.add_callback(Bar)
+    trainer = build_trainer(job, spec, arguments, owner)
     resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
-    asked = torch.tensor(float(asked_to_stop(work)), device=arguments.device)
-    dist.all_reduce(asked)  # one that was asked a moment later must not begin alone
-    if asked:
+    if on_any_process(asked_to_stop(work), arguments.device):  # one that was asked a moment later must not begin alone
         print("asked to stop before the first step", flush=True)
         return
     try:
@@ -322,23 +197,76 @@ def train(job: dict[str, Any]) -> None:
     except NoSpace as error:
         raise SystemExit(str(error)) from error
     except Exception as error:
-        needed = checkpoint_size(model)
+        needed = checkpoint_size(trainer.model)
         if is_full(error) or shutil.disk_usage(work).free < needed:
             traceback.print_exc()
             raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
         raise
 
 
-def checkpoint_size(model: PreTrainedModel) -> int:
+def build_trainer(
+    job: dict[str, Any], spec: dict[str, Any], arguments: TrainingArguments, owner: Owner
+) -> LongShortTrainer:
+    """Windows, model, objective and callbacks of a run, put together."""
+    tokenizer = tokenizers.load(spec["data"]["tokenizer"])
+    separator = tokenizers.separator(tokenizer)
+    windows = build_windows(spec, Path(job["data"]), separator)
+    if arguments.process_index == 0:
+        lengths = windows.stream.document_lengths
+        print(
+            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {(lengths < windows.slot).sum()} "
+            f"of {len(lengths)} documents are shorter than a window and packed with others",
+            flush=True,
+        )
+    alignment, training = spec.get("alignment") or {}, spec["training"]
+    model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
+    if training.get("attention") == "shifted-sparse":
+        import_module(SHIFTED_SPARSE).use(model, spec["length"])
+    output, hidden = alignment.get("output") or {}, alignment.get("hidden") or {}
+    objective = import_module(ALIGNMENT).of(model, alignment) if output or hidden else NextToken()
+    head = install(model, objective, job["chunk_size"] or None)
+    trained, before_step = model, rope.at_step(model, spec["seed"])
+    if training.get("adapter"):
+        trained = import_module(ADAPTERS).attach(model, training["adapter"], spec["seed"])
+    trainer = LongShortTrainer(
+        model=trained,
+        args=arguments,
+        train_dataset=windows,
+        data_collator=partial(collate, length=spec["length"]),
+        head=head,
+        before_step=before_step,
+        alpha_output=weights_at(output.get("alpha"), training["steps"]),
+        alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    for callback in callbacks.of(job, owner, adapted=model if training.get("adapter") else None):
+        trainer.add_callback(callback)
+    trainer.add_callback(
+        callbacks.PrintsProgress(job["logging_steps"]) if arguments.disable_tqdm else callbacks.ProgressBar()
+    )
+    return trainer
+
+
+def build_windows(spec: dict[str, Any], data: Path, separator: int) -> Windows:
+    """The training's windows, in their order, of a published data folder."""
+    alignment: dict[str, Any] = spec.get("alignment") or {}
+    return Windows(
+        TokenStream(data / "train", separator),
+        length=spec["length"],
+        seed=spec["seed"],
+        batch=spec["training"]["batch"],
+        steps=spec["training"]["steps"],
+        max_extra=alignment.get("max_extra"),
+        extra_per_row=alignment.get("sampling_per") == "row",
+    )
+
+
+def checkpoint_size(model: Any) -> int:
     """About how many bytes a checkpoint takes: weights twice (the model's and DeepSpeed's), and what AdamW keeps."""
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
     weights = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
     return 16 * int(weights)
-
-
-def asked_to_stop(work: Path) -> bool:
-    """Whether this process, or the launcher, was."""
-    return interruption.requested() or (work / checkpoints.STOP).exists()
 
 
 def main() -> None:
