@@ -172,7 +172,7 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
     write_documents(folder, 32, 2 * max(BEYOND) * shape.l_train, 257)
     # Weights so large that what it predicts depends on the context.
     model = demo_model(257, device, spread=0.1)
-    settings = {"sequences": shape.sequences, "lengths_per_sequence": DRAWS, "beyond": BEYOND}
+    settings = {"sequences": shape.sequences, "lengths_per_sequence": DRAWS, "beyond": BEYOND, "grid_sequences": 0}
     with contextlib.redirect_stdout(sys.stderr):
         ours, theirs = (way(model, settings, folder, shape) for way in (closed_form, pair_by_pair))
         for key, value in theirs.items():

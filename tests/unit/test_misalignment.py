@@ -257,7 +257,7 @@ def test_the_grid_is_the_powers_of_two_and_may_be_left_out(data: Path) -> None:
     assert misalignment.grid_lengths(128, 8) == [32, 64, 128, 256, 512, 1024]
     assert misalignment.grid_lengths(100, 6) == [25, 50, 100, 200, 400]
     assert misalignment.grid_lengths(2, 1) == [1, 2]
-    without = {key: value for key, value in SETTINGS.items() if key != "grid_sequences"}
+    without = {**SETTINGS, "grid_sequences": 0}
     rows = misalignment.evaluate(llama(), TOKENIZER, without, data, L_TRAIN).rows
     assert {metric for metric, _ in values(rows)} == {row["metric"] for row in rows}
     all_of_them = {**SETTINGS, "grid_sequences": 99}
@@ -268,7 +268,7 @@ def test_the_grid_is_the_powers_of_two_and_may_be_left_out(data: Path) -> None:
 
 def test_protocol_says_what_was_done() -> None:
     assert misalignment.protocol(SETTINGS, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=2,4&grid=3"
-    inside = {"sequences": 5, "lengths_per_sequence": 4, "beyond": []}
+    inside = {**SETTINGS, "beyond": [], "grid_sequences": 0}
     assert misalignment.protocol(inside, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=none"
 
 

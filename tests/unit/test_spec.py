@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -38,6 +39,40 @@ def test_new_neutral_options_and_unimportant_fields_change_nothing() -> None:
 def test_values_and_changed_defaults_do() -> None:
     assert spec.spec_id(WithNeutralField(option="on")) != spec.spec_id(Old())
     assert spec.spec_id(WithChangedDefault()) != spec.spec_id(Old())
+
+
+class Plain(BaseModel):
+    kind: Literal["plain"]
+
+
+class Nested(BaseModel):
+    kind: Literal["nested"]
+    parts: list[WithNeutralField]
+    workers: int = Field(json_schema_extra={"identity": False})
+
+
+class Whole(BaseModel):
+    part: Plain | Nested | None = Field(None, json_schema_extra={"neutral": None})
+    # A later default: what was asked before meant the neutral value.
+    count: int = Field(3, json_schema_extra={"neutral": 0})
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        Whole(),
+        Whole(count=0),
+        Whole(part=Plain(kind="plain")),
+        Whole(part=Nested(kind="nested", parts=[WithNeutralField(), WithNeutralField(option="on")], workers=2)),
+    ],
+)
+def test_a_reader_finds_the_neutral_values_that_a_specification_leaves_out(whole: Whole) -> None:
+    assert spec.completed(Whole, spec.canonical(whole)) == whole.model_dump(exclude={"part": {"workers"}})
+
+
+def test_a_specification_with_a_field_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UserError, match="has 'cuont', and no Whole has that"):
+        spec.completed(Whole, {"cuont": 1})
 
 
 def test_a_specification_is_the_one_that_its_folder_is_named_by(tmp_path: Path) -> None:

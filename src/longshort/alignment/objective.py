@@ -38,21 +38,20 @@ class Terms:
     hidden_stop_gradient: str = "none"
 
     @staticmethod
-    def of(alignment: dict[str, Any] | None) -> Terms:
-        """From the `alignment` of a run's specification; None is plain next-token prediction."""
-        alignment = alignment or {}
-        where = alignment.get("overlap") or {"kind": "all"}
-        output, hidden = alignment.get("output") or {}, alignment.get("hidden") or {}
-        return Terms(
-            overlap=where["kind"],
-            overlap_k=where.get("k"),
-            output=output.get("divergence"),
-            output_stop_gradient=output.get("stop_gradient", "none"),
-            layers=tuple(hidden.get("layers", ())),
-            distance=hidden.get("distance", "mse"),
-            lens=hidden.get("divergence"),
-            hidden_stop_gradient=hidden.get("stop_gradient", "none"),
-        )
+    def of(alignment: dict[str, Any]) -> Terms:
+        """From the `alignment` of a run's specification, neutral values filled in."""
+        overlap, output, hidden = (alignment[part] or {} for part in ("overlap", "output", "hidden"))
+        said: dict[str, Any] = {
+            "overlap": overlap.get("kind"),
+            "overlap_k": overlap.get("k"),
+            "output": output.get("divergence"),
+            "output_stop_gradient": output.get("stop_gradient"),
+            "layers": tuple(hidden.get("layers", ())),
+            "distance": hidden.get("distance"),
+            "lens": hidden.get("divergence"),
+            "hidden_stop_gradient": hidden.get("stop_gradient"),
+        }
+        return Terms(**{name: value for name, value in said.items() if value is not None})
 
 
 class Alignment:

@@ -24,7 +24,7 @@ from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise
 
 def protocol(settings: dict[str, Any], l_train: int) -> str:
     """The name of what was done; "official" is official data with official answer lengths and nothing else."""
-    source, cap = settings["source"], settings.get("max_new_tokens")
+    source, cap = settings["source"], settings["max_new_tokens"]
     given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
     if cap is not None:
         given.insert(1, f"new={cap}")

@@ -44,9 +44,9 @@ def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Ques
     """The items of all tasks, truncated to their place; made once per tokenizer and settings."""
     files = task_files(settings["source"], data)
     done = _QUESTIONS.setdefault(tokenizer, {})
-    key = json.dumps([files, settings["max_length"], settings.get("max_new_tokens")])
+    key = json.dumps([files, settings["max_length"], settings["max_new_tokens"]])
     if key not in done:
-        done[key] = list(_read_questions(tokenizer, files, settings["max_length"], settings.get("max_new_tokens")))
+        done[key] = list(_read_questions(tokenizer, files, settings["max_length"], settings["max_new_tokens"]))
         cut = sum(question.truncated for question in done[key])
         print(f"{len(done[key])} questions, {cut} of them without the middle of their prompt", flush=True)
     return done[key]

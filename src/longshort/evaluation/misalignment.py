@@ -62,7 +62,7 @@ def evaluate(
     Args:
         tokenizer: not used; all evaluations have one signature.
         settings: `sequences`; `lengths_per_sequence`, K >= 2; `beyond`, multiples of l_train, may be empty;
-            `grid_sequences`, 0 or absent: no grid.
+            `grid_sequences`, 0: no grid.
         data: a published data folder; its `test` split is read.
         l_train: training length in tokens.
         journal: keeps the values of every block of SEQUENCES_AT_ONCE sequences; those it has are not measured again.
@@ -225,8 +225,8 @@ def _row(
 
 
 def _in_grid(settings: dict[str, Any]) -> int:
-    """How many of the sequences the grid is measured on; settings leave out the neutral 0."""
-    return min(int(settings.get("grid_sequences", 0)), int(settings["sequences"]))
+    """How many of the sequences the grid is measured on."""
+    return min(int(settings["grid_sequences"]), int(settings["sequences"]))
 
 
 def _multiples(settings: dict[str, Any]) -> list[int]:

@@ -17,7 +17,7 @@ from longshort.data import prepared, splits
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity.code import code_hash, modules, refuse_changed_code
-from longshort.identity.spec import digest, dumps, run_id
+from longshort.identity.spec import completed, digest, dumps, run_id
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
 from longshort.records import hub, provenance
@@ -32,6 +32,7 @@ from longshort.records.publish import (
     write_atomic,
     write_record,
 )
+from longshort.study.schema import Evaluation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +79,8 @@ def make(
 ) -> None:
     entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
-    spec, run = read_spec(arguments.spec), read_record(arguments.run)
+    asked, run = read_spec(arguments.spec), read_record(arguments.run)
+    spec = completed(Evaluation, asked)
     if "run" not in run:
         raise UserError(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
     manifest = read_record(arguments.data)
@@ -102,7 +104,7 @@ def make(
         # Finished items of other library versions do not stand beside new ones.
         "environment": provenance.environment(),
     }
-    place = arguments.work / "evaluations" / run_id(spec, code, inputs)
+    place = arguments.work / "evaluations" / run_id(asked, code, inputs)
     with sole_owner(place) as owner:
         finished = place / "finished.parquet"
         if _sound(finished):
@@ -124,7 +126,7 @@ def make(
             }
             about = {
                 "run": run["run"],
-                "evaluation": digest(dumps(spec)),
+                "evaluation": digest(dumps(asked)),
                 "steps": arguments.steps,
                 "modules": modules(entry),
                 "machine": provenance.machine(),
@@ -142,7 +144,7 @@ def make(
 def _protocol(metric: str, protocol: Protocol, spec: dict[str, Any]) -> str:
     try:
         said = protocol(spec["settings"], spec["length"])
-        return f"{said}&weights={spec['precision']}" if "precision" in spec else said
+        return said if spec["precision"] == "fp32" else f"{said}&weights={spec['precision']}"
     except (OSError, ValueError) as error:
         raise UserError(f"{metric}: {error}") from None
 
@@ -180,7 +182,7 @@ def _checkpoints(
 
             tokenizer = tokenizers.load(spec["data"]["tokenizer"])
         began = time.monotonic()
-        model = _load(checkpoint, spec.get("precision", "fp32"))
+        model = _load(checkpoint, spec["precision"])
         if not _answers(model, data, spec["length"]):
             print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
             together.rows.append(_nothing(metric, step, "diverged"))

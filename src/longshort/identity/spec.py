@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from longshort.errors import UserError
 
 # Of studies, arms and tables: they become names of files and folders, and words of a command.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
@@ -35,10 +37,54 @@ def canonical(model: BaseModel) -> dict[str, Any]:
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         mark = _mark(field)
-        if mark.get("identity", True) is False or ("neutral" in mark and value == mark["neutral"]):
+        if not _identifies(field) or ("neutral" in mark and value == mark["neutral"]):
             continue
         values[name] = _normalised(value)
     return values
+
+
+def completed(kind: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """What canonical left out because it was neutral, put back: so no reader of a specification repeats a default.
+
+    Fields that are no part of the identity stay out.
+
+    Args:
+        kind: the model whose canonical form `values` is, e.g. study.schema.RunSpec.
+
+    Raises:
+        UserError: the model has no such field.
+    """
+    fields = kind.model_fields
+    for name in values:
+        if name not in fields:
+            raise UserError(f"the specification has {name!r}, and no {kind.__name__} has that: change it, or the code")
+    neutral = {name: _mark(field)["neutral"] for name, field in fields.items() if "neutral" in _mark(field)}
+    return {**neutral, **{name: _completed(fields[name].annotation, value) for name, value in values.items()}}
+
+
+def _completed(annotation: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_completed(annotation, item) for item in value]
+    kind = next((kind for kind in _models(annotation) if _fits(kind, value)), None) if isinstance(value, dict) else None
+    return completed(kind, value) if kind else value
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation such as Annotated[A | B, ...] or list[A]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _fits(kind: type[BaseModel], values: dict[str, Any]) -> bool:
+    """Whether the values can be the canonical form of a model of that kind."""
+    fields = kind.model_fields
+    literal = (name for name in values if name in fields and get_origin(fields[name].annotation) is Literal)
+    return (
+        values.keys() <= fields.keys()
+        and all(name in values for name, field in fields.items() if field.is_required() and _identifies(field))
+        and all(values[name] in get_args(fields[name].annotation) for name in literal)
+    )
 
 
 def spec_id(model: BaseModel) -> str:
@@ -48,6 +94,10 @@ def spec_id(model: BaseModel) -> str:
 
 def _mark(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _identifies(field: FieldInfo) -> bool:
+    return _mark(field).get("identity", True) is not False
 
 
 def _normalised(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.kinds import chosen
-from longshort.identity.spec import digest, dumps
+from longshort.identity.spec import completed, digest, dumps
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
 from longshort.records import hub, provenance
@@ -31,6 +31,7 @@ from longshort.records.publish import (
     write_atomic,
     write_record,
 )
+from longshort.study.schema import RunSpec
 from longshort.training import checkpoints, launch, log
 
 ENTRY = "longshort.training.trainer"
@@ -64,7 +65,8 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
-    spec = read_spec(arguments.spec)
+    asked = read_spec(arguments.spec)
+    spec = completed(RunSpec, asked)
     chosen_modules = chosen(spec)
     code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
     code = code or code_hash(ENTRY, chosen_modules)
@@ -76,9 +78,9 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     base_path: Path | None = None
     if base and (last := checkpoints.last_of(base)):
         base_path, files = Path(last["path"]), last["files"]
-    identity = checkpoints.identity_of(spec, code, manifest, files)
+    identity = checkpoints.identity_of(asked, code, manifest, files)
     record = {
-        "run": digest(dumps(spec)),
+        "run": digest(dumps(asked)),
         "steps": arguments.steps,
         "run_id": identity,
         "code": code,
@@ -88,7 +90,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "environment": provenance.environment(),
         "machine": provenance.machine(),
     }
-    if spec.get("pretrained"):
+    if spec["pretrained"]:
         publish(arguments.out, {**record, **pretrained(spec)}, [])
         return
     if base and not files:
@@ -99,7 +101,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         raise UserError(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
 
     # An adapter is nothing without the weights that it was trained beside.
-    adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"].get("adapter") else {}
+    adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"]["adapter"] else {}
     work = arguments.work / identity
     job = {
         "spec": str(arguments.spec),

@@ -166,7 +166,7 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any]
     with tempfile.TemporaryDirectory() as here:
         last_words = Path(here) / "last-words"
         variables = {**environment(job["threads"]), **world, LAST_WORDS: str(last_words)}
-        if (training.get("adapter") or {}).get("kind") != "qlora":
+        if training["adapter"] is None or training["adapter"]["kind"] != "qlora":
             variables = {**NOT_COMPILED, **variables}
         if job["report_to"]:
             variables.update(tracking.environment(job["run_name"], job_file.parent.name))

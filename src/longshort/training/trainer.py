@@ -28,10 +28,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
+from longshort.identity.spec import completed
 from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
 from longshort.models.head import PARTS, Batch, LossHead, NextToken, install, parts
 from longshort.records.publish import NoSpace, is_full, no_space, read_json, write_json
+from longshort.study.schema import RunSpec
 from longshort.training import callbacks, checkpoints, extensions
 from longshort.training.callbacks import Diverged, asked_to_stop, on_any_process
 
@@ -110,10 +112,11 @@ def build_model(spec: dict[str, Any], base: Path | None, vocabulary: int, separa
     """The model that a run starts from; base is the checkpoint of the run that the specification names."""
     if base is not None:
         training = spec["training"]
-        quantised = (training.get("adapter") or {}).get("kind") == "qlora"
+        adapter = training["adapter"]
+        quantised = adapter is not None and adapter["kind"] == "qlora"
         # DeepSpeed makes its float32 copy from weights of this precision, whatever they were before.
         model = load.load(base, precision=training["precision"], four_bits=quantised)
-        if spec.get("rope"):
+        if spec["rope"]:
             rope.extend(model, spec["rope"], spec["seed"])
         return model
     return load.from_scratch(
@@ -169,7 +172,7 @@ def train(job: dict[str, Any]) -> None:
 
     Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and returns.
     """
-    spec = read_json(Path(job["spec"]))
+    spec = completed(RunSpec, read_json(Path(job["spec"])))
     work = Path(job["work"])
     owner = Owner(work / "owner.json", job["owner"])
     arguments = arguments_of(job, spec)
@@ -218,15 +221,15 @@ def build_trainer(
             f"of {len(lengths)} documents are shorter than a window and packed with others",
             flush=True,
         )
-    alignment, training = spec.get("alignment") or {}, spec["training"]
+    alignment, training = spec["alignment"] or {}, spec["training"]
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
-    if training.get("attention") == "shifted-sparse":
+    if training["attention"] == "shifted-sparse":
         import_module(SHIFTED_SPARSE).use(model, spec["length"])
     output, hidden = alignment.get("output") or {}, alignment.get("hidden") or {}
     objective = import_module(ALIGNMENT).of(model, alignment) if output or hidden else NextToken()
     head = install(model, objective, job["chunk_size"] or None)
     trained, before_step = model, rope.at_step(model, spec["seed"])
-    if training.get("adapter"):
+    if training["adapter"]:
         trained = import_module(ADAPTERS).attach(model, training["adapter"], spec["seed"])
     trainer = LongShortTrainer(
         model=trained,
@@ -240,7 +243,7 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    for callback in callbacks.of(job, owner, adapted=model if training.get("adapter") else None):
+    for callback in callbacks.of(job, owner, adapted=model if training["adapter"] else None):
         trainer.add_callback(callback)
     trainer.add_callback(
         callbacks.PrintsProgress(job["logging_steps"]) if arguments.disable_tqdm else callbacks.ProgressBar()
@@ -250,15 +253,15 @@ def build_trainer(
 
 def build_windows(spec: dict[str, Any], data: Path, separator: int) -> Windows:
     """The training's windows, in their order, of a published data folder."""
-    alignment: dict[str, Any] = spec.get("alignment") or {}
+    alignment = spec["alignment"]
     return Windows(
         TokenStream(data / "train", separator),
         length=spec["length"],
         seed=spec["seed"],
         batch=spec["training"]["batch"],
         steps=spec["training"]["steps"],
-        max_extra=alignment.get("max_extra"),
-        extra_per_row=alignment.get("sampling_per") == "row",
+        max_extra=alignment["max_extra"] if alignment else None,
+        extra_per_row=bool(alignment) and alignment["sampling_per"] == "row",
     )
 
 
