@@ -164,7 +164,7 @@ class Step:
         tokens = torch.randint(0, config.vocab_size, (rows, length + length // 4 + 1), device=options["device"])
         views = torch.stack([tokens[:, : length + 1], tokens[:, length // 4 :]])
         self.inputs, targets = views[..., :-1], views[..., 1:].contiguous()
-        self.batch = head.Batch(targets, [length // 4] * rows, 1.0, 1.0)
+        self.batch = head.LossInputs(targets, [length // 4] * rows, 1.0, 1.0)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()

@@ -31,7 +31,7 @@ from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.jobs.ownership import sole_owner
 from longshort.models import load
-from longshort.models.head import Batch, install, parts
+from longshort.models.head import LossInputs, install, parts
 from longshort.study import resolve
 from longshort.study.schema import CLEX, YaRN
 from longshort.training import launch, log, trainer
@@ -125,7 +125,9 @@ def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
         for row in range(shape["batch"]):
             batch = collate([windows[step * shape["batch"] + row]], shape["length"])
             inputs, targets = batch["inputs"].to(device), batch["targets"].to(device)
-            values = parts(model, head, inputs, Batch(targets, batch["extra"], spec["alignment"]["output"]["alpha"]))
+            values = parts(
+                model, head, inputs, LossInputs(targets, batch["extra"], spec["alignment"]["output"]["alpha"])
+            )
             (values[0] / shape["batch"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training["max_gradient_norm"])
         optimizer.step()

@@ -25,7 +25,7 @@ from longshort.alignment.objective import Alignment, Terms
 from longshort.data.windows import collate
 from longshort.evaluation.forward import refuse_unknown_logits
 from longshort.models import head as heads
-from longshort.models.head import Batch, LossHead, NextToken, parts
+from longshort.models.head import LossHead, LossInputs, NextToken, parts
 from longshort.models.load import LogitChange, logit_change
 from tests.unit import reference
 
@@ -68,7 +68,9 @@ def compare(
     """Values and gradients of one forward inside the head, and of two forwards of the plain model."""
     ours = copy.deepcopy(plain)
     head = install(ours, terms)
-    values = parts(ours, head, batch["inputs"], Batch(batch["targets"], batch["extra"], alpha_output, alpha_hidden))
+    values = parts(
+        ours, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"], alpha_output, alpha_hidden)
+    )
     values[0].backward()
 
     views = [plain(input_ids=view, output_hidden_states=True) for view in batch["inputs"]]
@@ -164,7 +166,7 @@ def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
         states = torch.empty(4, 6, SHAPE["hidden_size"], requires_grad=True)
     head = install(model, Terms(output="sce", layers=(1, 2), distance="logit-lens" if lens else "mse", lens=lens))
     head.objective.capture = SimpleNamespace(take=lambda: [states, states])
-    head.batch = Batch(torch.empty(2, 2, 6, dtype=torch.long, device="meta"), [2, 3], 1.0, 1.0)
+    head.batch = LossInputs(torch.empty(2, 2, 6, dtype=torch.long, device="meta"), [2, 3], 1.0, 1.0)
     head(states)[0].backward()
     assert head.weight.grad.shape == head.weight.shape
 
@@ -198,7 +200,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         if recompute:
             model.activation_checkpointing_enable({"use_reentrant": False})
         batch = batch_of(6, [2])
-        parts(model, head, batch["inputs"], Batch(batch["targets"], batch["extra"], 0.5, 0.5))[0].backward()
+        parts(model, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"], 0.5, 0.5))[0].backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -210,7 +212,7 @@ def test_a_batch_equals_its_micro_batches_whatever_the_extras() -> None:
     batch = batch_of(8, [1, 3, 5, 7])
 
     def loss(rows: slice) -> Tensor:
-        part = Batch(batch["targets"][:, rows], batch["extra"][rows], 1.0, 1.0)
+        part = LossInputs(batch["targets"][:, rows], batch["extra"][rows], 1.0, 1.0)
         return parts(model, head, batch["inputs"][:, rows], part)
 
     torch.testing.assert_close(loss(slice(0, 4)), (loss(slice(0, 1)) + loss(slice(1, 2)) + loss(slice(2, 4)) * 2) / 4)
@@ -230,7 +232,7 @@ def test_baseline_is_plain_training_bit_for_bit() -> None:
                 logits = model(input_ids=batch["inputs"].flatten(0, 1)).logits
                 loss = cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
             else:
-                loss = parts(model, head, batch["inputs"], Batch(batch["targets"], batch["extra"]))[0]
+                loss = parts(model, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"]))[0]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -248,6 +250,6 @@ def test_no_arm_multiplies_more_matrices_than_the_baseline(terms: Terms) -> None
         head = install(model, arm)
         batch = batch_of(12, [3, 3])
         with FlopCounterMode(display=False) as counter:
-            parts(model, head, batch["inputs"], Batch(batch["targets"], batch["extra"], 1.0, 1.0))[0].backward()
+            parts(model, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"], 1.0, 1.0))[0].backward()
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1]

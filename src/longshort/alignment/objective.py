@@ -20,7 +20,7 @@ from longshort.alignment.views import Overlap, overlap
 from longshort.identity.kinds import HIDDEN
 from longshort.models import head as heads
 from longshort.models.fused import IGNORED, Pairs, losses
-from longshort.models.head import Batch, LossHead
+from longshort.models.head import LossHead, LossInputs
 from longshort.models.load import blocks, final_norm
 
 
@@ -72,7 +72,7 @@ class Alignment:
         if self.capture:
             self.capture.drop()
 
-    def __call__(self, head: LossHead, states_RD: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, head: LossHead, states_RD: Tensor, batch: LossInputs) -> Tensor:
         terms = self.terms
         targets_R = batch.targets.flatten()
         pairs: list[Pairs] = []

@@ -93,7 +93,7 @@ def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
 
 
 class Scores(NamedTuple):
-    """What a model gives the tokens that did come; all on the CPU.
+    """How a model predicted the tokens that came next in a text; all on the CPU.
 
     nll: nats, float64 [temperatures, rows, scored].
     correct: whether the most probable token came, bool [rows, scored].
@@ -128,7 +128,8 @@ def score_tokens(
         logits = head(states)
         highest = logits.amax(-1, keepdim=True)
         came = logits.gather(-1, wanted[:, None])
-        # The slow argmax only where it can be the token that came: of equals, the first counts.
+        # A prediction is right where the token that came is the argmax: where its logit is the highest, and no token
+        # before it in the vocabulary has the same. Only for those candidates the argmax, which is slow, is looked for.
         right = (came == highest)[:, 0]
         right[right.clone()] = logits[right].argmax(-1) == wanted[right]
         correct[here] = right
@@ -156,7 +157,7 @@ def tokens_per_head(model: Any) -> int:
 
 
 def scored_states(model: Any, input_ids: Tensor, targets: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Final hidden states [tokens, features] of scored tokens, as many as have logits at a time, and what came."""
+    """In pieces of tokens_per_head tokens: final hidden states [tokens, features], and the tokens that came next."""
     size = tokens_per_head(model)
     rows_per_forward = max(1, TOKENS_PER_FORWARD // input_ids.shape[1])
     for some_ids, some_targets in zip(input_ids.split(rows_per_forward), targets.split(rows_per_forward), strict=True):

@@ -20,7 +20,7 @@ from longshort.models.load import LogitChange, logit_change
 PARTS = ("loss", "ce", "divergence", "hidden")
 
 
-class Batch(NamedTuple):
+class LossInputs(NamedTuple):
     """targets [views, batch, length], l_extra of each row, and the weights of this step."""
 
     targets: Tensor
@@ -36,7 +36,7 @@ class Objective(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Those of PARTS that this run measures."""
 
-    def __call__(self, head: LossHead, states_RD: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, head: LossHead, states_RD: Tensor, batch: LossInputs) -> Tensor:
         """The loss and its parts, [4] as in PARTS, of the final states of R = views * batch * length positions."""
 
     def drop(self) -> None:
@@ -48,7 +48,7 @@ class NextToken:
 
     parts = ("loss", "ce")
 
-    def __call__(self, head: LossHead, states_RD: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, head: LossHead, states_RD: Tensor, batch: LossInputs) -> Tensor:
         targets_R = batch.targets.flatten()
         loss, ce, _ = losses(
             states_RD, head.weight, head.bias, targets_R, change=head.change, chunk_size=head.chunk_size
@@ -63,7 +63,7 @@ class LossHead(nn.Linear):
     """The model's head. With a batch set it returns what the objective makes of it, [4]; else it is linear."""
 
     objective: Objective
-    batch: Batch | None
+    batch: LossInputs | None
     change: LogitChange
     chunk_size: int | None
 
@@ -135,7 +135,7 @@ def _refuse_another_change(model: PreTrainedModel, head: LossHead) -> None:
         )
 
 
-def parts(model: nn.Module, head: LossHead, inputs: Tensor, batch: Batch) -> Tensor:
+def parts(model: nn.Module, head: LossHead, inputs: Tensor, batch: LossInputs) -> Tensor:
     """One forward over all views at once: inputs [views, batch, length] -> the loss and its parts, [4]."""
     head.batch = batch
     returned = model(input_ids=inputs.flatten(0, 1), use_cache=False).logits

@@ -31,7 +31,7 @@ from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
 from longshort.identity.spec import completed
 from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
-from longshort.models.head import PARTS, Batch, LossHead, NextToken, install, parts
+from longshort.models.head import PARTS, LossHead, LossInputs, NextToken, install, parts
 from longshort.records.publish import NoSpace, is_full, no_space, read_json, write_json
 from longshort.study.schema import RunSpec
 from longshort.training import callbacks, checkpoints, extensions
@@ -64,7 +64,7 @@ class LongShortTrainer(Trainer):
     ) -> Any:
         step = self.state.global_step
         self.before_step(step)
-        batch = Batch(inputs["targets"], inputs["extra"], self.alpha_output[step], self.alpha_hidden[step])
+        batch = LossInputs(inputs["targets"], inputs["extra"], self.alpha_output[step], self.alpha_hidden[step])
         values = parts(model, self.head, inputs["inputs"], batch)
         self._parts.append(values.detach())
         self._tokens += inputs["inputs"].numel()

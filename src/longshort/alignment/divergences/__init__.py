@@ -4,8 +4,9 @@ p is the distribution of view A (the longer context on the overlap), q that of v
 
     value_and_slopes(log_p, log_q) -> D [...], dD / d log p [..., V], dD / d log q [..., V]
 
-The slopes are partial derivatives, where p = exp(log p), up to multiples of p and of q: those are what normalisation
-takes out (the gradient of log-softmax is G - p sum(G)), and leaving out large ones that cancel keeps float32's digits.
+The slopes are the partial derivatives, for p = exp(log p) and q = exp(log q). A multiple of p may be added to the first
+and a multiple of q to the second: the gradient of the logits is slope - p sum(slope), the same with or without it. Each
+file leaves out those multiples that are large and would cancel there, which would cost digits of float32.
 """
 
 from __future__ import annotations
