@@ -103,10 +103,27 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     # An adapter is nothing without the weights that it was trained beside.
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"]["adapter"] else {}
     work = arguments.work / identity
-    job = {
+    job = job_of(arguments, base_path, work)
+    beat.note(run_id=identity)
+    with sole_owner(work) as owner:
+        beat.watch(partial(progress, work / log.NAME, max(wanted)))
+        there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
+        ended = checkpoints.diverged_at(work)
+        diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
+        record["checkpoints"] = {str(step): {**weights_of(work, step), **adapts} for step in there}
+        record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
+        record["spent"] = launch.spent(work)
+        owner.refuse_if_lost()
+        publish(arguments.out, record, log.read(work / log.NAME, max(wanted)))
+    print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
+
+
+def job_of(arguments: argparse.Namespace, base: Path | None, work: Path) -> dict[str, Any]:
+    """What the training processes are told, whichever piece of the run they train."""
+    return {
         "spec": str(arguments.spec),
         "data": str(arguments.data.parent),
-        "base": base_path and str(base_path),
+        "base": base and str(base),
         "work": str(work),
         "micro_batch": arguments.micro_batch,
         "chunk_size": arguments.chunk_size,
@@ -115,27 +132,14 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "checkpoint_minutes": arguments.checkpoint_minutes,
         "threads": arguments.threads,
         "report_to": arguments.report_to,
-        "run_name": arguments.run_name or identity,
+        "run_name": arguments.run_name or work.name,
     }
-    beat.note(run_id=identity)
-    with sole_owner(work) as owner:
-        beat.watch(partial(progress, work / log.NAME, max(wanted)))
-        there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
-        ended = checkpoints.diverged_at(work)
-        diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
-        record["checkpoints"] = {
-            str(step): {
-                "path": str(checkpoints.folder(work, step)),
-                "files": checkpoints.weights(checkpoints.folder(work, step)),
-            }
-            | adapts
-            for step in there
-        }
-        record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
-        record["spent"] = launch.spent(work)
-        owner.refuse_if_lost()
-        publish(arguments.out, record, log.read(work / log.NAME, max(wanted)))
-    print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
+
+
+def weights_of(work: Path, step: int) -> dict[str, Any]:
+    """A sealed checkpoint as a record names it."""
+    folder = checkpoints.folder(work, step)
+    return {"path": str(folder), "files": checkpoints.weights(folder)}
 
 
 def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
