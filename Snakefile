@@ -4,7 +4,7 @@ from pathlib import Path
 
 from longshort import studies
 from longshort.commands import driver
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.code import SOURCE, code_hash
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.

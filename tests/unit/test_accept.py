@@ -8,7 +8,7 @@ import pytest
 
 from longshort.commands import accept
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import code_hash
 from longshort.records.publish import write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import UserError
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity import code, syntax
 from longshort.study import wiring
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from longshort.commands import memory
 from longshort.commands.resuming import Resuming
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.spec import canonical, dumps
 from longshort.records import hub
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record

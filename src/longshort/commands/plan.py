@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from longshort.commands import cost, stale
 from longshort.commands.resuming import Resuming
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import canonical, trajectory
 from longshort.records.publish import read_record, read_spec, refuse_altered_table

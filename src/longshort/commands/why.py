@@ -70,7 +70,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     Raises:
         StudyError: no such table, row, column or step; it names what there is.
     """
-    from longshort.evaluation.catalog import of_row
+    from longshort.metrics.catalog import of_row
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of
     from longshort.results.long_table import BASE, BASE_SEED

@@ -28,7 +28,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 PLANNED = "LONGSHORT_PLANNED"
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
-    "longshort.evaluation.settings",
+    "longshort.metrics.settings",
     "longshort.study.schema",
     "longshort.study.schema.alignment",
     "longshort.study.schema.arms",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from longshort.evaluation.catalog import METRICS, Column
+from longshort.metrics.catalog import METRICS, Column
 
 # What a table may show, and the evaluation that it needs.
 KINDS: dict[str, str | None] = {

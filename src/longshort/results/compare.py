@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.evaluation.catalog import Column
+from longshort.metrics.catalog import Column
 from longshort.results import long_table, statistics
 
 NAN = float("nan")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from longshort.evaluation.catalog import Column
+from longshort.metrics.catalog import Column
 
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"

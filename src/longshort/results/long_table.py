@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from longshort.evaluation.catalog import of_row
+from longshort.metrics.catalog import of_row
 from longshort.records.publish import refuse_altered_table
 
 # The base model before fine-tuning stands in the table as an arm of its own, at step 0.

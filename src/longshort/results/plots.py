@@ -1,7 +1,7 @@
 """Draws a study's plots.
 
 `python -m longshort.results.plots --metrics FILE --runs FILE --study FILE --out DIR --style FILE` makes the
-plots of the metrics (evaluation/catalog.py), training, schedules, gain and correlation, each as pdf and png, 7 in wide.
+plots of the metrics (metrics/catalog.py), training, schedules, gain and correlation, each as pdf and png, 7 in wide.
 Every curve is named beside its end. The same numbers give the same bytes.
 """
 
@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longshort.errors import in_a_line
-from longshort.evaluation.catalog import plots_of
+from longshort.metrics.catalog import plots_of
 from longshort.identity.code import refuse_changed_code
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import long_table, plots_compared, plots_lengths, plots_training

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import in_a_line
-from longshort.evaluation.catalog import Column, Plot, plots_of, scores_of
+from longshort.metrics.catalog import Column, Plot, plots_of, scores_of
 from longshort.identity.code import refuse_changed_code
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, plots_compared, statistics, tables

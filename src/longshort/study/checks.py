@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.spec import NAME
 from longshort.results.columns import KINDS, columns_of
 from longshort.study import external

@@ -14,8 +14,8 @@ from zipfile import is_zipfile
 
 from longshort.data import corpora
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import task_files
-from longshort.evaluation.settings import Harness, LongBench
+from longshort.metrics.catalog import task_files
+from longshort.metrics.settings import Harness, LongBench
 from longshort.study.files import json_object
 from longshort.study.schema import (
     PretrainedModel,

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from longshort.alignment import schedules
 from longshort.errors import StudyError
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
 from longshort.results.columns import KINDS

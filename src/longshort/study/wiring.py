@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 from longshort.data import corpora
-from longshort.evaluation.catalog import METRICS, plots_of
+from longshort.metrics.catalog import METRICS, plots_of
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.records import hub

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from longshort.evaluation.catalog import METRICS
+from longshort.metrics.catalog import METRICS
 from longshort.identity.strict import Strict
 
 _keys: dict[str, Any] = {

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort.evaluation import settings
-from longshort.evaluation.prompts import TASKS
+from longshort.metrics import settings
 
 # What a study asks of a metric, as its file or study.json has it.
 Settings = Mapping[str, Any]
 
+TASKS = (
+    *("qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "gov_report", "multi_news", "trec", "triviaqa", "samsum"),
+    *("passage_count", "passage_retrieval_en", "lcc", "repobench-p"),
+)
 BUCKETS = ("0-4k", "4-8k", "8k+")
 OFFICIAL_ITEMS = 3668  # of the 13 tasks of LongBench-E
 HARNESS_ITEMS = 1000  # of a task of lm_eval without a limit: only the task's own data would tell
