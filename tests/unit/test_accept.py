@@ -8,9 +8,9 @@ import pytest
 
 from longshort.commands import accept
 from longshort.errors import StudyError
-from longshort.metrics.catalog import METRICS
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import code_hash
+from longshort.metrics.catalog import METRICS
 from longshort.records.publish import write_json
 from longshort.study import resolve
 from longshort.study.wiring import TRAINING

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import UserError
-from longshort.metrics.catalog import METRICS
 from longshort.identity import code, syntax
+from longshort.metrics.catalog import METRICS
 from longshort.study import wiring
 
 STAGE = """

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from longshort.collecting import numbers
 from longshort.collecting import runs as collecting_runs
 from longshort.evaluation import scoring
-from longshort.metrics.catalog import BUCKETS
 from longshort.evaluation.prompts import TASKS
+from longshort.metrics.catalog import BUCKETS
 from longshort.results import (
     drawing,
     formats,

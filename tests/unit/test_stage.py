@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import zipfile
 from argparse import Namespace
@@ -17,12 +18,13 @@ from datasets import Dataset
 from longshort.errors import UserError
 from longshort.evaluation import harness, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
+from longshort.metrics.catalog import METRICS, Metric
 from longshort.records import provenance
 from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
 from tests.unit.test_longbench import tiny_llama
 
 
-def evaluated(folder: Path, metric: str, settings: dict[str, Any], module: Any, *items: Path) -> pandas.DataFrame:
+def evaluated(folder: Path, settings: dict[str, Any], measurement: stage.Measurement, *items: Path) -> pandas.DataFrame:
     """What a stage publishes of the checkpoint of step 5, in folder/checkpoint if there is one."""
     checkpoint = folder / "checkpoint"
     files = folder_digests(checkpoint) if checkpoint.exists() else {}
@@ -35,7 +37,7 @@ def evaluated(folder: Path, metric: str, settings: dict[str, Any], module: Any, 
         out=folder / "out.parquet", code=None, items=list(items), work=folder / "work",
     )  # fmt: skip
     beat: Any = SimpleNamespace(watch=lambda progress: None)
-    stage.make(arguments, metric, module.evaluate, module.protocol, False, beat)
+    stage.make(arguments, measurement._replace(keeps_items=False), beat)
     return pandas.read_parquet(folder / "out.parquet")
 
 
@@ -61,12 +63,12 @@ def test_a_result_of_other_items_is_not_found_again(tmp_path: Path, counting: An
     for name in ("own/a", "own/b"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "utils.py").write_text("1")
-    module = SimpleNamespace(evaluate=counting, protocol=harness.protocol)
+    measured = harness.MEASUREMENT._replace(evaluate=counting)
     given = [tmp_path / "own/a/utils.py", tmp_path / "own/b/utils.py"]
     settings = {**HARNESS, "include_path": None}
 
     def value(settings: dict[str, Any], *items: Path) -> float:
-        (found,) = evaluated(tmp_path, "harness", settings, module, *items)["value"]
+        (found,) = evaluated(tmp_path, settings, measured, *items)["value"]
         return float(found)
 
     assert [value(settings, *given), value(settings, *given)] == [1, 1]
@@ -82,12 +84,12 @@ def test_a_result_of_other_items_is_not_found_again(tmp_path: Path, counting: An
 
 
 def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, counting: Any) -> None:
-    module = SimpleNamespace(evaluate=counting, protocol=longbench.protocol)
+    measured = longbench.MEASUREMENT._replace(evaluate=counting)
     made = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 64, "max_new_tokens": None}
     local = {**made, "source": {"kind": "zip", "path": str(tmp_path / "data.zip")}}
 
     def values(settings: dict[str, Any]) -> list[float]:
-        return evaluated(tmp_path, "longbench_e", settings, module)["value"].tolist()
+        return evaluated(tmp_path, settings, measured)["value"].tolist()
 
     items = tmp_path / "longbench-e-3" / "lcc_e.jsonl"
     items.parent.mkdir()
@@ -113,10 +115,10 @@ def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, co
 def test_a_result_of_other_libraries_is_not_found_again(
     tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = SimpleNamespace(evaluate=counting, protocol=lambda settings, l_train: "p")
-    assert evaluated(tmp_path, "perplexity", {}, module)["value"].tolist() == [1]
+    measured = misalignment.MEASUREMENT._replace(evaluate=counting, protocol=lambda settings, l_train: "p")
+    assert evaluated(tmp_path, {}, measured)["value"].tolist() == [1]
     monkeypatch.setattr(provenance, "environment", lambda: "torch=9")
-    again = evaluated(tmp_path, "perplexity", {}, module)
+    again = evaluated(tmp_path, {}, measured)
     assert again["value"].tolist() == [2] and again["environment"].tolist() == ["torch=9"]
 
 
@@ -129,7 +131,7 @@ def test_a_checkpoint_of_nan_is_marked_and_not_measured(tmp_path: Path, place: s
     model.save_pretrained(tmp_path / "checkpoint")
     Dataset.from_dict({"name": ["d"], "text": [""], "input_ids": [[7] * 40]}).save_to_disk(str(tmp_path / "test"))
     settings = {"sequences": 2, "lengths_per_sequence": 2, "beyond": []}
-    (row,) = evaluated(tmp_path, "misalignment", settings, misalignment).to_dict("records")
+    (row,) = evaluated(tmp_path, settings, misalignment.MEASUREMENT).to_dict("records")
     assert (row["metric"], row["step"], row["n"], row["status"]) == ("misalignment", 5, 0, "diverged")
     assert math.isnan(row["value"]) and read_record(tmp_path / "out.json")["run_id"] == "r"
 
@@ -141,3 +143,10 @@ def test_an_undefined_metric_is_no_divergence() -> None:
     assert [status("harness", math.nan), status("harness:mcc", math.nan)] == ["undefined"] * 2
     assert [status("perplexity", math.nan), status("harness", math.inf)] == ["diverged"] * 2
     assert status("harness", 0.5) == "ok"
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+def test_the_catalogue_names_the_module_that_measures(metric: Metric) -> None:
+    measurement = importlib.import_module(metric.module).MEASUREMENT
+    assert (measurement.metric, measurement.module) == (metric.name, metric.module)
+    assert (measurement.keeps_items, measurement.asks) == (metric.keeps_items, metric.asks)

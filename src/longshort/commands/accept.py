@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
-from longshort.metrics.catalog import METRICS
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
+from longshort.metrics.catalog import METRICS
 from longshort.records.publish import Altered, read_record, write_json
 from longshort.study.wiring import TRAINING, ResolvedStudy
 

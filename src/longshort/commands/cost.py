@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from longshort.commands import memory
 from longshort.commands.resuming import Resuming
-from longshort.metrics.catalog import METRICS
 from longshort.identity.spec import canonical, dumps
+from longshort.metrics.catalog import METRICS
 from longshort.records import hub
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from longshort.commands import cost, stale
 from longshort.commands.resuming import Resuming
 from longshort.errors import StudyError
-from longshort.metrics.catalog import METRICS
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import canonical, trajectory
+from longshort.metrics.catalog import METRICS
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
 from longshort.studies import Resolved
 from longshort.study.wiring import TRAINING, ResolvedStudy

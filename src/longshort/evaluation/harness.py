@@ -14,9 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longshort.evaluation import stage
 from longshort.evaluation.harness_answers import is_number, measure, wrapped
 from longshort.evaluation.harness_tasks import WHERE, Entry, entries
 from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.metrics.settings import Harness
 from longshort.records.publish import folder_digests
 
 
@@ -130,7 +132,20 @@ def _row(metric: str, task: str | None, value: float, count: int) -> dict[str, A
     return {"metric": metric, "length": None, "task": task, "document": None, "value": value, "n": count}
 
 
-if __name__ == "__main__":
-    from longshort.evaluation import stage
+MEASUREMENT = stage.Measurement(
+    metric="harness",
+    module="longshort.evaluation.harness",
+    asks=Harness,
+    evaluate=evaluate,
+    protocol=protocol,
+    keeps_items=True,
+    uses_network=True,
+)
 
-    stage.main("harness", evaluate, protocol, keeps_items=True)
+
+if __name__ == "__main__":
+    stage.main(
+        stage.Measurement(
+            "harness", "longshort.evaluation.harness", Harness, evaluate, protocol, keeps_items=True, uses_network=True
+        )
+    )

@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from longshort.evaluation import stage
 from longshort.evaluation.journal import Measured, Part
 from longshort.evaluation.longbench_answers import predict
 from longshort.evaluation.longbench_items import digest_of, questions
 from longshort.evaluation.prompts import prompts_digest
 from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise
+from longshort.metrics.settings import LongBench
 
 
 def protocol(settings: dict[str, Any], l_train: int) -> str:
@@ -102,12 +104,20 @@ def _row(task: str, value: float | None, n: int, document: str | None = None) ->
     return {"metric": "longbench_e", "length": None, "task": task, "document": document, "value": value, "n": n}
 
 
+MEASUREMENT = stage.Measurement(
+    metric="longbench_e",
+    module="longshort.evaluation.longbench",
+    asks=LongBench,
+    evaluate=evaluate,
+    protocol=protocol,
+    keeps_items=True,
+)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["score"]:
         from longshort.evaluation import longbench_score
 
         longbench_score.main(sys.argv[2:])
     else:
-        from longshort.evaluation import stage
-
-        stage.main("longbench_e", evaluate, protocol, keeps_items=True)
+        stage.main(MEASUREMENT)

@@ -25,8 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longshort.evaluation import stage
 from longshort.evaluation.forward import held_out_documents, last_log_probs
 from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.metrics.settings import Misalignment
 
 STREAM_KEY = 250611769
 METRICS = ("sce", "entropy_floor", "symkl")
@@ -233,7 +235,14 @@ def _multiples(settings: dict[str, Any]) -> list[int]:
     return sorted(set(settings["beyond"]))
 
 
-if __name__ == "__main__":
-    from longshort.evaluation import stage
+MEASUREMENT = stage.Measurement(
+    metric="misalignment",
+    module="longshort.evaluation.misalignment",
+    asks=Misalignment,
+    evaluate=evaluate,
+    protocol=protocol,
+)
 
-    stage.main("misalignment", evaluate, protocol)
+
+if __name__ == "__main__":
+    stage.main(MEASUREMENT)

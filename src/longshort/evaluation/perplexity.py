@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longshort.data.streams import generator
+from longshort.evaluation import stage
 from longshort.evaluation.forward import (
     Scores,
     head_of,
@@ -51,6 +52,7 @@ from longshort.evaluation.forward import (
     tokens_per_head,
 )
 from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.metrics.settings import Perplexity
 
 BINS = 15
 # At each length. One number is fitted to them, and a few per cent of it change the NLL by less than a thousandth.
@@ -424,7 +426,14 @@ def _slope(head: Any, states: list[tuple[Tensor, Tensor]], factor: float, size: 
     return total / count
 
 
-if __name__ == "__main__":
-    from longshort.evaluation import stage
+MEASUREMENT = stage.Measurement(
+    metric="perplexity",
+    module="longshort.evaluation.perplexity",
+    asks=Perplexity,
+    evaluate=evaluate,
+    protocol=protocol,
+)
 
-    stage.main("perplexity", evaluate, protocol)
+
+if __name__ == "__main__":
+    stage.main(MEASUREMENT)

@@ -11,7 +11,9 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel
 
 from longshort.data import prepared, splits
 from longshort.errors import UserError, in_a_line
@@ -32,7 +34,7 @@ from longshort.records.publish import (
     write_atomic,
     write_record,
 )
-from longshort.study.schema import Evaluation
+from longshort.study.run import Evaluation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,14 +46,37 @@ Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
 Protocol = Callable[[dict[str, Any], int], str]
 
 
-@in_a_line()
-def main(metric: str, evaluate: Evaluate, protocol: Protocol, keeps_items: bool = False) -> None:
-    """The command line of one metric's stage.
+# (settings, the study's tokenizer) -> the settings, with what the study leaves to the tokenizer
+Settle = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
-    Args:
+
+class Measurement(NamedTuple):
+    """How a metric of the catalogue is measured.
+
+    Attributes:
+        metric: its name in the catalogue.
+        module: the module that is run, which its code's hash begins with.
+        asks: the model of its settings.
         evaluate: measures one checkpoint.
+        protocol: names what is done.
+        settle: where the protocol depends on the tokenizer; None: the settings as they are.
         keeps_items: whether it also publishes its items, beside the numbers, as <steps>.items.parquet.
+        uses_network: some tasks of lm_eval fetch their texts anew each time, and not from the hub.
     """
+
+    metric: str
+    module: str
+    asks: type[BaseModel]
+    evaluate: Evaluate
+    protocol: Protocol
+    settle: Settle | None = None
+    keeps_items: bool = False
+    uses_network: bool = False
+
+
+@in_a_line()
+def main(measurement: Measurement) -> None:
+    """The command line of one metric's stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the evaluation (JSON)")
     parser.add_argument("--data", type=Path, required=True, help="manifest of the prepared corpus")
@@ -63,24 +88,18 @@ def main(metric: str, evaluate: Evaluate, protocol: Protocol, keeps_items: bool 
     parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
     arguments = parser.parse_args()
     interruption.end_at_once()
-    if metric != "harness":  # some tasks of lm_eval fetch their texts anew each time, and not from the hub
+    if not measurement.uses_network:
         hub.refuse_network()
-    with heartbeat.beating(arguments.out, metric) as beat:
-        make(arguments, metric, evaluate, protocol, keeps_items, beat)
+    with heartbeat.beating(arguments.out, measurement.metric) as beat:
+        make(arguments, measurement, beat)
 
 
-def make(
-    arguments: argparse.Namespace,
-    metric: str,
-    evaluate: Evaluate,
-    protocol: Protocol,
-    keeps_items: bool,
-    beat: heartbeat.Heartbeat,
-) -> None:
-    entry = f"longshort.evaluation.{'longbench' if metric == 'longbench_e' else metric}"
+def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbeat.Heartbeat) -> None:
+    metric, entry = measurement.metric, measurement.module
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     asked, run = read_spec(arguments.spec), read_record(arguments.run)
     spec = completed(Evaluation, asked)
+    spec["settings"] = completed(measurement.asks, asked["settings"])
     if "run" not in run:
         raise UserError(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
     manifest = read_record(arguments.data)
@@ -100,7 +119,7 @@ def make(
         "data": manifest["content"],
         "items": [[path.name, file_digest(path)] for path in [*arguments.items, *_made_items(spec, arguments.data)]],
         # Its digests of local items hold where no --items is given.
-        "protocol": _protocol(metric, protocol, spec),
+        "protocol": _protocol(measurement, spec),
         # Finished items of other library versions do not stand beside new ones.
         "environment": provenance.environment(),
     }
@@ -115,7 +134,7 @@ def make(
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]
             beat.watch(journal.progress)
-            measured = _checkpoints(metric, evaluate, run, steps, spec, arguments.data.parent, journal)
+            measured = _checkpoints(measurement, run, steps, spec, arguments.data.parent, journal)
             made = {
                 "run_id": run["run_id"],
                 "code": code,
@@ -134,19 +153,22 @@ def make(
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             owner.refuse_if_lost()
-            items = _parquet(_frame(measured.items)) if keeps_items else None
+            items = _parquet(_frame(measured.items)) if measurement.keeps_items else None
             _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
             (place / "journal").unlink(missing_ok=True)
-        items = _items(finished).read_bytes() if keeps_items else None
+        items = _items(finished).read_bytes() if measurement.keeps_items else None
         _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
 
 
-def _protocol(metric: str, protocol: Protocol, spec: dict[str, Any]) -> str:
+def _protocol(measurement: Measurement, spec: dict[str, Any]) -> str:
+    settings = spec["settings"]
     try:
-        said = protocol(spec["settings"], spec["length"])
+        if measurement.settle is not None:
+            settings = measurement.settle(settings, spec["data"]["tokenizer"])
+        said = measurement.protocol(settings, spec["length"])
         return said if spec["precision"] == "fp32" else f"{said}&weights={spec['precision']}"
     except (OSError, ValueError) as error:
-        raise UserError(f"{metric}: {error}") from None
+        raise UserError(f"{measurement.metric}: {error}") from None
 
 
 def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
@@ -160,8 +182,7 @@ def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
 
 
 def _checkpoints(
-    metric: str,
-    evaluate: Evaluate,
+    measurement: Measurement,
     run: dict[str, Any],
     steps: list[int],
     spec: dict[str, Any],
@@ -175,7 +196,7 @@ def _checkpoints(
         checkpoint = run["checkpoints"].get(str(step))
         if checkpoint is None:
             print(f"step {step}: {run['status']}, nothing to measure", flush=True)
-            together.rows.append(_nothing(metric, step, run["status"]))
+            together.rows.append(_nothing(measurement.metric, step, run["status"]))
             continue
         if tokenizer is None:
             from longshort.data import tokenizers
@@ -185,12 +206,14 @@ def _checkpoints(
         model = _load(checkpoint, spec["precision"])
         if not _answers(model, data, spec["length"]):
             print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
-            together.rows.append(_nothing(metric, step, "diverged"))
+            together.rows.append(_nothing(measurement.metric, step, "diverged"))
             continue
         try:
-            measured = evaluate(model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}"))
+            measured = measurement.evaluate(
+                model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}")
+            )
         except ValueError as error:
-            raise UserError(f"{metric}, step {step}: {error}") from None
+            raise UserError(f"{measurement.metric}, step {step}: {error}") from None
         together.rows.extend({"step": step, "status": _status(row), **row} for row in measured.rows)
         together.items.extend({"step": step, **item} for item in measured.items)
         print(f"step {step}: {len(measured.rows)} numbers in {time.monotonic() - began:.1f} s", flush=True)

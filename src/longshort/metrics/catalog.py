@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
+from longshort.identity.strict import Strict
 from longshort.metrics import settings
 
 # What a study asks of a metric, as its file or study.json has it.
@@ -115,6 +116,11 @@ class Metric:
     named: Callable[[Settings], list[str]] = _nothing
     resolved: Callable[[Any, int], Any] = lambda asked, max_length: asked
     keeps_items: bool = False
+
+    @property
+    def asks(self) -> type[Strict]:
+        """The model of its settings alone, without another way to write them."""
+        return get_args(self.settings)[0] if get_origin(self.settings) is Annotated else self.settings
 
     @property
     def reads_items(self) -> bool:

@@ -17,8 +17,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from longshort.errors import in_a_line
-from longshort.metrics.catalog import plots_of
 from longshort.identity.code import refuse_changed_code
+from longshort.metrics.catalog import plots_of
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import long_table, plots_compared, plots_lengths, plots_training
 from longshort.results.drawing import figure_bytes

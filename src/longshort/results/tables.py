@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from longshort.errors import in_a_line
-from longshort.metrics.catalog import METRICS
 from longshort.identity.code import refuse_changed_code
+from longshort.metrics.catalog import METRICS
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import compare, formats, long_table, statistics
 from longshort.results.columns import columns_of

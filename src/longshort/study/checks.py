@@ -6,8 +6,8 @@ import difflib
 from typing import Any
 
 from longshort.errors import StudyError
-from longshort.metrics.catalog import METRICS
 from longshort.identity.spec import NAME
+from longshort.metrics.catalog import METRICS
 from longshort.results.columns import KINDS, columns_of
 from longshort.study import external
 from longshort.study.files import merge

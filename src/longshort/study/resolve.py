@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from longshort.alignment import schedules
 from longshort.errors import StudyError
-from longshort.metrics.catalog import METRICS
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
+from longshort.metrics.catalog import METRICS
 from longshort.results.columns import KINDS
 from longshort.study import checks, external, resources
 from longshort.study.deepspeed import read_deepspeed

@@ -12,9 +12,9 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 from longshort.data import corpora
-from longshort.metrics.catalog import METRICS, plots_of
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
+from longshort.metrics.catalog import METRICS, plots_of
 from longshort.records import hub
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec

@@ -31,7 +31,7 @@ from longshort.records.publish import (
     write_atomic,
     write_record,
 )
-from longshort.study.schema import RunSpec
+from longshort.study.run import RunSpec
 from longshort.training import checkpoints, launch, log
 
 ENTRY = "longshort.training.trainer"

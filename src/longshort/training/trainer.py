@@ -33,7 +33,7 @@ from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
 from longshort.models.head import PARTS, LossHead, LossInputs, NextToken, install, parts
 from longshort.records.publish import NoSpace, is_full, no_space, read_json, write_json
-from longshort.study.schema import RunSpec
+from longshort.study.run import RunSpec
 from longshort.training import callbacks, checkpoints, extensions
 from longshort.training.callbacks import Diverged, asked_to_stop, on_any_process
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from longshort.metrics.catalog import METRICS
 from longshort.identity.strict import Strict
+from longshort.metrics.catalog import METRICS
 
 _keys: dict[str, Any] = {
     metric.name: (metric.settings | None, Field(None, description=metric.description)) for metric in METRICS.values()
