@@ -58,7 +58,9 @@ def small_model(config: Any = None, **changed: Any) -> PreTrainedModel:
 def batch_of(length: int, extras: list[int]) -> dict[str, Any]:
     samples = []
     for row, extra in enumerate(extras):
-        samples.append({"window": (torch.arange(length + extra + 1) * (row + 3)) % VOCABULARY, "extra": extra})
+        samples.append(
+            {"window": (torch.arange(length + extra + 1) * (row + 3)) % VOCABULARY, "extra": extra, "sample": row}
+        )
     return collate(samples, length)
 
 

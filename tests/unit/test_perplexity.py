@@ -15,8 +15,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaConfig, LlamaForCausalLM
 
-from longshort.evaluation import forward, perplexity, stage
+from longshort.data import tokenizers
+from longshort.evaluation import forward, perplexity, protocols, stage, temperature
 from longshort.evaluation.journal import Journal
+from longshort.models import rope
 from tests.support import golden
 
 VOCABULARY, BOS = 61, 60
@@ -207,7 +209,7 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
     chosen: dict, documents: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each token knows its place: over documents, the mean place of those taken is that of those scored."""
-    monkeypatch.setattr(perplexity, "FITTED_TOKENS", 400)
+    monkeypatch.setattr(temperature, "FITTED_TOKENS", 400)
     data_folder(data_folder(tmp_path, [520]), [520] * documents, split="validation")
     taken: list[torch.Tensor] = []
 
@@ -215,7 +217,7 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
         taken.append(torch.cat([some[:, 0] for some, _ in states]).double())
         return 1.0
 
-    monkeypatch.setattr(perplexity, "fit_temperature", fit)
+    monkeypatch.setattr(temperature, "fit_temperature", fit)
     settings = {"lengths": [64], "documents": 1, "protocol": chosen, "temperature_documents": documents}
     model = FromStates(lambda position, token: torch.zeros(*position.shape, VOCABULARY))
     perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16)
@@ -223,7 +225,7 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
     scored = torch.cat(
         [
             torch.arange(some.targets.shape[1] - some.last, some.targets.shape[1]).repeat(len(some.targets))
-            for some in perplexity.windows(chosen, ids, 64, 64, 0, BOS)
+            for some in protocols.windows(chosen, ids, 64, 64, 0, BOS)
         ]
     ).double()
     count = documents * max(32, 400 // documents)
@@ -240,8 +242,8 @@ def test_the_temperature_keeps_to_its_range(true: float, found: float) -> None:
     states = torch.zeros(1000, 1)
     came = torch.tensor([1] * comes + [0] * (1000 - comes))
     head = lambda some: torch.tensor([[0.0, 1.0]]).expand(len(some), 2).double()  # noqa: E731
-    assert perplexity.fit_temperature(head, [(states, came)], 100) == pytest.approx(found, rel=0.05)
-    assert perplexity.fit_temperature(lambda some: 0 * head(some), [(states, came)], 100) == 1.0
+    assert temperature.fit_temperature(head, [(states, came)], 100) == pytest.approx(found, rel=0.05)
+    assert temperature.fit_temperature(lambda some: 0 * head(some), [(states, came)], 100) == 1.0
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC, "longrope"], ids=["default", "dynamic", "longrope"])
@@ -261,6 +263,149 @@ def test_blocks_are_what_a_model_says_of_its_own_loss(rope: Any, length: int, tm
     # The first token scored has one before it.
     assert {row["task"] for row in rows if row["metric"] == "nll_by_position"} >= {"1", "2-3"}
     assert "0" not in {row["task"] for row in rows if row["metric"] == "nll_by_position"}
+
+
+def extended(kind: str) -> LlamaForCausalLM:
+    """Beyond 16 tokens its frequencies depend on the length; CLEX with something learned."""
+    if kind == "dynamic":
+        return llama(DYNAMIC)
+    model = llama()
+    rope.extend(model, {"kind": "clex", "max_factor": 3, "time_step": 0.1, "width_factor": 1, "activation": "tanh"})
+    torch.nn.init.normal_(model.get_decoder().rotary_emb.inv_freq_down, std=0.1)
+    return model
+
+
+def frequencies(model: LlamaForCausalLM, kind: str, length: int) -> torch.Tensor:
+    """Of a text of so many tokens: t = ceil(length / 16), at most 3; or dynamic NTK's formula."""
+    if kind == "clex":
+        return model.get_decoder().rotary_emb.frequencies(min(3, math.ceil(length / 16))).double()
+    theta = 10000.0 * max(1.0, 4 * length / 16 - 3) ** (8 / 6)
+    return theta ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+
+
+@torch.no_grad()
+def nll_of_chunks(model: LlamaForCausalLM, kind: str, ids: list[int], chunk: int) -> torch.Tensor:
+    """CLEX's evaluation without a cache: block by block of the model over the whole text, in which the tokens of a
+    chunk attend to all keys up to its end, rotated by the frequencies of the text up to there; rotations as products of
+    complex numbers. The NLL of all tokens but the first ones of chunks."""
+    model = model.double()
+    decoder, length = model.get_decoder(), len(ids)
+    x = decoder.embed_tokens(torch.tensor([ids]))
+    for layer in decoder.layers:
+        attention, normed = layer.self_attn, layer.input_layernorm(x)
+        q, k, v = (
+            project(normed).view(length, 4, 8).transpose(0, 1)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        parts = []
+        for begin in range(0, length, chunk):
+            end = min(length, begin + chunk)
+            turn = torch.polar(torch.ones(()).double(), torch.outer(torch.arange(end), frequencies(model, kind, end)))
+            turned_q = torch.complex(q[:, begin:end, :4], q[:, begin:end, 4:]) * turn[begin:]
+            turned_k = torch.complex(k[:, :end, :4], k[:, :end, 4:]) * turn
+            scores = (turned_q @ turned_k.transpose(1, 2).conj()).real / math.sqrt(8)
+            later = torch.arange(end)[None] > torch.arange(begin, end)[:, None]
+            parts.append(scores.masked_fill(later, -math.inf).softmax(-1) @ v[:, :end])
+        x = x + attention.o_proj(torch.cat(parts, dim=1).transpose(0, 1).reshape(1, length, 32))
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    log_probs = model.lm_head(decoder.norm(x))[0].log_softmax(-1)
+    return -torch.stack([log_probs[place - 1, ids[place]] for place in range(length) if place % chunk])
+
+
+@pytest.mark.parametrize("kind", ["clex", "dynamic"])
+def test_chunks_are_clexs_own_evaluation(kind: str, tmp_path: Path) -> None:
+    data = data_folder(tmp_path, [2 * 64 + 3])
+    settings = {"lengths": [8, 16, 32, 64], "documents": 1, "temperature_documents": 0}
+    chosen = {"kind": "block", "tokens": 128, "chunk": 16}
+    rows = perplexity.evaluate(extended(kind), TOKENIZER, {**settings, "protocol": chosen}, data, 16).rows
+    ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
+    values = by_key(rows)
+    for length in settings["lengths"]:
+        blocks = [ids[begin : begin + length] for begin in range(0, 128, length)]
+        expected = torch.cat([nll_of_chunks(extended(kind), kind, block, 16) for block in blocks])
+        assert values["nll", length, "d0"] == pytest.approx(expected.mean().item(), abs=1e-5)
+        assert {row["n"] for row in rows if row["metric"] == "nll" and row["length"] == length} == {len(expected)}
+    # Token 17 of a block is read with 16 before it, token 16, the first of a chunk, is not scored.
+    long = {row["task"]: row["n"] for row in rows if row["metric"] == "nll_by_position" and row["length"] == 64}
+    assert long == {"1": 2, "2-3": 4, "4-7": 8, "8-15": 16, "16-31": 30, "32-63": 60}
+    whole = perplexity.evaluate(
+        extended(kind), TOKENIZER, {**settings, "protocol": {**chosen, "chunk": None}}, data, 16
+    ).rows
+    assert [by_key(whole)["nll", length, "d0"] for length in (8, 16)] == [values["nll", n, "d0"] for n in (8, 16)]
+    assert abs(by_key(whole)["nll", 64, "d0"] - values["nll", 64, "d0"]) > 1e-2
+    said = perplexity.protocol({**settings, "protocol": chosen}, 16)
+    assert said == "ppl/block-v2?docs=1&lengths=8,16,32,64&chunk=16&tokens=128&temperature-docs=0"
+
+
+def test_where_frequencies_stay_chunks_are_one_reading_that_scores_less(tmp_path: Path) -> None:
+    ids = torch.tensor([list(range(40))])
+    whole, parts = (forward.hidden_states(llama(), ids, chunk) for chunk in (None, 16))
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_protocol_stands_beside_the_first(tmp_path: Path) -> None:
+    data = data_folder(tmp_path, [40, 64])  # one of them has no block of 64 tokens
+    settings = {"lengths": [16, 64], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    block = {"kind": "block", "tokens": 64, "chunk": 16}
+    one, other = (
+        by_key(perplexity.evaluate(extended("clex"), TOKENIZER, {**settings, "protocol": chosen}, data, 16).rows)
+        for chosen in (PREFIX, block)
+    )
+    both = by_key(perplexity.evaluate(extended("clex"), TOKENIZER, {**settings, "beside": block}, data, 16).rows)
+    for metric in ("perplexity", "nll"):
+        for key in [key for key in one if key[0] == metric]:
+            assert both[key] == one[key] != other[key] == both[f"{metric}_block", *key[1:]]
+    assert set(both) - set(one) == {(f"{key[0]}_block", *key[1:]) for key in one if key[0] in ("perplexity", "nll")}
+    said = perplexity.protocol({**settings, "beside": block}, 16)
+    assert said == ("ppl/prefix-v2?docs=1&lengths=16,64&temperature-docs=0&beside=block-v2,tokens=64,chunk=16")
+
+
+@pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
+def test_without_bos_the_first_token_is_not_scored(rope: dict | None, tmp_path: Path) -> None:
+    """Against the model's own loss; texts that begin with BOS give what prefix gives of the rest, one token shorter."""
+    without = SimpleNamespace(bos_token_id=None)
+    data = data_folder(tmp_path, [40])
+    settings = {"lengths": [8, 32], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    rows = perplexity.evaluate(llama(rope), without, settings, data, 16).rows
+    ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
+    for length in (8, 32):
+        with torch.no_grad():
+            expected = llama(rope)(torch.tensor([ids[:length]]), labels=torch.tensor([ids[:length]])).loss.item()
+        assert by_key(rows)["nll", length, "d0"] == pytest.approx(expected, abs=2e-6)
+    assert [row["n"] for row in rows if row["metric"] == "nll"] == [7, 31]
+    if rope is None:
+        beginning = {"name": ["a"], "text": [""], "input_ids": [[BOS, *ids]]}
+        Dataset.from_dict(beginning).save_to_disk(str(tmp_path / "begins" / "test"))
+        shifted = by_key(perplexity.evaluate(llama(), without, settings, tmp_path / "begins", 16).rows)
+        one_less = {**settings, "lengths": [7, 31]}
+        usual = by_key(perplexity.evaluate(llama(), TOKENIZER, one_less, data, 16).rows)
+        for length in (8, 32):
+            assert shifted["nll", length, "a"] == pytest.approx(usual["nll", length - 1, "d0"], abs=2e-6)
+
+
+def test_windows_without_bos_score_every_token_but_the_first() -> None:
+    """Each token that slides by, once, with as many tokens before it as its window has."""
+    found = protocols.windows({"kind": "sliding", "stride": 3, "tokens": None}, np.arange(14), 6, 6, 0, None)
+    scored = [int(token) for some in found for token in some.targets[:, some.scored].flatten()]
+    assert sorted(scored) == list(range(1, 14))
+    assert all((some.targets == some.input_ids[:, 1:]).all() for some in found)
+
+
+def test_whether_there_is_a_bos_token_is_part_of_the_protocol(tmp_path: Path) -> None:
+    settings = {"lengths": [8], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
+    tokenizer = tokenizers.byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "with")
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "without")
+    names = []
+    for folder in ("with", "without"):
+        spec = {"kind": "pretrained", "name": str(tmp_path / folder), "revision": None}
+        names.append(perplexity.protocol(perplexity.settle(settings, spec), 16))
+    plain = "ppl/prefix-v2?docs=1&lengths=8&temperature-docs=0"
+    assert names == [plain, plain.replace("&temp", "&bos=none&temp")]
+    assert perplexity.settle(settings, {"kind": "bytes"}) == settings
+    block = {**settings, "protocol": {"kind": "block"}}
+    assert perplexity.settle(block, {"kind": "pretrained", "name": "not looked at"}) == block
 
 
 def test_a_model_of_nan_is_right_about_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from longshort.data.streams import generator
 from longshort.evaluation.forward import rope_depends_on_length
 from longshort.models import load, rope
 from longshort.models.rope import eabf, shifted_sparse
@@ -46,9 +47,9 @@ def plain(seed: int = 0) -> PreTrainedModel:
     return LlamaForCausalLM(config).eval()
 
 
-def extended(kind: str) -> PreTrainedModel:
+def extended(kind: str, **changes: Any) -> PreTrainedModel:
     model = plain()
-    rope.extend(model, SETTINGS[kind], seed=3)
+    rope.extend(model, {**SETTINGS[kind], **changes}, seed=3)
     if kind == "clex":  # at the start it is NTK: give it something of its own
         torch.manual_seed(WEIGHTS_OF_CLEX)
         torch.nn.init.normal_(model.get_decoder().rotary_emb.inv_freq_down, std=0.1)
@@ -133,6 +134,18 @@ def test_below_the_original_length_nothing_changes(kind: str) -> None:
     torch.testing.assert_close(logits(model, tokens(ORIGINAL)), logits(plain(), tokens(ORIGINAL)), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("plain_layers", "scaled"), [(0, [True, True]), (1, [False, True]), (2, [False, False])])
+def test_eabf_scales_all_blocks_but_the_first(plain_layers: int, scaled: list[bool]) -> None:
+    """Against the same blocks by plain attention, whose query projections are multiplied by hand."""
+    model, ids = extended("eabf", plain_layers=plain_layers), tokens(2 * ORIGINAL)
+    by_hand = extended("abf")
+    scale = (torch.arange(1.0, 2 * ORIGINAL + 1).log() / math.log(ORIGINAL)).clamp(min=1)[None, :, None]
+    for layer, is_scaled in zip(by_hand.get_decoder().layers, scaled, strict=True):
+        if is_scaled:
+            layer.self_attn.q_proj.register_forward_hook(lambda module, given, queries: queries * scale)
+    torch.testing.assert_close(logits(model, ids), logits(by_hand, ids), rtol=1e-4, atol=1e-4)
+
+
 def test_below_the_original_length_eabf_is_abf() -> None:
     ids = tokens(2 * ORIGINAL)
     scaled, unscaled = logits(extended("eabf"), ids), logits(extended("abf"), ids)
@@ -194,19 +207,87 @@ def test_lost_weights_of_clex_are_missed(tmp_path: Path) -> None:
         load.load(tmp_path)
 
 
+def test_clex_draws_for_every_window_whatever_the_micro_batch() -> None:
+    """The rows of a forward are the first views of its windows, then the second ones."""
+    rotary = extended("clex", draws_per="window").get_decoder().rotary_emb.train()
+    ids = torch.arange(ORIGINAL)[None]
+
+    def drawn(seed: int, step: int, samples: list[int], views: int = 2) -> torch.Tensor:
+        torch.manual_seed(step + 100)  # of no concern
+        rotary.draw(seed, step, samples)
+        with torch.no_grad():
+            cos, sin = rotary(torch.zeros(views * len(samples), ORIGINAL, 1), ids)
+        return torch.stack([cos, sin], dim=1).expand(views * len(samples), -1, -1, -1)
+
+    whole = drawn(0, 5, [8, 9, 10, 11])
+    assert whole.shape == (8, 2, ORIGINAL, SIZE)
+    assert torch.equal(whole[:4], whole[4:])
+    assert len({row.numpy().tobytes() for row in whole}) == 4
+    parts = [drawn(0, step, samples) for step, samples in enumerate([[8], [9, 10], [11]])]
+    assert torch.equal(torch.cat([part[: len(part) // 2] for part in parts]), whole[:4])
+    assert torch.equal(drawn(0, 6, [8], views=1), whole[:1]) and not torch.equal(drawn(1, 5, [8], views=1), whole[:1])
+    rotary.draw(0, 5, [8, 9])
+    with pytest.raises(RuntimeError, match="ahead of each forward"):
+        rotary(torch.zeros(3, ORIGINAL, 1), ids)
+
+
+def test_a_batch_with_clex_is_the_mean_of_its_micro_batches() -> None:
+    """Loss and gradients, its own weights' among them; the two views of a window see one t and the same positions."""
+    windows = tokens(2 * ORIGINAL, rows=4)
+    views = torch.stack([windows[:, :ORIGINAL], windows[:, 5 : ORIGINAL + 5]])
+
+    def gradients(batches: list[list[int]]) -> dict[str, torch.Tensor]:
+        model = extended("clex", draws_per="window").train()
+        for samples in batches:
+            model.get_decoder().rotary_emb.draw(0, 0, [sample + 40 for sample in samples])
+            ids = views[:, samples].flatten(0, 1)
+            (model(input_ids=ids, labels=ids, use_cache=False).loss / len(batches)).backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    whole = gradients([[0, 1, 2, 3]])
+    assert all(gradient.abs().max() > 0 for gradient in whole.values())
+    for batches in ([[0, 1], [2, 3]], [[0], [1], [2], [3]]):
+        for name, gradient in gradients(batches).items():
+            torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_window_is_read_by_the_positions_and_the_t_of_its_own_number() -> None:
+    """Two windows in one forward, against each read alone by angles made here from what was drawn."""
+    model = extended("clex", draws_per="window").train()
+    rotary, ids = model.get_decoder().rotary_emb, tokens(ORIGINAL)
+    samples = next([n, n + 1] for n in range(40) if len({t_of(rotary, n), t_of(rotary, n + 1), 1}) == 3)
+    rotary.draw(0, 0, samples)
+    with torch.no_grad():
+        cos, _ = rotary(torch.zeros(2, ORIGINAL, 1), torch.arange(ORIGINAL)[None])
+        for row, sample in enumerate(samples):
+            positions, t = rotary._random_positions(ORIGINAL, generator("clex window", 0, sample))
+            assert positions[-1] == t * ORIGINAL - 1
+            expected = torch.outer(positions, rotary.frequencies(t)).cos()
+            torch.testing.assert_close(cos[row, :, : SIZE // 2], expected)
+        together = model(input_ids=ids, use_cache=False).logits
+        for row, sample in enumerate(samples):
+            rotary.draw(0, 0, [sample])
+            alone = model(input_ids=ids[row : row + 1], use_cache=False).logits
+            torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def t_of(rotary: Any, sample: int) -> int:
+    return rotary._random_positions(ORIGINAL, generator("clex window", 0, sample))[1]
+
+
 def test_clex_draws_by_seed_and_step_alone() -> None:
+    """With draws_per: step, as runs were trained whose specification does not say."""
     rotary = extended("clex").get_decoder().rotary_emb.train()
-    x, ids = torch.zeros(1, 1), torch.arange(ORIGINAL).expand(3, -1)
+    x, ids = torch.zeros(3, 1), torch.arange(ORIGINAL)[None]
 
     def drawn(seed: int, step: int) -> torch.Tensor:
         torch.manual_seed(step + 100)  # of no concern
-        rotary.draw(seed, step)
+        rotary.draw(seed, step, [7, 8, 9])
         with torch.no_grad():
             return rotary(x, ids)[0]
 
     first = drawn(0, 5)
-    assert first.shape == (3, ORIGINAL, SIZE)
-    assert torch.equal(first[0], first[2])
+    assert first.shape == (1, ORIGINAL, SIZE)  # of all rows
     assert not torch.equal(first, drawn(0, 6)) and not torch.equal(first, drawn(1, 5))
     assert torch.equal(first, drawn(0, 5))
 
@@ -215,8 +296,7 @@ def test_positions_of_clex_are_distinct_ascending_and_reach_both_ends() -> None:
     rotary = extended("clex").get_decoder().rotary_emb.train()
     factors = set()
     for step in range(40):
-        rotary.draw(0, step)
-        positions, factor = rotary._random_positions(ORIGINAL)
+        positions, factor = rotary._random_positions(ORIGINAL, generator("clex", 0, step))
         factors.add(factor)
         assert positions[0] == 0 and positions[-1] == ORIGINAL * factor - 1
         assert (positions.diff() >= 1).all()
@@ -227,7 +307,7 @@ def test_all_weights_of_clex_have_a_gradient_at_every_step() -> None:
     model = extended("clex").train()
     rotary = model.get_decoder().rotary_emb
     for step in range(8):
-        rotary.draw(0, step)
+        rotary.draw(0, step, [])
         rotary.inv_freq_up.grad = rotary.inv_freq_down.grad = None
         model(input_ids=tokens(ORIGINAL), labels=tokens(ORIGINAL), use_cache=False).loss.backward()
         assert rotary.inv_freq_up.grad is not None and rotary.inv_freq_down.grad is not None

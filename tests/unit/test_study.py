@@ -86,6 +86,16 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"evaluations": {}}, ["evaluations", "nothing is measured", "give longbench_e"]),
         ({"evaluations__perplexity__lengths": [16, 16]}, ["evaluations.perplexity.lengths", "16 stands there twice"]),
         ({"evaluations__perplexity__lengths": [0]}, ["evaluations.perplexity.lengths.0 = 0: must be above 0"]),
+        (
+            {
+                "evaluations__perplexity": {
+                    "lengths": [16, 40],
+                    "documents": 1,
+                    "beside": {"kind": "block", "chunk": 16},
+                }
+            },
+            ["evaluations.perplexity", "beside.chunk 16 does not divide the length 40", "change one of the two"],
+        ),
         ({"evaluations__misalignment__beyond": [2, 2]}, ["evaluations.misalignment.beyond", "2 stands there twice"]),
         ({"evaluations__misalignment__beyond": [1]}, ["evaluations.misalignment.beyond.0 = 1: must be above 1"]),
         (
@@ -291,6 +301,21 @@ def test_equal_arms_are_one_run(config: Path) -> None:
     resolved = load(config, arms=["baseline", "constant", "ratio", "alpha-1.0"], **alignment)
     assert resolved.arm_runs["ratio"] == resolved.arm_runs["constant"] == resolved.arm_runs["alpha-1.0"]
     assert len(resolved.runs) == 3
+
+
+def test_an_arm_may_change_the_context_extension(config: Path) -> None:
+    arms_yaml(config, scaled={"rope": {"plain_layers": 0}}, far={"rope": {"max_factor": 8}})
+    eabf = {"kind": "eabf", "theta": 1000.0}
+    resolved = load(config, arms=["baseline", "constant", "scaled"], model__rope=eabf)
+    ropes = {arm: resolved.runs[runs[0]].rope.model_dump() for arm, runs in resolved.arm_runs.items()}
+    usual = {**eabf, "plain_layers": 2}
+    assert ropes == {"baseline": usual, "constant": usual, "scaled": {**usual, "plain_layers": 0}}
+    with pytest.raises(
+        StudyError, match=r"arm scaled: rope = .*: the study has no model\.rope to change; take the arm"
+    ):
+        load(config, arms=["baseline", "scaled"])
+    with pytest.raises(StudyError, match=r"arm far: rope\.max_factor"):
+        load(config, arms=["baseline", "far"], model__rope=eabf)
 
 
 def test_what_has_no_effect_makes_no_other_run(config: Path) -> None:

@@ -51,7 +51,10 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
     """What the study takes from the hub, small."""
     model = root / "models" / study["model"]["name"]
     tiny_model(study["model"]["name"]).save_pretrained(model)
-    byte_tokenizer().save_pretrained(model)
+    tokenizer = byte_tokenizer()
+    if "Qwen" in study["model"]["name"]:  # "bos_token": null in tokenizer_config.json of Qwen/Qwen2.5-0.5B
+        tokenizer.bos_token = None
+    tokenizer.save_pretrained(model)
     texts = root / "datasets" / study["data"]["corpus"]["dataset"]
     (texts / "data").mkdir(parents=True)
     books = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in range(60)]
@@ -82,6 +85,8 @@ def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
         study.update(arms=["baseline", "hidden"], overrides=BOTH)
     perplexity = study["evaluations"]["perplexity"]
     perplexity.update(lengths=[length // SCALE for length in perplexity["lengths"]], documents=2)
+    if "beside" in perplexity:
+        perplexity["beside"]["chunk"] //= SCALE
     study["evaluations"]["misalignment"].update(sequences=4)
     study["evaluations"]["longbench_e"].update(max_length=128, max_new_tokens=4)
     return study
@@ -106,7 +111,9 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
         assert set(measured[measured["metric"] == "perplexity"]["length"]) == set(lengths)
         assert "longbench_e" in set(measured["metric"])
     protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
-    assert len(protocols) == 1 and protocols.pop().endswith("&weights=bf16")
+    assert len(protocols) == 1 and next(iter(protocols)).endswith("&weights=bf16")
+    assert ("&bos=none" in protocols.pop()) == ("Qwen" in study["model"]["name"])
+    assert ("perplexity_block" in set(numbers["metric"])) == ("beside" in study["evaluations"]["perplexity"])
     arm = study["arms"][-1]
     record = json.loads(next(project.glob(f"results/tiny/arms/{arm}/seed-0/training/3.json")).read_text())
     config = json.loads((project / record["checkpoints"]["3"]["path"] / "config.json").read_text())

@@ -95,9 +95,12 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
 
 
 @pytest.mark.wide
-def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path: Path) -> None:
+def test_a_resume_with_the_weights_of_clex_is_bit_exact_and_its_draws_know_no_micro_batch(
+    finished: Path, tmp_path: Path
+) -> None:
     stage = Stage(finished, tmp_path)
     stage.spec["rope"] = {"kind": "clex", "max_factor": 4, "time_step": 0.1, "width_factor": 1, "activation": "tanh"}
+    stage.spec["rope"]["draws_per"] = "window"
     stage.spec["deepspeed"] = json.loads((ROOT / "config" / "deepspeed" / "zero3.json").read_text())
     stage.spec["training"]["processes"] = 2
     whole, log, _ = stage.run("6", "whole")
@@ -106,6 +109,9 @@ def test_a_resume_with_the_weights_of_clex_is_bit_exact(finished: Path, tmp_path
     assert "training from step 3 to 6" in said
     assert parts["checkpoints"]["6"]["files"] == whole["checkpoints"]["6"]["files"]
     pandas.testing.assert_frame_equal(parts_log, log, check_exact=True)
+    _, small, _ = stage.run("6", "small", "--micro-batch", "1")
+    pandas.testing.assert_frame_equal(small, log, rtol=1e-4, atol=1e-6)
+    assert not small.equals(log)  # it was computed otherwise
     model = load.load(parts["checkpoints"]["6"]["path"])
     assert model.get_decoder().rotary_emb.inv_freq_down.abs().max() > 0  # zero before it learned
 

@@ -67,7 +67,8 @@ class Windows:
     Each epoch cuts the stream into slots at another offset and visits them in another order, both drawn from
     (seed, epoch). A slot has room for the longest l_extra, so arms of one seed read the same windows.
 
-    Items are dicts: `window`, tokens [length + l_extra + 1], and `extra`, l_extra (0 without a second view).
+    Items are dicts: `window`, tokens [length + l_extra + 1], `extra`, l_extra (0 without a second view), and `sample`,
+    the global number.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class Windows:
         order, offset = self._epoch(epoch)
         start = offset + int(order[place]) * self.slot
         if self.max_extra is None:
-            return {"window": self.stream.read(start, self.length + 1), "extra": 0}
+            return {"window": self.stream.read(start, self.length + 1), "extra": 0, "sample": sample}
         counter = sample if self.extra_per_row else sample // self.batch
         extra = extra_length(self.seed, counter, self.max_extra)
-        return {"window": self.stream.read(start, self.length + extra + 1), "extra": extra}
+        return {"window": self.stream.read(start, self.length + extra + 1), "extra": extra, "sample": sample}
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], int]:
         if self._order is None or self._order[0] != epoch:
@@ -133,10 +134,11 @@ def two_views(window: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def collate(samples: list[dict[str, Any]], length: int) -> dict[str, Any]:
-    """Samples of Windows to `inputs`, `targets` [views, batch, length] and `extra`, an int for each row."""
+    """Samples of Windows to `inputs`, `targets` [views, batch, length], `extra` and `samples`, ints for each row."""
     pairs = []
     for sample in samples:
         window = torch.as_tensor(sample["window"])
         pairs.append(two_views(window, length) if sample["extra"] else one_view(window))
     inputs, targets = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
-    return {"inputs": inputs, "targets": targets, "extra": [int(sample["extra"]) for sample in samples]}
+    extra, numbers = ([int(sample[key]) for sample in samples] for key in ("extra", "sample"))
+    return {"inputs": inputs, "targets": targets, "extra": extra, "samples": numbers}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longshort.data import splits
+from longshort.evaluation import chunks
 from longshort.models import rope
 from longshort.models.load import logit_change
 
@@ -78,16 +79,22 @@ def refuse_unknown_logits(model: Any) -> None:
         )
 
 
-def hidden_states(model: Any, input_ids: Tensor) -> Tensor:
+def hidden_states(model: Any, input_ids: Tensor, chunk: int | None = None) -> Tensor:
     """Final hidden states [batch, length, features] of input_ids [batch, length], plain causal attention.
 
     No mask is passed: rows padded on the right are exact before their padding, because attention is causal.
+
+    Args:
+        chunk: so many tokens are read at a time, as chunks.py says; None: all of them.
     """
     backbone = model.get_decoder()
     input_ids = input_ids.to(model.device)
-    if rope_depends_on_length(model):
+    turns = rope_depends_on_length(model)
+    if turns:
         # transformers' dynamic NTK keeps the frequencies of the longest input seen until a short one comes.
         backbone(input_ids=input_ids[:1, :1], use_cache=False)
+    if chunk is not None and chunk < input_ids.shape[1]:
+        return chunks.hidden_states(backbone, input_ids, chunk, turns)
     states: Tensor = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
     return states
 
@@ -107,23 +114,30 @@ class Scores(NamedTuple):
 
 @torch.inference_mode()
 def score_tokens(
-    model: Any, input_ids: Tensor, targets: Tensor, last: int, inverse_temperatures: Sequence[float] = (1.0,)
+    model: Any,
+    input_ids: Tensor,
+    targets: Tensor,
+    scored: Tensor,
+    inverse_temperatures: Sequence[float] = (1.0,),
+    chunk: int | None = None,
 ) -> Scores:
-    """Scores the last `last` of targets [rows, length], the next tokens of input_ids [rows, length or more].
+    """Scores some of targets [rows, length], the next tokens of input_ids [rows, length or more].
 
     Batched by TOKENS_PER_FORWARD; logits exist for tokens_per_head tokens at a time.
 
     Args:
+        scored: which columns of targets are scored, [scored].
+        chunk: as of hidden_states.
         inverse_temperatures: factors of the logits, a row of `nll` each. Confidence is that of the unscaled logits.
     """
     head = head_of(model)
-    count = len(targets) * last
+    count = len(targets) * len(scored)
     # Made once: small arrays kept between the large ones would split the memory that these take turns in.
     nll = torch.empty(len(inverse_temperatures), count, dtype=torch.float64)
     correct = torch.empty(count, dtype=torch.bool)
     confidence = torch.empty(count, dtype=torch.float64)
     done = 0
-    for states, wanted in scored_states(model, input_ids, targets, last):
+    for states, wanted in scored_states(model, input_ids, targets, scored, chunk):
         here = slice(done, done := done + len(wanted))
         logits = head(states)
         highest = logits.amax(-1, keepdim=True)
@@ -145,7 +159,7 @@ def score_tokens(
         for row, factor in enumerate(inverse_temperatures):
             if factor == 1.0:
                 nll[row, here] = (total.log() - came).double()
-    shape = (len(targets), last)
+    shape = (len(targets), len(scored))
     return Scores(nll.view(-1, *shape), correct.view(shape), confidence.view(shape))
 
 
@@ -156,13 +170,15 @@ def tokens_per_head(model: Any) -> int:
     return min(TOKENS_PER_FORWARD, max(16, LOGITS_AT_A_TIME // int(model.config.get_text_config().vocab_size)))
 
 
-def scored_states(model: Any, input_ids: Tensor, targets: Tensor, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+def scored_states(
+    model: Any, input_ids: Tensor, targets: Tensor, scored: Tensor, chunk: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """In pieces of tokens_per_head tokens: final hidden states [tokens, features], and the tokens that came next."""
     size = tokens_per_head(model)
     rows_per_forward = max(1, TOKENS_PER_FORWARD // input_ids.shape[1])
     for some_ids, some_targets in zip(input_ids.split(rows_per_forward), targets.split(rows_per_forward), strict=True):
-        states = hidden_states(model, some_ids)[:, targets.shape[1] - last : targets.shape[1]].flatten(0, 1)
-        wanted = some_targets[:, -last:].flatten().to(states.device)
+        states = hidden_states(model, some_ids, chunk)[:, scored].flatten(0, 1)
+        wanted = some_targets[:, scored].flatten().to(states.device)
         yield from zip(states.split(size), wanted.split(size), strict=True)
 
 

@@ -150,6 +150,13 @@ def _raw_and_fitted(asked: Settings, block: str) -> tuple[list[Column], list[Col
     return raw, fitted if asked["temperature_documents"] else []
 
 
+def _blocks(asked: Settings, block: str) -> list[Column]:
+    """Perplexities by the second protocol, where one is asked for."""
+    read = "perplexity_block", "nll_block"
+    lengths = sorted(asked["lengths"]) if asked.get("beside") else []
+    return [_perplexity_column(*read, length, "PPL {} in blocks", block) for length in lengths]
+
+
 def _accuracy(length: int, block: str) -> Column:
     header = f"accuracy {length}"
     return Column(f"accuracy@{length}", "accuracy", length, header, True, 3, block, documents="accuracy")
@@ -162,12 +169,13 @@ def _perplexity_columns(asked: Settings, l_train: int) -> list[Column]:
         Column(f"ece@{length}", "ece", length, f"ECE {length}", False, 3, "calibration")
         for length in dict.fromkeys((lengths[0], lengths[-1]))
     ]
-    return [*raw, _accuracy(lengths[-1], "quality"), *fitted, *ece]
+    return [*raw, *_blocks(asked, "quality"), _accuracy(lengths[-1], "quality"), *fitted, *ece]
 
 
 def _lengths(asked: Settings) -> list[Column]:
     raw, fitted = _raw_and_fitted(asked, "perplexity")
-    return [*raw, *(_accuracy(length, "accuracy") for length in sorted(asked["lengths"])), *fitted]
+    accuracies = [_accuracy(length, "accuracy") for length in sorted(asked["lengths"])]
+    return [*raw, *_blocks(asked, "perplexity"), *accuracies, *fitted]
 
 
 def _perplexity_scores(asked: Settings) -> list[Score]:
@@ -182,7 +190,7 @@ PERPLEXITY = Metric(
     module="longshort.evaluation.perplexity",
     rows=(
         *("perplexity", "perplexity_checkpoint_t", "perplexity_length_t", "temperature", "accuracy", "ece"),
-        *("nll", "nll_checkpoint_t", "nll_se", "nll_by_position"),
+        *("nll", "nll_checkpoint_t", "nll_se", "nll_by_position", "perplexity_block", "nll_block"),
     ),
     columns=_perplexity_columns,
     tokens=lambda asked, l_train: asked["documents"] * sum(asked["lengths"]),
@@ -190,6 +198,7 @@ PERPLEXITY = Metric(
     tables={"lengths": _lengths},
     legend={
         "perplexity": "PPL L: perplexity at a context of L tokens. accuracy: next token, 0 to 1.",
+        "perplexity_block": "PPL L in blocks: the first tokens of each document in blocks of L, each read by itself.",
         "perplexity_checkpoint_t": "PPL L at T: with the logits divided by the temperature that fits validation "
         "documents best, one for each checkpoint. A difference that is gone there was calibration alone.",
         "ece": "ECE L: expected calibration error of the next token, 15 bins, 0 to 1.",

@@ -31,6 +31,12 @@ class Blocks(Strict):
 
     kind: Literal["block"]
     tokens: int | None = Field(None, gt=0, description="tokens read of each document; null: the longest length")
+    chunk: int | None = Field(
+        None,
+        gt=1,
+        description="tokens read at a time, as CLEX does: the original length; null: whole blocks",
+        json_schema_extra={"neutral": None},
+    )
 
 
 class Sliding(Strict):
@@ -52,6 +58,11 @@ class Perplexity(Strict):
     temperature_documents: int = Field(
         8, ge=0, description="validation documents that the temperatures are fitted on, at most; 0: no temperatures"
     )
+    beside: Blocks | None = Field(
+        None,
+        description="a second protocol, published as perplexity_block; null: none",
+        json_schema_extra={"neutral": None},
+    )
 
     _lengths_once = field_validator("lengths")(distinct)
 
@@ -59,13 +70,20 @@ class Perplexity(Strict):
     def _targets_fit(self) -> Perplexity:
         if self.protocol.kind == "same-targets" and self.protocol.targets > min(self.lengths):
             raise ValueError(f"protocol.targets {self.protocol.targets} is more than the shortest length; lower it")
-        if self.protocol.kind == "block" and min(self.lengths) < 2:
-            raise ValueError("a block of 1 token scores none; give lengths of 2 and more")
-        if self.protocol.kind in ("block", "sliding"):
-            tokens = self.protocol.tokens
-            if tokens is not None and tokens < max(self.lengths):
-                raise ValueError(f"protocol.tokens {tokens} is less than the longest length; raise it")
+        for key, one in {"protocol": self.protocol, "beside": self.beside}.items():
+            if isinstance(one, Blocks):
+                self._blocks_fit(f"{key}.chunk", one)
+            if isinstance(one, Blocks | Sliding) and one.tokens is not None and one.tokens < max(self.lengths):
+                raise ValueError(f"{key}.tokens {one.tokens} is less than the longest length; raise it")
         return self
+
+    def _blocks_fit(self, key: str, blocks: Blocks) -> None:
+        if min(self.lengths) < 2:
+            raise ValueError("a block of 1 token scores none; give lengths of 2 and more")
+        for length in self.lengths:
+            # The last chunk would be a short one, whose tokens CLEX's script counts otherwise.
+            if blocks.chunk is not None and length > blocks.chunk and length % blocks.chunk:
+                raise ValueError(f"{key} {blocks.chunk} does not divide the length {length}; change one of the two")
 
 
 class Misalignment(Strict):

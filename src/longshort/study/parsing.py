@@ -17,6 +17,15 @@ def parse(model: type[Any], values: Any, where: str, prefix: str | None) -> Any:
         raise StudyError("\n".join(_explain(item, model, where, prefix) for item in error.errors())) from None
 
 
+def parse_rope(rope: BaseModel | None, patch: dict[str, Any], where: str) -> Any:
+    """A study's context extension as an arm changes it; None where the study has none and the arm asks for none."""
+    if not patch:
+        return rope
+    if rope is None:
+        raise StudyError(f"{where}: rope = {short(patch)}: the study has no model.rope to change; take the arm out")
+    return parse(type(rope), {**rope.model_dump(), **patch}, where, "rope")
+
+
 def parse_patch(model: type[BaseModel], values: Any, where: str, prefix: str) -> None:
     """Checks what a patch says by itself; what it leaves out comes from elsewhere."""
     try:

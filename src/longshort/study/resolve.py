@@ -23,7 +23,7 @@ from longshort.results.columns import KINDS
 from longshort.study import checks, external, resources
 from longshort.study.deepspeed import read_deepspeed
 from longshort.study.files import merge, yaml_mapping
-from longshort.study.parsing import parse, short
+from longshort.study.parsing import parse, parse_rope, short
 from longshort.study.run import Evaluation, HiddenTerm, OutputTerm, RunSpec, TwoViews
 from longshort.study.schema import Alignment, Arms, Override, Study, Table, TrainedModel, Training
 from longshort.study.wiring import ResolvedStudy
@@ -105,9 +105,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         of_arm, settings[arm] = _arm(f"study {name}, arm {arm}", arm, study, arms, config)
         arm_runs[arm] = {}
         for seed in study.seeds:
-            spec = RunSpec(
-                data=study.data, length=study.lengths.train, seed=seed, base=base, rope=study.model.rope, **of_arm
-            )
+            spec = RunSpec(data=study.data, length=study.lengths.train, seed=seed, base=base, **of_arm)
             run, text = _named(spec)
             runs.setdefault(run, spec)
             texts[run] = text
@@ -170,8 +168,10 @@ def _arm(where: str, name: str, study: Study, arms: Arms, config: Path) -> tuple
     checks.check_attention(where, training, study)
     checks.check_adapter(where, training, study, deepspeed)
     two_views = _two_views(where, alignment, study, training.steps)
-    of_arm = {"training": training, "deepspeed": deepspeed, "alignment": two_views}
-    return of_arm, {"alignment": canonical(alignment), "training": canonical(training)}
+    extension = parse_rope(study.model.rope, arm.rope, where)
+    of_arm = {"rope": extension, "training": training, "deepspeed": deepspeed, "alignment": two_views}
+    settings = {"alignment": canonical(alignment), "training": canonical(training)}
+    return of_arm, settings | ({"rope": canonical(extension)} if arm.rope else {})
 
 
 def _evaluations(study: Study) -> Iterator[Evaluation]:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -45,7 +45,7 @@ class LongShortTrainer(Trainer):
         self,
         *,
         head: LossHead,
-        before_step: Callable[[int], None],
+        before_forward: Callable[[int, Sequence[int]], None],
         alpha_output: list[float],
         alpha_hidden: list[float],
         **kwargs: Any,
@@ -53,7 +53,7 @@ class LongShortTrainer(Trainer):
         super().__init__(**kwargs)
         # The objective is a mean over the micro-batch; the Trainer divides by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.head, self.before_step = head, before_step
+        self.head, self.before_forward = head, before_forward
         self.alpha_output, self.alpha_hidden = alpha_output, alpha_hidden
         self._parts: list[Tensor] = []
         self._tokens = 0
@@ -63,7 +63,7 @@ class LongShortTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         step = self.state.global_step
-        self.before_step(step)
+        self.before_forward(step, inputs["samples"])
         batch = LossInputs(inputs["targets"], inputs["extra"], self.alpha_output[step], self.alpha_hidden[step])
         values = parts(model, self.head, inputs["inputs"], batch)
         self._parts.append(values.detach())
@@ -228,7 +228,7 @@ def build_trainer(
     output, hidden = alignment.get("output") or {}, alignment.get("hidden") or {}
     objective = import_module(ALIGNMENT).of(model, alignment) if output or hidden else NextToken()
     head = install(model, objective, job["chunk_size"] or None)
-    trained, before_step = model, rope.at_step(model, spec["seed"])
+    trained, before_forward = model, rope.at_forward(model, spec["seed"])
     if training["adapter"]:
         trained = import_module(ADAPTERS).attach(model, training["adapter"], spec["seed"])
     trainer = LongShortTrainer(
@@ -237,7 +237,7 @@ def build_trainer(
         train_dataset=windows,
         data_collator=partial(collate, length=spec["length"]),
         head=head,
-        before_step=before_step,
+        before_forward=before_forward,
         alpha_output=weights_at(output.get("alpha"), training["steps"]),
         alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
     )

@@ -10,7 +10,7 @@ alone where `rope_parameters` says all, otherwise by the file's second function,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ def head_size(model: PreTrainedModel) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def at_step(model: PreTrainedModel, seed: int) -> Callable[[int], None]:
-    """What must be called ahead of every optimiser step: methods that draw something, draw it by (seed, step)."""
+def at_forward(model: PreTrainedModel, seed: int) -> Callable[[int, Sequence[int]], None]:
+    """What must be called ahead of every forward of a training with the optimiser step and the global indices of its
+    windows: methods that draw something, draw it by the seed and one of the two."""
     draw = getattr(model.get_decoder().rotary_emb, "draw", None) if hasattr(model.get_decoder(), "rotary_emb") else None
-    return lambda step: draw(seed, step) if draw else None
+    return lambda step, samples: draw(seed, step, samples) if draw else None

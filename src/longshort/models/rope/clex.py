@@ -8,19 +8,27 @@ With t = length / l0 and z(t) the logarithms of the d/2 frequencies, z(1) those 
 W_down starts at zero, where z(t) is NTK's solution (ntk.py with factor 2t - 1). The equation is integrated by the
 3/8-rule of fourth order, in float32.
 
-Training draws t ~ U{1..max_factor} for every optimiser step, and as many positions of 0..t l - 1 as a view has tokens,
-ascending, both ends among them; both by (seed, step) alone, so the same on all processes and after a resume. Both views
-of a text get the same positions, as they would without CLEX. Otherwise t = ceil(length / l0), at most max_factor, where
-length is that of the first input of a request: keys that were cached keep their frequencies until it ends.
+Training draws t ~ U{1..max_factor}, and as many positions of 0..t l - 1 as a view has tokens, ascending, both ends
+among them: for every window, by (seed, global sample index) alone, so the same for every micro-batch, on all processes
+and after a resume (CLEX's own training draws for every forward of a process, 16 windows by train_lm.sh); or, with
+`draws_per: step`, once for each optimiser step. Both views of a window get the same t and positions, as they would
+without CLEX: what is aligned are predictions of the same tokens after contexts of two lengths, and two values of t
+would also set two sets of frequencies apart, which no context has to do with.
+
+Otherwise t = ceil(length / l0), at most max_factor, where length is that of the first input of a request: keys that
+were cached keep their frequencies until it ends. (CLEX's own code caches unrotated keys and lets t rise while it
+answers; the perplexity protocol `block` with `chunk` reads as it does.) Attention is not scaled by log n, as
+train_lm.sh sets it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -75,36 +83,49 @@ class ContinuousRotary(torch.nn.Module):
         # So called because transformers warns of weights that it finds no place for, but for rotary_emb.inv_freq*.
         self.inv_freq_up = torch.nn.Parameter((2 * torch.rand(size // 2, wide, generator=draws) - 1) * bound)
         self.inv_freq_down = torch.nn.Parameter(torch.zeros(wide, size // 2))
-        self._drawn: tuple[int, int] | None = None
+        # An earlier configuration, which says nothing of it, drew once a step.
+        self.per_window = settings.get("draws_per", "step") == "window"
+        self._drawn: list[tuple[str, int, int]] = []
         self._factor = 1
-        self._known: dict[tuple[int, int, int], Tensor] = {}
+        self._known: tuple[tuple[int, int], list[Tensor]] = ((-1, -1), [])
 
-    def draw(self, seed: int, step: int) -> None:
-        """What an optimiser step's t and positions are drawn by, for forwards in training mode."""
-        self._drawn = (seed, step)
+    def draw(self, seed: int, step: int, samples: Sequence[int]) -> None:
+        """What the t and the positions of the next forward in training mode are drawn by.
+
+        Args:
+            samples: global index of each window in it. Its rows are the first views of these, then the second ones.
+        """
+        if self.per_window:
+            self._drawn = [("clex window", seed, sample) for sample in samples]
+        else:
+            self._drawn = [("clex", seed, step)]
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:
-            positions, factor = self._random_positions(position_ids.shape[-1])
-            positions = positions.to(x.device).expand(position_ids.shape)
-        else:
-            positions = position_ids.float()
-            if int(position_ids.min()) == 0:  # a new request
-                self._factor = min(self.max_factor, -(-(int(position_ids.max()) + 1) // self.original_length))
-            factor = self._factor
-        angles = positions[..., None] * self.frequencies(factor).to(x.device)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+            return self._random_angles(x, position_ids.shape[-1])
+        positions = position_ids.float()
+        if int(position_ids.min()) == 0:  # a new request
+            self._factor = min(self.max_factor, -(-(int(position_ids.max()) + 1) // self.original_length))
+        return _turned(positions[..., None] * self.frequencies(self._factor).to(x.device), x)
 
-    def _random_positions(self, length: int) -> tuple[Tensor, int]:
-        """Positions [length], float32, and t.
+    def _random_angles(self, x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Of the rows of x [rows, length, features], or one for all of them.
 
         Raises:
-            RuntimeError: draw was not called.
+            RuntimeError: draw was not called for this forward.
         """
-        if self._drawn is None:
-            raise RuntimeError("CLEX in training mode needs draw(seed, step) ahead of each optimiser step")
-        random = generator("clex", *self._drawn)
+        drawn = [self._random_positions(length, generator(*stream)) for stream in self._drawn]
+        if not drawn or x.shape[0] % len(drawn):
+            raise RuntimeError("CLEX in training mode needs draw(seed, step, samples) ahead of each forward")
+        known = self._all_frequencies(max(factor for _, factor in drawn))
+        positions = torch.stack([positions for positions, _ in drawn]).to(x.device)
+        frequencies = torch.stack([known[factor - 1] for _, factor in drawn]).to(x.device)
+        cos, sin = _turned(positions[..., None] * frequencies[:, None], x)
+        views = x.shape[0] // len(drawn) if len(drawn) > 1 else 1
+        return cos.repeat(views, 1, 1), sin.repeat(views, 1, 1)
+
+    def _random_positions(self, length: int, random: np.random.Generator) -> tuple[Tensor, int]:
+        """Positions [length], float32, and t."""
         factor = int(random.integers(1, self.max_factor + 1))
         inner = random.choice(length * factor - 2, size=length - 2, replace=False, shuffle=False)
         inner.sort()
@@ -116,21 +137,26 @@ class ContinuousRotary(torch.nn.Module):
 
     def frequencies(self, factor: int) -> Tensor:
         """exp(z(factor)), [d / 2], float32."""
-        key = (factor, self.inv_freq_up._version, self.inv_freq_down._version)
-        if torch.is_grad_enabled() or key not in self._known:
-            solved = self._integrated(factor).exp()
-            if torch.is_grad_enabled():
-                return solved
-            self._known = {key: solved, **{k: v for k, v in self._known.items() if k[1:] == key[1:]}}
-        return self._known[key]
+        return self._all_frequencies(factor)[factor - 1]
 
-    def _integrated(self, factor: int) -> Tensor:
+    def _all_frequencies(self, longest: int) -> list[Tensor]:
+        """exp(z(1)) to exp(z(longest)) at least."""
+        if torch.is_grad_enabled():
+            return [z.exp() for z in self._integrated(longest)]
+        of, known = self._known
+        now = (self.inv_freq_up._version, self.inv_freq_down._version)
+        if of != now or len(known) < longest:
+            self._known = now, [z.exp() for z in self._integrated(longest)]
+        return self._known[1]
+
+    def _integrated(self, longest: int) -> list[Tensor]:
+        """z(1) to z(longest), on one grid."""
         up, down = self.inv_freq_up.float(), self.inv_freq_down.float()
         index = torch.arange(0, self.size, 2, dtype=torch.float32, device=up.device)
         original = -index / self.size * math.log(self.theta)
         z = original
-        if factor == 1:
-            return z + 0 * (up.sum() + down.sum())  # every step has a gradient of every weight, which ZeRO counts on
+        if longest == 1:
+            return [z + 0 * (up.sum() + down.sum())]  # every step has a gradient of every weight, which ZeRO counts on
 
         def slope(t: float, z: Tensor) -> Tensor:
             stretched = 2 * t - 1
@@ -138,13 +164,22 @@ class ContinuousRotary(torch.nn.Module):
             change = -2 * index / (self.size - 2) / stretched
             return self.activation((z + ntk) @ up) @ down + change
 
-        steps = math.ceil((factor - 1) / self.time_step - 1e-9)
-        h = (factor - 1) / steps
-        for number in range(steps):
+        found = [z]
+        steps = math.ceil(1 / self.time_step - 1e-9)  # from one t to the next
+        h = 1 / steps
+        for number in range(steps * (longest - 1)):
             t = 1 + number * h
             k1 = slope(t, z)
             k2 = slope(t + h / 3, z + h * k1 / 3)
             k3 = slope(t + 2 * h / 3, z + h * (k2 - k1 / 3))
             k4 = slope(t + h, z + h * (k1 - k2 + k3))
             z = z + h * (k1 + 3 * (k2 + k3) + k4) / 8
-        return z
+            if (number + 1) % steps == 0:
+                found.append(z)
+        return found
+
+
+def _turned(angles: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., 2 * features] of angles [..., features]."""
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)

@@ -1,6 +1,9 @@
 """Entropy-aware ABF: ABF's larger theta, and queries at position m (from 0) times max(1, ln(m + 1) / ln(l0)), l0 the
 original length, in all blocks but the first ones (Zhang et al., arXiv 2401.07004; github GAIR-NLP/Entropy-ABF,
-patch/EABF.py: theta 500,000, the first two blocks unscaled)."""
+patch/EABF.py: theta 500,000).
+
+The paper leaves the queries of the first two blocks as they are, which is our default. The released code scales those
+of all blocks: it gives the first two a function of their own that nothing reads. That is `plain_layers: 0`."""
 
 from __future__ import annotations
 

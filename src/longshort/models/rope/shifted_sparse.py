@@ -1,8 +1,9 @@
 """Shifted sparse attention, for training only: attention inside groups of a quarter of the tokens, which are shifted by
 half a group for half of the heads (Chen et al., LongLoRA, arXiv 2309.12307, section 3.2).
 
-The shifted groups wrap around: the last one holds the end of the text and its beginning. LongLoRA lets the beginning
-attend to the end there, that is, to the future; here it attends to itself alone.
+The shifted groups wrap around: the last one holds the end of the text and its beginning. Each attends to itself alone
+here, exactly as in the flash-attention path of LongLoRA's code (llama_attn_replace.py). Its plain path lets the
+beginning attend to the end, that is, to the future.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ class Arm(Strict):
     control: str | None = Field(None, description="the arm with the same amount of alpha, for the schedules table")
     alignment: dict[str, Any] = Field({}, description="patch of the alignment")
     training: dict[str, Any] = Field({}, description="patch of the training")
+    rope: dict[str, Any] = Field({}, description="patch of the study's model.rope, which stays of its kind")
 
 
 class Arms(Strict):

@@ -54,7 +54,9 @@ class EABF(Strict):
 
     kind: Literal["eabf"]
     theta: float = Field(500000.0, gt=0, description="base of the rotary frequencies")
-    plain_layers: int = Field(2, ge=0, description="so many first blocks are not scaled")
+    plain_layers: int = Field(
+        2, ge=0, description="so many first blocks are not scaled: 2 by the paper, 0 by its released code"
+    )
 
 
 class CLEX(Strict):
@@ -65,6 +67,11 @@ class CLEX(Strict):
     time_step: float = Field(0.01, gt=0, description="step of the integration, in units of the original length")
     width_factor: StrictInt = Field(1, gt=0, description="width of the learned function over the size of a head")
     activation: Literal["tanh", "silu"] = Field("tanh", description="of the learned function")
+    draws_per: Literal["window", "step"] = Field(
+        "window",
+        description="what has a length and positions of its own while training: every window, or every optimiser step",
+        json_schema_extra={"neutral": "step"},
+    )
 
 
 Rope = Annotated[Interpolation | YaRN | ABF | EABF | CLEX, Field(discriminator="kind")]
