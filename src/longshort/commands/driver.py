@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import sys
 import time
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from longshort.commands import cost, stale
 from longshort.identity.code import PLANNED, source_as_planned
-from longshort.jobs import ownership, slurm
+from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub
 from longshort.records.publish import read_json, write_json
 from longshort.studies import Resolved
@@ -33,7 +32,6 @@ MAKES = "makes.json"
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
-REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 
 
 def keep_source(study: Wired) -> None:
@@ -88,7 +86,7 @@ def plan_anew(submits: bool) -> None:
         raise SystemExit("they have ended; run again, as what is to be done depends on how they did")
     print("they have ended: planning anew", flush=True)
     environment = {name: value for name, value in os.environ.items() if name != PLANNED}
-    os.execve(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]], environment)
+    os.execve(sys.executable, engine.command(*sys.argv[1:]), environment)
 
 
 def clear_orphans(study: Wired, submits: bool) -> bool:
@@ -132,14 +130,12 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
     for other in DRIVERS.glob(f"*/{MAKES}"):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
             ids -= set(read_json(other))
-    return [
-        job for job in jobs if job.comment.startswith("rule_") and ids & set(re.findall("[0-9a-f]{16}", job.comment))
-    ]
+    return [job for job in jobs if ids & engine.ids_in(job.comment)]
 
 
 def explain(logs: list[str]) -> None:
     """Says what to do where SLURM took no job. logs: what the engine has written."""
-    refusals = sorted({said for log in logs for said in REFUSED.findall(Path(log).read_text())})
+    refusals = sorted({said for log in logs for said in engine.refusals(Path(log).read_text())})
     if refusals:
         variables = ", ".join(f"{key} (${name})" for key, name in VARIABLES.items())
         said = "\n".join(f"  {refusal}" for refusal in refusals)

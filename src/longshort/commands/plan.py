@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import Any, NamedTuple
 
 from longshort.commands import cost, stale
 from longshort.commands.resuming import Resuming
-from longshort.errors import StudyError
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import canonical, trajectory
+from longshort.jobs import engine
+from longshort.jobs.engine import PlannedJob
 from longshort.metrics.catalog import METRICS
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
 from longshort.studies import Resolved
@@ -29,16 +28,8 @@ from longshort.synthetic import study as synthetic
 
 BASE = "(base)"
 RUNS = Path("results/runs")
-
-
-class Job(NamedTuple):
-    """One job of the dry run; run and record for what Wired.results has only, steps for trainings and evaluations."""
-
-    rule: str
-    run: str | None
-    steps: str | None
-    record: Path | None
-    reason: str
+# The rules that make the results of a run.
+STAGES = ("train", *METRICS)
 
 
 @dataclass
@@ -64,19 +55,20 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
             keep them.
         Altered: a file that the plan reads was edited or cut.
     """
-    jobs = dry_run(study.name, target)
+    jobs = engine.dry_run(study.name, target)
+    known = ("synthetic",) if study.kind == "synthetic" else STAGES
+    stages = [job for job in jobs if job.rule in known]
     if target == "all":
-        made_again = {str(job.record) for job in jobs if job.record}
+        made_again = {str(job.record) for job in stages}
         stale.refuse(study, lambda record: record not in made_again)
     path = Path("results") / study.name / "study.json"
     before = read_record(path) if path.exists() else None
     plan = Plan(study.name, target)
-    by_run: dict[str, list[Job]] = {}
-    for job in jobs:
-        if job.run:
-            by_run.setdefault(job.run, []).append(job)
-    rules = Counter(job.rule for job in jobs if not job.run)
-    plan.others = {rule: count for rule, count in rules.items() if rule not in ("all", "specification")}
+    by_run: dict[str, list[PlannedJob]] = {}
+    for job in stages:
+        by_run.setdefault(job.run, []).append(job)
+    rules = Counter(job.rule for job in jobs)
+    plan.others = {rule: count for rule, count in rules.items() if rule not in (*known, "all", "specification")}
     if study.kind == "synthetic":
         _explain_groups(plan, study, before, by_run)
         return plan
@@ -85,7 +77,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     trained = {run for run, some in by_run.items() if any(job.rule == "train" for job in some)}
     asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
     _explain_arms(plan, asked)
-    work = [cost.Work(job.rule, run, str(job.steps)) for run, some in by_run.items() for job in some]
+    work = [cost.Work(job.rule, run, job.steps) for run, some in by_run.items() for job in some]
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
 
@@ -107,11 +99,11 @@ def _explain_arms(plan: Plan, asked: Asked) -> None:
             reasons += _why(asked, arm, seed, run)
             counts.update(job.rule for job in by_run[run])
         plan.why[arm] = list(dict.fromkeys(reasons))
-        plan.jobs[arm] = {rule: counts[rule] for rule in ("train", *METRICS) if counts[rule]}
+        plan.jobs[arm] = {rule: counts[rule] for rule in STAGES if counts[rule]}
 
 
 def _explain_groups(
-    plan: Plan, study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, by_run: dict[str, list[Job]]
+    plan: Plan, study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, by_run: dict[str, list[PlannedJob]]
 ) -> None:
     for group, name in study.names().items():
         if group in by_run:
@@ -119,39 +111,6 @@ def _explain_groups(
             plan.jobs[name] = dict(Counter(job.rule for job in by_run[group]))
         elif plan.target == "all":
             plan.stays.append(name)
-
-
-# ---- which jobs ------------------------------------------------------------------------------------------------------
-
-
-def dry_run(study: str, target: str = "all") -> list[Job]:
-    """The jobs that the engine would run for a target."""
-    # What a killed job left is made again, as the next run of the engine will be told to.
-    command = [sys.executable, "-m", "snakemake", target, "--dry-run", "--rerun-incomplete"]
-    done = subprocess.run([*command, "--config", f"study={study}"], capture_output=True, text=True)
-    if done.returncode:
-        raise StudyError(f"snakemake cannot plan {target}:\n{_error(done.stderr) or _error(done.stdout)}")
-    jobs = []
-    for block in re.split(r"\n(?=\[)", done.stdout + done.stderr):
-        rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
-        if rule:
-            said = dict(re.findall(r"^    (\w+): (.*)$", block, re.MULTILINE))
-            jobs.append(_job(rule[1], said))
-    return jobs
-
-
-def _error(output: str) -> str:
-    """The engine's own error, without what it says before of its host and its progress."""
-    error = re.search(r"^\w*(Error|Exception)\b.*", output, re.MULTILINE | re.DOTALL)
-    return (error[0] if error else output).strip()
-
-
-def _job(rule: str, said: dict[str, str]) -> Job:
-    if rule not in ("train", "synthetic", *METRICS):
-        return Job(rule, None, None, None, said.get("reason", ""))
-    wildcards = dict(pair.split("=") for pair in said["wildcards"].split(", "))
-    record = next(Path(path) for path in said["output"].split(", ") if path.endswith(".json"))
-    return Job(rule, wildcards["run"], wildcards.get("steps"), record, said.get("reason", ""))
 
 
 # ---- why -------------------------------------------------------------------------------------------------------------
@@ -162,7 +121,7 @@ class Asked(NamedTuple):
 
     study: ResolvedStudy
     before: dict[str, Any] | None
-    by_run: dict[str, list[Job]]
+    by_run: dict[str, list[PlannedJob]]
     resuming: Resuming
     data_anew: bool
 
@@ -173,12 +132,11 @@ def _why(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
     training = next((job for job in asked.by_run[run] if job.rule == "train"), None)
     if training is None:
         return [reason for job in asked.by_run[run] for reason in _why_measured(study, asked.before, job)]
-    assert training.record is not None
     again = _why_again(asked, run, training.record)
     if training.record.exists():
         return again or [f"the engine says: {training.reason}"]
     if trained := _steps_of_records(training.record.parent):
-        wanted = {int(step) for step in str(training.steps).split("-")}
+        wanted = {int(step) for step in training.steps.split("-")}
         new = sorted(wanted - trained)
         said = f"checkpoint {', '.join(map(str, new))} is new" if new else "the checkpoints asked for are others"
         return [said, *again]
@@ -252,11 +210,10 @@ def _differing_alpha(old: str, study: ResolvedStudy, run: str) -> list[str]:
     return differences(then, now)
 
 
-def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: Job) -> list[str]:
+def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: PlannedJob) -> list[str]:
     """An evaluation whose training stays."""
-    assert job.record is not None
     if job.record.exists():
-        code = study.evaluation_code(job.rule, str(job.run))
+        code = study.evaluation_code(job.rule, job.run)
         changed = _changed(job.record, code, modules(METRICS[job.rule].module))
         return [f"{', '.join(changed)} changed" if changed else f"{job.rule}: the engine says: {job.reason}"]
     if before is None or job.rule not in before["evaluations"]:
@@ -269,9 +226,10 @@ def _why_measured(study: ResolvedStudy, before: dict[str, Any] | None, job: Job)
     return [f"evaluations.{job.rule}.{some}" for some in said] or [f"{job.rule}: not measured yet"]
 
 
-def _why_group(study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, group: str, job: Job) -> list[str]:
+def _why_group(
+    study: synthetic.ResolvedSynthetic, before: dict[str, Any] | None, group: str, job: PlannedJob
+) -> list[str]:
     """A group of a synthetic study, whose models are trained and tested by one job."""
-    assert job.record is not None
     if job.record.exists():
         changed = _changed(job.record, study.code, modules(synthetic.TRAINING))
         return [f"{', '.join(changed)} changed" if changed else f"the engine says: {job.reason}"]

@@ -7,17 +7,14 @@ results/ was copied to, it looks at the ages of the files only, and takes number
 from __future__ import annotations
 
 import os
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from longshort.errors import StudyError
+from longshort.jobs import engine
 from longshort.records.publish import Altered, read_record
 from longshort.study.wired import Wired
 
-# Where Snakemake keeps, by the name of an output in base64, how it was made, and that its job has not ended.
-ENGINE = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
-LONGEST_NAME = 254  # of a file there; a longer one is a folder, and begins with @
 SHOWN = 10
 
 
@@ -27,8 +24,8 @@ def refuse_unnoticed(study: Wired) -> None:
     Raises:
         StudyError: some are not of the present code.
     """
-    known = {name for folder in ENGINE if folder.is_dir() for name in os.listdir(folder)}
-    refuse(study, lambda record: _name_in_engine(record) not in known)
+    remembered = engine.remembered()
+    refuse(study, lambda record: not remembered(record))
 
 
 def refuse(study: Wired, concerns: Callable[[str], bool]) -> None:
@@ -69,8 +66,3 @@ def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -
             now = read_record(Path(result.measured))["run_id"]
             if made["run_id"] != now:
                 yield result.record, f"it measured the training {made['run_id']}, now {now}"
-
-
-def _name_in_engine(path: str) -> str:
-    name = urlsafe_b64encode(path.encode()).decode()
-    return name if len(name) <= LONGEST_NAME else f"@{name[:LONGEST_NAME]}"

@@ -61,6 +61,7 @@ OUTSIDE = {
     "longshort.records.publish",
     "longshort.errors",
     # They run jobs, or say how far one is.
+    "longshort.jobs.engine",
     "longshort.jobs.heartbeat",
     "longshort.jobs.interruption",
     "longshort.jobs.ownership",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 from typing import NamedTuple
+
+from longshort.jobs import engine
 
 # A controller that is busy or restarting may take long; nobody should wait for it for ever.
 PATIENCE = 30.0
@@ -29,8 +30,7 @@ ENDINGS = {
     "PREEMPTED": "preempted",
     "TIMEOUT": "out of time",
 }
-# Where the engine's plugin puts what SLURM itself says in a job; without cgroups no state tells that memory was short.
-LOGS = Path(".snakemake/slurm_logs")
+# In what SLURM writes into a job's log: without cgroups no state tells that memory was short.
 MEMORY = re.compile(r"oom[-_ ]kill|exceeded (job )?memory limit", re.IGNORECASE)
 UNITS = {"K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
@@ -61,7 +61,7 @@ def is_over(job: str) -> bool | None:
 
 def ending(job: str) -> str | None:
     """Why a job ended, if it was not by itself; None if SLURM does not say."""
-    if any(MEMORY.search(log.read_text(errors="replace")) for log in LOGS.glob(f"**/{job}.log")):
+    if any(MEMORY.search(log.read_text(errors="replace")) for log in engine.slurm_logs(job)):
         return ENDINGS["OUT_OF_MEMORY"]
     # Soon forgotten by the one, and late known by the other.
     said = ask("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)

@@ -1,0 +1,128 @@
+"""All that is known of Snakemake's insides: where it keeps what, and how it prints, names and refuses jobs.
+
+Neither Snakemake nor its SLURM plugin promises any of this. tests/contract/test_engine.py runs the real ones, and fails
+where a new version does otherwise; the rest of the program asks here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longshort.errors import StudyError
+
+# By the name of an output in base64: how it was made, and that its job has not ended.
+RECORDS = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
+LONGEST_NAME = 254  # of a file there; a longer one is cut into folders, which begin with @
+SLURM_LOGS = Path(".snakemake/slurm_logs")
+REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
+ID = re.compile("[0-9a-f]{16}")
+
+
+class PlannedJob(NamedTuple):
+    """A job that the engine would run, and why."""
+
+    rule: str
+    wildcards: dict[str, str]
+    outputs: list[Path]
+    reason: str
+
+    @property
+    def run(self) -> str:
+        return self.wildcards["run"]
+
+    @property
+    def steps(self) -> str:
+        return self.wildcards["steps"]
+
+    @property
+    def record(self) -> Path:
+        return next(path for path in self.outputs if path.suffix == ".json")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", *arguments]
+
+
+# ---- what would run --------------------------------------------------------------------------------------------------
+
+
+def dry_run(study: str, target: str = "all") -> list[PlannedJob]:
+    """The jobs that the engine would run for a target, read from what its dry run prints.
+
+    Raises:
+        StudyError: the engine refuses to plan, in its own words.
+    """
+    # What a killed job left is made again, as the next run of the engine will be told to.
+    asked = command(target, "--dry-run", "--rerun-incomplete", "--config", f"study={study}")
+    done = subprocess.run(asked, capture_output=True, text=True)
+    if done.returncode:
+        raise StudyError(f"snakemake cannot plan {target}:\n{_error(done.stderr) or _error(done.stdout)}")
+    blocks = re.split(r"\n(?=\[)", done.stdout + done.stderr)
+    return [job for block in blocks if (job := _job(block))]
+
+
+def _job(block: str) -> PlannedJob | None:
+    """A job from its printed lines: `rule train:` or `localrule all:`, then `    output: a, b` and the like."""
+    rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
+    if not rule:
+        return None
+    said = dict(re.findall(r"^    (\w+): (.*)$", block, re.MULTILINE))
+    wildcards = dict(pair.split("=", 1) for pair in said["wildcards"].split(", ")) if "wildcards" in said else {}
+    outputs = [Path(path) for path in said["output"].split(", ")] if "output" in said else []
+    return PlannedJob(rule[1], wildcards, outputs, said.get("reason", ""))
+
+
+def _error(output: str) -> str:
+    """The engine's own error, without what it says before of its host and its progress."""
+    error = re.search(r"^\w*(Error|Exception)\b.*", output, re.MULTILINE | re.DOTALL)
+    return (error[0] if error else output).strip()
+
+
+# ---- what it remembers -----------------------------------------------------------------------------------------------
+
+
+def remembered() -> Callable[[str], bool]:
+    """A test of whether the engine knows how an output was made, so that it notices other parameters or code."""
+    known = {name for folder in RECORDS if folder.is_dir() for name in os.listdir(folder)}
+    return lambda output: _record_name(output) in known
+
+
+def _record_name(output: str) -> str:
+    name = urlsafe_b64encode(output.encode()).decode()
+    return name if len(name) <= LONGEST_NAME else f"@{name[:LONGEST_NAME]}"
+
+
+# ---- what it asks functions for --------------------------------------------------------------------------------------
+
+
+def signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, for a rule's resources. The engine asks for the signature of every function of every job: written
+    down, planning is a tenth faster."""
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
+
+
+# ---- its SLURM plugin ------------------------------------------------------------------------------------------------
+
+
+def slurm_logs(job: str) -> list[Path]:
+    """Where the plugin lets SLURM write what SLURM itself says in a job."""
+    return list(SLURM_LOGS.glob(f"**/{job}.log"))
+
+
+def ids_in(comment: str) -> set[str]:
+    """The ids of the runs and corpora that a job of the queue makes, from the comment that the plugin gave it."""
+    return set(ID.findall(comment)) if comment.startswith("rule_") else set()
+
+
+def refusals(log: str) -> list[str]:
+    """What SLURM said to each submission that it refused, as the engine's log quotes it."""
+    return REFUSED.findall(log)
