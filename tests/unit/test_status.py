@@ -18,10 +18,14 @@ from typer.testing import CliRunner
 
 from longshort.cli import app
 from longshort.commands import status
-from longshort.jobs import heartbeat
+from longshort.jobs import heartbeat, ownership
 from longshort.records.publish import write_record
+from longshort.results import collect
 from longshort.study import resolve
 from tests.support.waiting import PATIENCE, wait_until
+
+HERE = {key: ownership.about_me()[key] for key in ("host", "boot", "pid", "born")}
+ALTERED = {"status": "as it was"}
 
 
 @pytest.fixture
@@ -56,6 +60,11 @@ def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
         ({}, None, "running"),
         ({"state": "waiting"}, None, "waiting"),
         ({"silent": 1000.0}, None, "lost"),
+        ({"state": "waiting", "silent": 1000.0}, {"status": "ok"}, "lost"),
+        (HERE, None, "running"),
+        ({**HERE, "silent": 1000.0}, None, "running"),  # a file system that hangs takes no process away
+        ({**HERE, "born": -1}, None, "lost"),  # another process has its number now
+        ({**HERE, "boot": "an earlier one"}, None, "lost"),
         ({"host": socket.gethostname(), "pid": 2**22 + 1}, None, "lost"),
         ({"state": "failed"}, None, "failed"),
         ({"state": "interrupted"}, None, "interrupted"),
@@ -64,6 +73,9 @@ def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
         ({"state": "finished"}, None, "pending"),  # its result was taken away
         ({}, {"status": "ok"}, "running"),  # it is made again
         (None, {"status": "ok"}, "done"),  # the results of somebody else
+        ({"state": "failed"}, {"status": "ok"}, "done"),  # that of an earlier attempt
+        ({"state": "finished"}, ALTERED, "altered"),
+        ({}, ALTERED, "running"),  # it is made again
     ],
 )
 def test_the_state_of_a_stage(
@@ -75,7 +87,13 @@ def test_the_state_of_a_stage(
         write_beat(out, **beat)
     if record is not None:
         write_record(out, record)
+    if record is ALTERED:
+        out.write_text(out.read_text().replace("as it was", "edited"))
     assert state_of(study, "constant") == state
+    in_tables = {"pending": "missing", "altered": "missing", "done": "missing", "diverged": "missing"}
+    assert collect._unfinished(out) == in_tables.get(state, state)
+    if beat is not None:
+        assert heartbeat.may_live(heartbeat.path_of(out)) is (state in ("running", "waiting"))
 
 
 def test_what_is_shown(study: resolve.ResolvedStudy) -> None:
@@ -118,6 +136,15 @@ def test_what_jobs_wrote_cannot_speak_to_the_terminal(study: resolve.ResolvedStu
         said = CliRunner().invoke(app, [*command, "--study", "tiny"]).output
         assert "failed" in said
         assert not [letter for letter in said if letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf")]
+
+
+def test_an_altered_record_is_named_with_what_to_do(study: resolve.ResolvedStudy) -> None:
+    out = out_of(study, "constant")
+    write_record(out, ALTERED)
+    out.write_text(out.read_text().replace("as it was", "edited"))
+    said = CliRunner().invoke(app, ["status", "--study", "tiny"]).output
+    assert "9 jobs: 1 altered, 8 pending" in said
+    assert f"constant, 0, training altered: {out} is not the record that was published; delete it" in said
 
 
 def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
         results: the folder that holds runs/.
         planned: to take what exists, run -> "training" or metric -> the code that makes it now. What is not there, or
             was made by other code, is one row a checkpoint and metric, or one for a training, with status "missing", or
-            "running", "failed" or "interrupted" where its heartbeat says so.
+            "running", "waiting", "lost", "failed" or "interrupted" where its heartbeat says so.
     """
     frames = []
     for name, seed, run, steps in runs_of(study):
@@ -51,12 +51,9 @@ def runs_of(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
 
 
 def unfinished(out: Path) -> str:
-    """What the heartbeat says of a result that is not there."""
-    path = heartbeat.path_of(out)
-    state = heartbeat.read(path).get("state")
-    if state in (heartbeat.RUNNING, heartbeat.WAITING):
-        return "running" if heartbeat.clock(path.parent) - path.stat().st_mtime < heartbeat.SILENT else "failed"
-    return str(state) if state in (heartbeat.FAILED, heartbeat.INTERRUPTED) else "missing"
+    """How the job stands that is to make a result which is not there."""
+    state = heartbeat.verdict(out.with_suffix(".json")).state
+    return "missing" if state in (heartbeat.PENDING, heartbeat.DONE, heartbeat.ALTERED) else state
 
 
 def _run(

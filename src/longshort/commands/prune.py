@@ -70,11 +70,7 @@ def _is_in_use(folder: Path) -> bool:
     """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
     if ownership.is_owned(folder) or any(ownership.is_owned(WORK / name) for name in _work_of(folder)):
         return True
-    # One that cannot be read may be that of a living job.
-    beats = {path: heartbeat.read(path).get("state", heartbeat.RUNNING) for path in folder.rglob("*.heartbeat")}
-    now = heartbeat.clock(folder) if beats else 0.0
-    living = (path for path, state in beats.items() if state in (heartbeat.RUNNING, heartbeat.WAITING))
-    return any(now - path.lstat().st_mtime < heartbeat.SILENT for path in living)
+    return any(heartbeat.may_live(path) for path in folder.rglob("*.heartbeat"))
 
 
 def stale_records(config: Path = CONFIG) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,14 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from longshort.jobs import heartbeat
-from longshort.records.publish import text_of, whole_record
+from longshort.jobs.heartbeat import ALTERED, DONE, FAILED, INTERRUPTED, LOST, PENDING, RUNNING, WAITING
+from longshort.records.publish import text_of
 from longshort.study.wired import Wired
 from longshort.terminal import plain
 
 LAST_LINES = 8
-PENDING, DONE, DIVERGED, LOST = "pending", "done", "diverged", "lost"
+DIVERGED = "diverged"
 # What a person should look at first stands first.
-ORDER = (heartbeat.FAILED, LOST, heartbeat.RUNNING, heartbeat.WAITING, heartbeat.INTERRUPTED, PENDING, DIVERGED, DONE)
+ORDER = (ALTERED, FAILED, LOST, RUNNING, WAITING, INTERRUPTED, PENDING, DIVERGED, DONE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Stage:
     arms: str
     stage: str
     state: str
+    record: Path
     log: Path
     beat: dict[str, Any]
     silent: float  # seconds since the last heartbeat
@@ -44,12 +44,11 @@ def stages(study: Wired, results: Path = Path("results")) -> list[Stage]:
     names, now = study.names(), heartbeat.clock(results)
     found = []
     for result in study.results():
-        out = Path(result.record)
-        path = heartbeat.path_of(out)
-        beat = heartbeat.read(path)
-        silent = max(0.0, now - path.stat().st_mtime) if beat else 0.0
-        state = _state(whole_record(out), beat, silent)
-        found.append(Stage(result.run, names[result.run], result.stage, state, Path(result.log), beat, silent))
+        record = Path(result.record)
+        said = heartbeat.verdict(record, now)
+        state = DIVERGED if said.state == DONE and said.record.get("status") == DIVERGED else said.state
+        log = Path(result.log)
+        found.append(Stage(result.run, names[result.run], result.stage, state, record, log, said.beat, said.silent))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
 
@@ -73,7 +72,7 @@ def shown(study: Wired, found: list[Stage]) -> RenderableType:
     for one in found:
         if one.state not in (DONE, PENDING):
             table.add_row(*(Text(plain(cell)) for cell in _cells(one)))
-    ended = [Text(plain(line)) for one in found if one.state in (heartbeat.FAILED, LOST) for line in _last_words(one)]
+    ended = [Text(plain(line)) for one in found if one.state in (ALTERED, FAILED, LOST) for line in _last_words(one)]
     if study.kind == "synthetic":
         ended.append(
             Text("Its jobs keep no heartbeat: one that runs or has failed counts as pending until it is done.")
@@ -87,7 +86,7 @@ def _cells(one: Stage) -> Iterator[str]:
     yield f"{beat['done']} of {beat['total']} {beat.get('unit', '')}" if "done" in beat else ""
     yield _number(beat.get("loss"), ".4f")
     yield _number(beat.get("tokens_per_second"), ".0f")
-    left = beat.get("seconds_left") if one.state == heartbeat.RUNNING else None
+    left = beat.get("seconds_left") if one.state == RUNNING else None
     yield "" if left is None else str(timedelta(seconds=round(left)))
     yield beat.get("node") or beat.get("host") or ""
     yield beat.get("job") or ""
@@ -103,6 +102,10 @@ def _memory(beat: dict[str, Any]) -> str:
 
 
 def _last_words(one: Stage) -> Iterator[str]:
+    if one.state == ALTERED:
+        remedy = "delete it and run snakemake again"
+        yield f"\n{one.arms}, {one.stage} altered: {one.record} is not the record that was published; {remedy}"
+        return
     message = one.beat.get("message") or heartbeat.how_it_ended(one.beat["state"], one.beat.get("job"))
     said = f": {message}" if message != one.state else ""
     yield f"\n{one.arms}, {one.stage} {one.state}{said} ({one.log})"
@@ -111,18 +114,3 @@ def _last_words(one: Stage) -> Iterator[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _state(record: dict[str, Any], beat: dict[str, Any], silent: float) -> str:
-    if beat and beat["state"] in (heartbeat.RUNNING, heartbeat.WAITING):
-        return LOST if _gone(beat, silent) else str(beat["state"])
-    if record:
-        return DIVERGED if record.get("status") == "diverged" else DONE
-    return str(beat["state"]) if beat and beat["state"] != heartbeat.FINISHED else PENDING
-
-
-def _gone(beat: dict[str, Any], silent: float) -> bool:
-    """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
-    if beat["host"] == socket.gethostname() and not Path(f"/proc/{beat['pid']}").exists() and os.name == "posix":
-        return True
-    return silent > heartbeat.SILENT

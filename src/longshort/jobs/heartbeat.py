@@ -1,9 +1,9 @@
 """What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
 
 <steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, earlier (how each one before ended),
-seconds_before (what those took), host, node, pid, job, began and beat (seconds since 1970), memory_mb (what SLURM gave
-on this node) and peak_memory_mb (the most that was seen at a beat), and, as far as the stage knows them, run_id, done,
-total, unit, loss, tokens_per_second, seconds_left and message.
+seconds_before (what those took), host, boot, node, pid, born, job, began and beat (seconds since 1970), memory_mb (what
+SLURM gave on this node) and peak_memory_mb (the most that was seen at a beat), and, as far as the stage knows them,
+run_id, done, total, unit, loss, tokens_per_second, seconds_left and message.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from longshort.jobs import interruption, ownership, slurm
-from longshort.records.publish import Altered, read_json, write_json
+from longshort.records.publish import Altered, read_json, whole_record, write_json
 
 BEAT = 10.0
 # Seconds without a beat after which a stage is taken for dead: a file system may show one late.
@@ -29,11 +29,13 @@ SILENT = 120.0
 # States. A stage that was killed says RUNNING for ever: its beat is old.
 WAITING, RUNNING, FINISHED, INTERRUPTED, FAILED = "waiting", "running", "finished", "interrupted", "failed"
 STATES = (WAITING, RUNNING, FINISHED, INTERRUPTED, FAILED)
+# What is said of a job beside them: nothing was begun; killed; its result is there; its record's seal does not hold.
+PENDING, LOST, DONE, ALTERED = "pending", "lost", "done", "altered"
 # What readers count on, and of what kind the rest is where it is there.
 NEEDED = {"state", "host", "pid", "began", "beat"}
 KINDS: dict[str, Any] = {
-    **dict.fromkeys(("stage", "state", "host", "node", "job", "run_id", "unit", "message"), str),
-    **dict.fromkeys(("pid", "attempt"), int),
+    **dict.fromkeys(("stage", "state", "host", "boot", "node", "job", "run_id", "unit", "message"), str),
+    **dict.fromkeys(("pid", "born", "attempt"), int),
     **dict.fromkeys(("began", "beat", "seconds_before", "memory_mb", "peak_memory_mb", "done", "total"), int | float),
     **dict.fromkeys(("loss", "tokens_per_second", "seconds_left"), int | float),
     "earlier": list,
@@ -67,6 +69,61 @@ def clock(folder: Path) -> float:
         return time.time()
 
 
+class Verdict(NamedTuple):
+    """How a job stands. record: what its result says of itself; beat: its heartbeat, `silent` seconds ago."""
+
+    state: str
+    record: dict[str, Any]
+    beat: dict[str, Any]
+    silent: float
+
+
+def verdict(out: Path, now: float | None = None) -> Verdict:
+    """How the job stands that makes a result.
+
+    Args:
+        out: the result's record (JSON).
+        now: by clock(), where many are asked for.
+    """
+    path, silent = path_of(out), 0.0
+    beat = read(path)
+    with suppress(FileNotFoundError):
+        silent = max(0.0, (clock(path.parent) if now is None else now) - path.stat().st_mtime) if beat else 0.0
+    record = whole_record(out)
+    return Verdict(judged(beat, bool(record), out.exists() and not record, silent), record, beat, silent)
+
+
+def judged(beat: dict[str, Any], is_there: bool, is_altered: bool, silent: float) -> str:
+    """RUNNING, WAITING, LOST, FAILED, INTERRUPTED, DONE, PENDING or ALTERED. A job that is at work counts before the
+    result of an earlier one, and a result before how a later job ended.
+
+    Args:
+        is_there: whether its record is, as it was published. That a training diverged is such a result.
+        is_altered: whether its record was edited or cut.
+        silent: seconds since the last beat.
+    """
+    state = beat.get("state")
+    if state in (RUNNING, WAITING):
+        return LOST if _is_gone(beat, silent) else str(state)
+    if is_altered:
+        return ALTERED
+    if is_there:
+        return DONE
+    return str(state) if state in (FAILED, INTERRUPTED) else PENDING
+
+
+def _is_gone(beat: dict[str, Any], silent: float) -> bool:
+    """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
+    return ownership.has_ended(beat) if beat["host"] == socket.gethostname() else silent > SILENT
+
+
+def may_live(path: Path) -> bool:
+    """Whether the job of a heartbeat is at work; one that cannot be read, and is young, may be that of a living job."""
+    if read(path):
+        return verdict(path.with_suffix(".json")).state in (RUNNING, WAITING)
+    return clock(path.parent) - path.lstat().st_mtime < SILENT
+
+
 class Heartbeat:
     """The state of a stage, written every BEAT seconds and whenever it changes."""
 
@@ -76,7 +133,8 @@ class Heartbeat:
         self._first: tuple[float, float] | None = None  # time and progress of the first look
         self._lock = threading.Lock()
         now = time.time()
-        job = os.environ.get("SLURM_JOB_ID")
+        me = ownership.about_me()
+        job = me["job"]
         before = _before(self._path)
         self.earlier = _earlier_attempts(before)
         self._facts: dict[str, Any] = {
@@ -85,10 +143,8 @@ class Heartbeat:
             "attempt": len(self.earlier) + 1,
             "earlier": self.earlier,
             "seconds_before": _seconds_before(before),
-            "host": socket.gethostname(),
+            **{key: me[key] for key in ("host", "boot", "pid", "born", "job")},
             "node": os.environ.get("SLURMD_NODENAME"),
-            "pid": os.getpid(),
-            "job": job,
             "began": now,
             "memory_mb": slurm.memory_mb(job) if job else None,
             "peak_memory_mb": 0.0,

@@ -159,9 +159,14 @@ def is_owned(folder: Path) -> bool:
 def is_gone(state: dict[str, Any], silent: float, patience: float) -> bool:
     """Whether an owner is gone, given the seconds that its file has not been touched, as seen from here."""
     if state["host"] == socket.gethostname():
-        rebooted = state.get("boot", _boot()) != _boot()
-        return rebooted or not _alive(state["pid"], state["born"], state["group"])
+        return has_ended(state)
     return silent > patience and (state["job"] is None or slurm.is_over(state["job"]) is not False)
+
+
+def has_ended(state: dict[str, Any]) -> bool:
+    """Whether a process of this host has, and all of the group that it started, as about_me() tells them."""
+    rebooted = (state.get("boot") or _boot()) != _boot()
+    return rebooted or not _alive(state["pid"], state.get("born"), state.get("group"))
 
 
 def described(state: dict[str, Any]) -> str:
@@ -253,8 +258,10 @@ def _processes() -> Iterator[tuple[int, int, int]]:
             yield int(process.parent.name), int(fields[2]), int(fields[19])
 
 
-def _alive(pid: int, born: int, group: int | None) -> bool:
-    return any((process, birth) == (pid, born) or its_group == group for process, its_group, birth in _processes())
+def _alive(pid: int, born: int | None, group: int | None) -> bool:
+    return any(
+        (process == pid and born in (None, birth)) or its_group == group for process, its_group, birth in _processes()
+    )
 
 
 def _born(pid: int) -> int:
