@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.commands import cost, memory
 from longshort.study import resolve
@@ -28,7 +32,39 @@ def test_weights_are_those_of_the_architecture() -> None:
     assert llama3.weights == pytest.approx(8.03e9, rel=1e-3)
     adapter = {"rank": 8, "targets": ["q_proj", "v_proj"]}
     assert memory.adapted(LLAMA, adapter) == 32 * 2 * 8 * (4096 + 4096)  # 4,194,304, as LoRA's users know it
-    assert memory.guessed(WEIGHTS, 32).weights == pytest.approx(WEIGHTS, rel=0.05)
+    assert memory.guessed(WEIGHTS, 32).weights == pytest.approx(WEIGHTS, rel=0.001)
+
+
+def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for its norms. Operations are counted by the blocks, checkpoints are priced with the embeddings."""
+    config = LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
+    )
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        parameters = dict(LlamaForCausalLM(config).named_parameters())
+    matrices = {name: weight.numel() for name, weight in parameters.items() if weight.dim() == 2}
+    in_blocks = sum(count for name, count in matrices.items() if name.startswith("model.layers."))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cost, "_finished_trainings", list)
+    study = resolve.load("llama3-8b-yarn-pg19")
+    model = study.study.model.model_copy(update={"name": str(tmp_path)})
+    study = replace(study, study=study.study.model_copy(update={"model": model}))
+    run = study.arm_runs["constant"][study.study.seeds[0]]
+    planned = cost.estimate(study, [cost.Work("train", run, "100")], 1)
+    assert planned.storage_bytes == cost.BYTES_PER_WEIGHT * sum(matrices.values())
+    training = study.runs[run].training
+    assert training is not None
+    operations = 6 * in_blocks * 100 * training.batch * study.runs[run].length * 2
+    assert 3600 * planned.device_hours == pytest.approx(
+        operations / cost.THROUGHPUT + cost.JOB_START * training.world_size
+    )
+    assert sum("6.98e+09" in source for source in planned.sources) == 1
 
 
 def test_zero_divides_what_its_stage_says() -> None:

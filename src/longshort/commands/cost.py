@@ -1,9 +1,9 @@
 """What planned work would cost: device-hours, wall-clock, storage. Every estimate names its source.
 
 Finished runs of the same kind tell best; where there are none, operations are counted and divided by a stated
-throughput. A forward and backward pass costs 6 operations per weight and token (4 where only an adapter is trained), a
-forward pass 2; no job takes less than its start, no step less than its overhead. What a training takes of memory is
-counted (memory.py).
+throughput. A forward and backward pass costs 6 operations per token and weight of the blocks (4 where only an adapter
+is trained), a forward pass 2; no job takes less than its start, no step less than its overhead. The model's size, and
+what a training takes of memory, are counted in memory.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ RUNS = Path("results/runs")
 THROUGHPUT = 1.25e14
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
 BYTES_PER_WEIGHT = 16
+UNNAMED = 7e9  # weights of a model whose name says no number
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 
 
@@ -187,16 +188,16 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     tokens = missing * _tokens_per_step(spec)
     if alike := known.trainings.get(_kind(spec)):
         return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
-    operations = (4 if spec["training"].get("adapter") else 6) * _weights(study)[0] * tokens
+    operations = (4 if spec["training"].get("adapter") else 6) * _model(study)[0].in_blocks * tokens
     computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
     return JOB_START + computing, _counted(study, throughput)
 
 
 def _counted(study: ResolvedStudy, throughput: float) -> str:
-    weights, source = _weights(study)
+    model, source = _model(study)
     return (
-        f"counted, {weights:.3g} weights ({source}), {throughput:.3g} operations/s a device, "
-        f"at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job"
+        f"counted, {model.in_blocks:.3g} weights without embeddings ({source}), "
+        f"{throughput:.3g} operations/s a device, at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job"
     )
 
 
@@ -246,25 +247,27 @@ def _memory(study: ResolvedStudy, run: str) -> tuple[dict[str, float], str]:
         "cuda" if study.study.needs.device == "gpu" else "cpu",
         views=2 if spec.alignment else 1,
     )
-    return parts, source
+    return parts, f"counted, {source}"
 
 
 def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
-    """The model's shape, and how it is known."""
+    """The model's shape, and how it is known: a guess where only the name is, as of a model that is not fetched yet."""
     model = study.study.model
     if model.kind == "trained":
         shape = model.architecture
         vocabulary = 257 if study.study.data.tokenizer.kind == "bytes" else 32_000
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
-        return memory.Model(*sizes, 1.0, vocabulary), "counted, from the architecture"
+        return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
     for path in (Path(model.name) / "config.json", *hub.fetched_config(canonical(model))):
         if path.exists():
             try:
-                return memory.Model.of(read_json(path)), f"counted, from {path}"
+                return memory.Model.of(read_json(path)), f"from {path}"
             except KeyError:
                 continue
-    weights, source = _weights(study)
-    return memory.guessed(weights, model.layers), f"counted, {weights:.3g} weights ({source}) in {model.layers} blocks"
+    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", model.name)
+    weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
+    source = f"from the name {model.name}" if named else f"as {model.name} names none"
+    return memory.guessed(weights, model.layers), f"guessed, {weights:.3g} weights {source}, in {model.layers} blocks"
 
 
 def _checkpoint_bytes(
@@ -282,27 +285,8 @@ def _checkpoint_bytes(
                 if folder.is_dir():
                     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                     return float(size), "a finished checkpoint of this model"
-    weights, source = _weights(study)
-    return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights ({source})"
-
-
-def _weights(study: ResolvedStudy) -> tuple[float, str]:
-    """Number of weights, and how it is known."""
-    model = study.study.model
-    if model.kind == "trained":
-        shape = model.architecture
-        block = 4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size
-        return float(shape.layers * block), "from the architecture, without embeddings"
-    config = Path(model.name) / "config.json"
-    if config.exists():
-        said = read_json(config)
-        size, inner, layers = (said.get(key, 0) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-        if size and inner and layers:
-            return float(layers * (4 * size**2 + 3 * size * inner)), f"from {config}, without embeddings"
-    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", model.name)
-    if named:
-        return float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()], f"from the name {model.name}"
-    return 7e9, "unknown, taken as 7e9"
+    model, source = _model(study)
+    return BYTES_PER_WEIGHT * model.weights, f"{BYTES_PER_WEIGHT} bytes x {model.weights:.3g} weights ({source})"
 
 
 # ---- evaluations -----------------------------------------------------------------------------------------------------
@@ -326,5 +310,5 @@ def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[fl
     if measured := known.evaluations.get(one.rule):
         return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
     tokens = METRICS[one.rule].tokens(evaluation.settings.model_dump(), evaluation.length)
-    operations = 2 * _weights(study)[0] * tokens * checkpoints
+    operations = 2 * _model(study)[0].in_blocks * tokens * checkpoints
     return JOB_START + operations / throughput, _counted(study, throughput)

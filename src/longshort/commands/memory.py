@@ -60,8 +60,13 @@ class Model:
         return self.vocabulary * self.width * (1 if self.tied else 2)
 
     @property
+    def in_blocks(self) -> float:
+        """Weights of all blocks: what a token's operations are counted from."""
+        return self.layers * self.block
+
+    @property
     def weights(self) -> float:
-        return self.layers * self.block + self.embeddings
+        return self.in_blocks + self.embeddings
 
 
 def of_training(
@@ -140,6 +145,7 @@ def adapted(model: Model, adapter: dict[str, Any]) -> float:
 
 
 def guessed(weights: float, layers: int) -> Model:
-    """A shape of so many weights and blocks: 12 x width^2 a block, as of Llama-like decoders, and 32,000 tokens."""
-    width = math.sqrt(weights / (12 * layers))
-    return Model(layers, round(width), round(8 / 3 * width), 1.0, 32_000, tied=True)
+    """A shape of so many weights (with embeddings of 32,000 tokens) and blocks: 12 x width^2 each, as of Llama."""
+    vocabulary = 32_000
+    width = (math.sqrt(vocabulary**2 + 48 * layers * weights) - vocabulary) / (24 * layers)
+    return Model(layers, round(width), round(8 / 3 * width), 1.0, vocabulary, tied=True)
