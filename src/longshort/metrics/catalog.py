@@ -130,7 +130,7 @@ class Metric:
     def kept(self) -> dict[str, str]:
         """What its job publishes beside its numbers and their record."""
         path = f"results/runs/{{run}}/{self.name}/{{evaluation}}/{{steps}}.items.parquet"
-        return {"items": path} if self.keeps_items else {}
+        return {"answers": path} if self.keeps_items else {}
 
 
 # ---- perplexity ------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ PERPLEXITY = Metric(
         *("nll", "nll_checkpoint_t", "nll_se", "nll_by_position", "perplexity_block", "nll_block"),
     ),
     columns=_perplexity_columns,
-    tokens=lambda asked, l_train: asked["documents"] * sum(asked["lengths"]),
+    tokens=lambda asked, l_train: asked["documents"] * sum(asked["lengths"]) * (2 if asked["beside"] else 1),
     longest=lambda asked, l_train: ("lengths", max(asked["lengths"])),
     tables={"lengths": _lengths},
     legend={
