@@ -1,5 +1,9 @@
+from longshort.errors import in_a_line
+
+
 onstart:
-    driver.start(STUDY, submits=workflow.non_local_exec)
+    with in_a_line():
+        driver.start(STUDY, submits=workflow.non_local_exec)
 
 
 # A study that ends in error still shows what it has, with the rest marked.

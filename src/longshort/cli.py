@@ -19,7 +19,7 @@ from longshort.commands import cost
 from longshort.commands import plan as plans
 from longshort.commands import prune as pruning
 from longshort.commands import why as reasons
-from longshort.errors import in_a_line
+from longshort.errors import UserError, in_a_line
 from longshort.records.publish import in_words, read_json, read_record
 from longshort.study import resolve
 from longshort.study.wired import Wired
@@ -43,9 +43,9 @@ def tables(
     names = resolved.table_names()
     show = show or ("main" if "main" in names else names[0])
     if show not in names:
-        raise SystemExit(f"study {study} has no table {show!r}; it has {', '.join(names)}")
+        raise UserError(f"study {study} has no table {show!r}; it has {', '.join(names)}")
     if partial and resolved.kind == "synthetic":
-        raise SystemExit(
+        raise UserError(
             f"study {study} is synthetic: its tables compare all groups of models, so that none is made from a part of "
             f"them; `longshort status --study {study}` says which are there"
         )
@@ -54,7 +54,7 @@ def tables(
         _make_partial_tables(resolved, folder)
     path = folder / f"{show}.md"
     if not path.exists():
-        raise SystemExit(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
+        raise UserError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
     fitted = None
     if resolved.kind == "language-models":
         fitted = _fitted(folder if partial else results, results / "study.json", show)
@@ -84,9 +84,9 @@ def plan(
     made = plans.make(studies.load(study), target, jobs, throughput)
     _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
     if limit is not None and made.cost is None:
-        raise SystemExit(f"study {study} is synthetic: its cost is not counted; leave --budget out")
+        raise UserError(f"study {study} is synthetic: its cost is not counted; leave --budget out")
     if limit is not None and made.cost and made.cost.device_hours > limit:
-        raise SystemExit(
+        raise UserError(
             f"the plan needs {made.cost.device_hours:.3g} device-hours, more than the budget of {limit:g}: "
             "take arms, seeds or steps out, or raise --budget"
         )
@@ -105,7 +105,7 @@ def why(
         table, row, column = result
         found = reasons.of_cell(study, table, row, column, step)
     else:
-        raise SystemExit(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
+        raise UserError(f"{' '.join(result)}: give one file, or the three words TABLE ROW COLUMN")
     for entry in found:
         width = max(map(len, entry))
         _say("\n".join(f"{key:<{width}}  {value}" for key, value in entry.items()) + "\n")
@@ -259,7 +259,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not hours >= 0:  # nan neither
-        raise SystemExit(f"--budget {text!r}: give device-hours, such as 200h")
+        raise UserError(f"--budget {text!r}: give device-hours, such as 200h")
     return hours
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from longshort.errors import JobFailed
 from longshort.jobs.ownership import Owner
 from longshort.records.publish import write_record
 from longshort.training import checkpoints, launch
@@ -65,6 +66,6 @@ def test_a_checkpoint_of_another_node_is_waited_for_and_one_of_this_node_is_not(
     if host == "elsewhere":
         assert launch.complete(*job)[:2] == ([2], 0)
     else:
-        with pytest.raises(SystemExit, match="without the checkpoints"):
+        with pytest.raises(JobFailed, match="without the checkpoints"):
             launch.complete(*job)
     late.cancel()

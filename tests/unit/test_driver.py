@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from longshort.commands import driver
+from longshort.errors import UserError
 from longshort.jobs import ownership, slurm
 from longshort.records.publish import write_json
 
@@ -56,7 +57,7 @@ def test_no_answer_does_not_mean_that_there_are_no_orphans(study: Any, monkeypat
     queue(monkeypatch, None)
     driver.clear_orphans(study, submits=False)  # here, where SLURM need not be
     monkeypatch.setattr(driver, "PATIENCE", 0.0)
-    with pytest.raises(SystemExit, match="squeue has not answered"):
+    with pytest.raises(UserError, match="squeue has not answered"):
         driver.clear_orphans(study, submits=True)
 
 
@@ -71,7 +72,7 @@ def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.Mo
     driver.start(study, submits=True)
     assert begun == [[sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]]
     queue(monkeypatch, [job("7", BASE)], [])
-    with pytest.raises(SystemExit, match="run again"):
+    with pytest.raises(UserError, match="run again"):
         driver.start(study, submits=False)
     queue(monkeypatch, [])
     driver.start(study, submits=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from longshort.errors import UserError
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
 from longshort.training import checkpoints, launch
@@ -75,7 +76,7 @@ def test_a_checkpoint_of_another_user_is_not_resumed_from_unless_told(
     launch.refuse_foreign(tmp_path)
     me = str(os.getuid())
     monkeypatch.setattr(os, "getuid", lambda: 4242)
-    with pytest.raises(SystemExit, match=f"belongs to user {me}; export LONGSHORT_TRUSTED_USERS={me} if you trust"):
+    with pytest.raises(UserError, match=f"belongs to user {me}; export LONGSHORT_TRUSTED_USERS={me} if you trust"):
         launch.refuse_foreign(tmp_path)
     monkeypatch.setenv("LONGSHORT_TRUSTED_USERS", f"7,{me}")
     launch.refuse_foreign(tmp_path)

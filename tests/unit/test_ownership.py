@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from longshort.jobs import interruption, ownership, slurm
+from longshort.errors import Exit
+from longshort.jobs import ownership, slurm
 from tests.support.waiting import PATIENCE
 
 
@@ -106,7 +107,7 @@ def test_an_owner_that_cannot_be_told_is_named_waited_for_and_given_up(
     with pytest.raises(ownership.Owned, match=f"{file} does not say who owns {tmp_path}: .* delete it"):
         with ownership.sole_owner(tmp_path, wait=False):
             pass
-    with pytest.raises(SystemExit, match="delete it"):
+    with pytest.raises(ownership.Owned, match="delete it"):
         with ownership.sole_owner(tmp_path):
             pass
     assert "waiting: " in capsys.readouterr().out
@@ -141,7 +142,7 @@ def test_one_that_waits_ends_when_it_is_asked_to(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout is not None and waiting.stdout.readline().startswith("waiting: ")
         waiting.terminate()
-        assert waiting.wait(timeout=PATIENCE) == interruption.EXIT_CODE
+        assert waiting.wait(timeout=PATIENCE) == Exit.INTERRUPTED
 
 
 def write_owner(folder: Path, **given: object) -> Path:

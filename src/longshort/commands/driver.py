@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from longshort.commands import cost, stale
+from longshort.errors import UserError
 from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub
@@ -53,17 +54,17 @@ def start(study: Resolved, submits: bool) -> None:
     submits: whether its jobs go to SLURM, which then must answer.
 
     Raises:
-        SystemExit: another one drives it, a job would need the network, SLURM does not answer, or jobs of an earlier
+        UserError: another one drives it, a job would need the network, SLURM does not answer, or jobs of an earlier
             one ran until now beside an engine that has its own lock.
     """
     if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
-        raise SystemExit(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
+        raise UserError(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
     mine = DRIVERS / study.name
     try:
         held.enter_context(ownership.sole_owner(mine, wait=False))
     except ownership.Owned as error:
-        raise SystemExit(
+        raise UserError(
             f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
         ) from None
     atexit.register(held.close)
@@ -83,7 +84,7 @@ def start(study: Resolved, submits: bool) -> None:
 def plan_anew(submits: bool) -> None:
     """The engine looked at the results while those jobs still made some, or took away what they had half done."""
     if not submits:
-        raise SystemExit("they have ended; run again, as what is to be done depends on how they did")
+        raise UserError("they have ended; run again, as what is to be done depends on how they did")
     print("they have ended: planning anew", flush=True)
     environment = {name: value for name, value in os.environ.items() if name != PLANNED}
     os.execve(sys.executable, engine.command(*sys.argv[1:]), environment)
@@ -95,7 +96,7 @@ def clear_orphans(study: Wired, submits: bool) -> bool:
     until = time.monotonic() + PATIENCE
     while left is None and submits:  # jobs that still run would be taken for none
         if time.monotonic() > until:
-            raise SystemExit(f"squeue has not answered for {PATIENCE:.0f} s: run again when SLURM is there (sinfo)")
+            raise UserError(f"squeue has not answered for {PATIENCE:.0f} s: run again when SLURM is there (sinfo)")
         print("waiting: squeue does not answer", flush=True)
         time.sleep(BETWEEN_LOOKS)
         left = orphans(study)

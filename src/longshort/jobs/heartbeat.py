@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from longshort.jobs import interruption, ownership, slurm
+from longshort.errors import Exit, LongshortError
+from longshort.jobs import ownership, slurm
 from longshort.records.publish import Altered, read_json, whole_record, write_json
 
 BEAT = 10.0
@@ -203,7 +204,7 @@ def beating(out: Path, stage: str) -> Iterator[Heartbeat]:
         yield heartbeat
     except BaseException as error:
         with suppress(OSError):  # a full disk may be what it failed of
-            if isinstance(error, SystemExit) and error.code == interruption.EXIT_CODE:
+            if isinstance(error, SystemExit) and error.code == Exit.INTERRUPTED:
                 heartbeat.state(INTERRUPTED)
             else:
                 heartbeat.state(FAILED, _in_words(error))
@@ -219,7 +220,7 @@ def beating(out: Path, stage: str) -> Iterator[Heartbeat]:
 def _in_words(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"exit code {error.code}; its log says why" if isinstance(error.code, int) else str(error)
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, LongshortError) else f"{type(error).__name__}: {error}"
 
 
 def _keep_log(out: Path, attempt: int) -> Path:

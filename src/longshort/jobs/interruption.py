@@ -7,11 +7,10 @@ notes the request (`watch`) and obeys it where it can save.
 from __future__ import annotations
 
 import signal
-import sys
 from typing import Any
 
-# As a shell reports a process that SIGTERM ended.
-EXIT_CODE = 128 + signal.SIGTERM
+from longshort.errors import Interrupted
+
 _requested = False
 
 
@@ -36,4 +35,4 @@ def _note(number: int, frame: Any) -> None:
 
 def _unwind(number: int, frame: Any) -> None:
     print("asked to stop (SIGTERM): ending; what is finished is kept, and the next attempt goes on there", flush=True)
-    sys.exit(EXIT_CODE)
+    raise Interrupted

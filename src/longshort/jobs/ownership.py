@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longshort.errors import Exit, LongshortError
 from longshort.jobs import slurm
 from longshort.records.publish import write_json
 
@@ -35,11 +36,11 @@ UNREADABLE: dict[str, Any] = {"token": "", "host": "", "pid": 0, "born": 0, "job
 LOOKED_AFTER = 600.0
 
 
-class Lost(RuntimeError):
+class Lost(LongshortError, RuntimeError):
     """Another job took the folder over."""
 
 
-class Owned(RuntimeError):
+class Owned(LongshortError, RuntimeError):
     """Another process owns the folder, or it cannot be told which one."""
 
 
@@ -76,7 +77,7 @@ class Owner(NamedTuple):
                     os.utime(self.file)
                 except Lost as error:
                     print(error, flush=True)
-                    os._exit(1)
+                    os._exit(Exit.FAILED)
                 except OSError as error:  # a hanging file system: that is what SILENCE is for
                     print(f"no heartbeat in {self.file}: {error}", flush=True)
 
@@ -94,8 +95,8 @@ def sole_owner(folder: Path, wait: bool = True) -> Iterator[Owner]:
     """Waits until no other job writes below folder, then owns it.
 
     Raises:
-        Owned: wait is False, and the folder has an owner that lives, or one that cannot be told.
-        SystemExit: the owner file cannot be read, and nobody has looked after it for LOOKED_AFTER seconds.
+        Owned: wait is False, and the folder has an owner that lives, or one that cannot be told; or the owner file
+            cannot be read, and nobody has looked after it for LOOKED_AFTER seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     me = about_me()
@@ -198,7 +199,7 @@ def _wait_for(owner: Path, mine: Path, wait: bool) -> None:
             if not wait:
                 raise Owned(trouble)
             if now - unread > LOOKED_AFTER:
-                raise SystemExit(trouble)
+                raise Owned(trouble)
             if now - said >= SECONDS_BETWEEN_LINES:
                 said = now
                 print(f"waiting: {trouble}", flush=True)

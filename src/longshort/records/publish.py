@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longshort.errors import UserError
+from longshort.errors import LongshortError, UserError
 from longshort.identity.spec import digest, dumps
 
 
@@ -27,7 +27,7 @@ LATE = 60.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class NoSpace(OSError):
+class NoSpace(LongshortError, OSError):
     """A file system is full; the message says which one, and what is to be done."""
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from longshort.data import prepared
-from longshort.jobs import interruption, slurm
+from longshort.errors import Interrupted, JobFailed, UserError
+from longshort.jobs import slurm
 from longshort.jobs.ownership import Owner
 from longshort.records.publish import LATE, read_json, write_json
 from longshort.training import checkpoints, log, tracking
@@ -36,7 +37,8 @@ def complete(
         The wanted steps that exist now, the number of steps trained here, and the seconds spent.
 
     Raises:
-        SystemExit: the training failed, or was asked to stop; the exit code is not 0.
+        JobFailed: the training failed.
+        Interrupted: it was asked to stop.
     """
     began, trained = time.monotonic(), 0
     checked = False
@@ -70,11 +72,11 @@ def complete(
             add_spent(work, reached - resume, time.monotonic() - since)
             if interrupted:
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
-                raise SystemExit(interruption.EXIT_CODE)
+                raise Interrupted
     there = [step for step in wanted if step in sound]
     lost = [step for step in wanted if step not in sound and step < checkpoints.diverged_at(work)]
     if lost:
-        raise SystemExit(f"the training ended without the checkpoints of steps {lost}")
+        raise JobFailed(f"the training ended without the checkpoints of steps {lost}")
     checkpoints.thin(work, keep, spare=0)
     return there, trained, time.monotonic() - began
 
@@ -83,12 +85,12 @@ def refuse_foreign(checkpoint: Path) -> None:
     """For a checkpoint that a training is to resume from: its states are unpickled.
 
     Raises:
-        SystemExit: a part of it belongs to another user, who is not said to be trusted. Nothing is deleted.
+        UserError: a part of it belongs to another user, who is not said to be trusted. Nothing is deleted.
     """
     trusted = {str(os.getuid()), *os.environ.get(TRUSTED_USERS, "").split(",")}
     others = {str(path.stat().st_uid) for path in [checkpoint, *checkpoint.rglob("*")]} - trusted
     if others:
-        raise SystemExit(
+        raise UserError(
             f"{checkpoint} is not resumed from: it belongs to user {', '.join(sorted(others))}; export "
             f"{TRUSTED_USERS}={','.join(sorted(others))} if you trust what lies there (SECURITY.md)"
         )
@@ -183,8 +185,9 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any]
         asked = request.exists()
         if code and not asked:
             if last_words.exists():
-                raise SystemExit(f"the training failed: {last_words.read_text()}")
-            raise SystemExit(code if code > 0 else 128 - code)
+                raise JobFailed(f"the training failed: {last_words.read_text()}")
+            code = code if code > 0 else 128 - code
+            raise JobFailed(f"exit code {code}; its log says why", code)
     return asked
 
 
@@ -210,7 +213,7 @@ def _nodes(training: dict[str, Any]) -> list[str]:
         return []
     nodes = slurm.hostnames(job)
     if len(nodes) != training["nodes"]:
-        raise SystemExit(f"this training is for {training['nodes']} nodes, and job {job} has {len(nodes)}: {nodes}")
+        raise UserError(f"this training is for {training['nodes']} nodes, and job {job} has {len(nodes)}: {nodes}")
     return nodes
 
 

@@ -27,6 +27,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows, collate
+from longshort.errors import JobFailed, UserError
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
 from longshort.identity.spec import completed
 from longshort.jobs.ownership import Owner
@@ -197,13 +198,11 @@ def train(job: dict[str, Any]) -> None:
         print(f"diverged: {error}; of the checkpoints before it, those of wanted steps are kept", flush=True)
         if trainer.is_world_process_zero():
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
-    except NoSpace as error:
-        raise SystemExit(str(error)) from error
     except Exception as error:
         needed = checkpoint_size(trainer.model)
-        if is_full(error) or shutil.disk_usage(work).free < needed:
+        if not isinstance(error, NoSpace) and (is_full(error) or shutil.disk_usage(work).free < needed):
             traceback.print_exc()
-            raise SystemExit(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
+            raise JobFailed(f"a checkpoint was not written: {no_space(work, needed)} ({error})") from error
         raise
 
 
@@ -278,7 +277,7 @@ def main() -> None:
     try:
         train(read_json(parser.parse_args().job))
     except ValueError as error:
-        raise SystemExit(f"training: {error}") from None
+        raise UserError(f"training: {error}") from None
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

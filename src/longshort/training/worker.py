@@ -9,6 +9,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from longshort.errors import Exit, LongshortError, in_a_line
 from longshort.jobs import interruption
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -16,6 +17,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LAST_WORDS = "LONGSHORT_LAST_WORDS"
 
 
+@in_a_line()
 def main() -> None:
     interruption.watch()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun it leads the group that owns the folder, and may live on
@@ -30,7 +32,8 @@ def main() -> None:
         unpickling.allow_the_states_of_deepspeed()
         trainer.main()
     except BaseException as error:
-        leave_last_words(str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}")
+        plain = isinstance(error, (SystemExit, LongshortError))
+        leave_last_words(str(error) if plain else f"{type(error).__name__}: {error}")
         raise
 
 
@@ -45,7 +48,7 @@ def end_with_torchrun() -> None:
     launcher = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:  # it ended meanwhile
-        os._exit(1)
+        os._exit(Exit.FAILED)
 
 
 if __name__ == "__main__":
