@@ -42,8 +42,15 @@ class Work(NamedTuple):
 
 @dataclass
 class Cost:
-    """device_hours: devices times hours, summed; wall_seconds: with jobs_at_once jobs at a time; memory: bytes that a
-    process of the training that takes most takes, by what they are for."""
+    """An estimate for a plan.
+
+    Attributes:
+        device_hours: the number of devices of each job times its hours, summed.
+        wall_seconds: from the first job's start to the last one's end, with jobs_at_once jobs at a time.
+        storage_bytes: of all new checkpoints.
+        sources: how each part of the estimate is known, in words.
+        memory: bytes of one process, by what they are for, in the training that needs most.
+    """
 
     device_hours: float
     wall_seconds: float

@@ -34,9 +34,17 @@ STAGES = ("train", *METRICS)
 
 @dataclass
 class Plan:
-    """What a study, or one target of it, still needs. why: arm -> reasons; jobs: arm -> rule -> number of jobs, of runs
-    that no arm before it has; others: the rest; stays: arms without a job, known where the target is all; cost: None
-    where it is not counted. Of a synthetic study, each group of models stands for an arm."""
+    """What a study, or one target of it, still needs.
+
+    Attributes:
+        why: arm -> the reasons of its jobs, in words.
+        jobs: arm -> rule -> number of jobs. A run that several arms share is counted with the first of them.
+        others: rule -> number of jobs that belong to no arm, such as tables and plots.
+        stays: the arms that have nothing to do; empty where only a part of the study was asked for.
+        cost: None where it is not counted.
+
+    Of a synthetic study, each group of models stands for an arm.
+    """
 
     study: str
     target: str = "all"

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from longshort.data import corpora, shards, tokenizers
-from longshort.errors import in_a_line
+from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps
 from longshort.jobs import interruption
@@ -145,7 +145,7 @@ def make(arguments: argparse.Namespace, owner: Owner) -> None:
     try:
         manifest = prepare(read_spec(arguments.spec), arguments.out)
     except (ValueError, NoSpace) as error:
-        raise SystemExit(f"data: {error}") from None
+        raise UserError(f"data: {error}") from None
     manifest.update(
         code=code_hash(ENTRY),
         modules=modules(ENTRY),

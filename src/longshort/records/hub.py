@@ -39,7 +39,7 @@ class NoNetwork(ConnectionError):
 
 
 def weights(model: dict[str, Any]) -> Part | None:
-    """None for a local folder, as for all of these."""
+    """The part that holds a model's weights; None where the model is a local folder, of which nothing is fetched."""
     return _of_model(model, "weights")
 
 
