@@ -107,22 +107,7 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
     for digests in _made_items(spec, arguments.data):
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
             raise UserError(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
-    inputs = {
-        # The numbers say whose they are, also where another run has the same weights.
-        "run": [run["run"], run["run_id"]],
-        "checkpoints": {
-            step: checkpoint["files"] | ({"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {})
-            for step, checkpoint in run["checkpoints"].items()
-        },
-        "steps": arguments.steps,
-        "status": run["status"],
-        "data": manifest["content"],
-        "items": [[path.name, file_digest(path)] for path in [*arguments.items, *_made_items(spec, arguments.data)]],
-        # Its digests of local items hold where no --items is given.
-        "protocol": _protocol(measurement, spec),
-        # Finished items of other library versions do not stand beside new ones.
-        "environment": provenance.environment(),
-    }
+    inputs = _inputs(arguments, measurement, spec, run, manifest["content"])
     place = arguments.work / "evaluations" / run_id(asked, code, inputs)
     with sole_owner(place) as owner:
         finished = place / "finished.parquet"
@@ -158,6 +143,28 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
             (place / "journal").unlink(missing_ok=True)
         items = _items(finished).read_bytes() if measurement.keeps_items else None
         _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
+
+
+def _inputs(
+    arguments: argparse.Namespace, measurement: Measurement, spec: dict[str, Any], run: dict[str, Any], content: str
+) -> dict[str, Any]:
+    """What finished work must have been made from to be found again, besides the specification and the code."""
+    return {
+        # The numbers say whose they are, also where another run has the same weights.
+        "run": [run["run"], run["run_id"]],
+        "checkpoints": {
+            step: checkpoint["files"] | ({"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {})
+            for step, checkpoint in run["checkpoints"].items()
+        },
+        "steps": arguments.steps,
+        "status": run["status"],
+        "data": content,
+        "items": [[path.name, file_digest(path)] for path in [*arguments.items, *_made_items(spec, arguments.data)]],
+        # Its digests of local items hold where no --items is given.
+        "protocol": _protocol(measurement, spec),
+        # Finished items of other library versions do not stand beside new ones.
+        "environment": provenance.environment(),
+    }
 
 
 def _protocol(measurement: Measurement, spec: dict[str, Any]) -> str:
