@@ -22,8 +22,7 @@ for metric in METRICS.values():
             **STUDY.evaluation_resources(),
         params:
             code=STUDY.evaluation_codes(metric.name),
+            module=metric.module,  # the command below is filled in when a job runs, after the loop
         shell:
-            f"exec python -m {metric.module} --spec {{input.spec:q}} --data {{input.data:q}} --run {{input.run:q}}"
-            " --steps {wildcards.steps:q} --out {output.numbers:q}"
-            + (" --items {input.tasks:q}" if metric.reads_items else "")
-            + " --code {params.code:q} > {log:q} 2>&1"
+            "exec python -m {params.module:q} --spec {input.spec:q} --data {input.data:q} --run {input.run:q}"
+            " --steps {wildcards.steps:q} --out {output.numbers:q} --items {input.tasks:q} --code {params.code:q} > {log:q} 2>&1"

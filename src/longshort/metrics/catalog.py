@@ -123,10 +123,6 @@ class Metric:
         return get_args(self.settings)[0] if get_origin(self.settings) is Annotated else self.settings
 
     @property
-    def reads_items(self) -> bool:
-        return self.files is not _nothing
-
-    @property
     def kept(self) -> dict[str, str]:
         """What its job publishes beside its numbers and their record."""
         path = f"results/runs/{{run}}/{self.name}/{{evaluation}}/{{steps}}.items.parquet"
