@@ -126,9 +126,9 @@ def test_the_environment_stands_above_the_site_file(study_of: Any, monkeypatch: 
     [
         (
             "acount: me",
-            "slurm/site.yaml: acount = 'me': Extra inputs are not permitted; the keys are account",
+            "slurm/site.yaml: acount = 'me': unknown key; did you mean 'account'? known here: account, constraint",
         ),
-        ("account: me; rm -rf .", "slurm/site.yaml: account = 'me; rm -rf .': String should match pattern"),
+        ("account: me; rm -rf .", "slurm/site.yaml: account = 'me; rm -rf .': must have the form"),
         (
             "just words",
             "slurm/site.yaml holds no mapping of keys; write one `key: value` a line, with the keys a",

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from longshort.jobs import engine
 from longshort.study.files import yaml_mapping
+from longshort.study.parsing import parse
 
 SITE_FILE = Path("slurm/site.yaml")
 # Field of the site -> environment variable; the first four are sbatch's own.
@@ -61,21 +62,15 @@ def site(folder: Path = Path(), environment: Mapping[str, str] = os.environ) -> 
     """The file, and over it the environment.
 
     Raises:
-        ValueError: a key or a value that cannot be meant; names it.
+        StudyError: a key or a value that cannot be meant; names it.
     """
     file = folder / SITE_FILE
     # As typed: an account 0123 is no number, and no partition is a truth.
     given = _as_typed(file) if os.path.lexists(file) else {}
-    given |= {field: environment[name] for field, name in VARIABLES.items() if environment.get(name)}
-    try:
-        return Site.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        where = f"${VARIABLES[key]}" if environment.get(VARIABLES.get(key, "")) else str(file)
-        raise ValueError(
-            f"{where}: {key} = {given[key]!r}: {first['msg']}; the keys are {', '.join(VARIABLES)}"
-        ) from None
+    exported = {field: environment[name] for field, name in VARIABLES.items() if environment.get(name)}
+    for field, value in exported.items():
+        parse(Site, {field: value}, f"${VARIABLES[field]}", None)
+    return Site(**{**parse(Site, given, str(file), None).model_dump(), **exported})
 
 
 def _as_typed(file: Path) -> dict[str, str | None]:
