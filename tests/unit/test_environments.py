@@ -22,7 +22,7 @@ STAGES = {
         *(f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")),
         "synthetic.train",
     ],
-    "results": [f"results.{name}" for name in ("collect", "tables", "plots", "report")] + ["synthetic.results"],
+    "results": ["collecting.__main__", "results.tables", "results.plots", "results.report", "synthetic.results"],
 }
 # Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval; by pandas' LaTeX tables. And for
 # an adapter: by its name, and by transformers.

@@ -17,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from longshort.cli import app
+from longshort.collecting import numbers
 from longshort.commands import status
 from longshort.jobs import heartbeat, ownership
 from longshort.records.publish import write_record
-from longshort.results import collect
 from longshort.study import resolve
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -91,7 +91,7 @@ def test_the_state_of_a_stage(
         out.write_text(out.read_text().replace("as it was", "edited"))
     assert state_of(study, "constant") == state
     in_tables = {"pending": "missing", "altered": "missing", "done": "missing", "diverged": "missing"}
-    assert collect._unfinished(out) == in_tables.get(state, state)
+    assert numbers.unfinished(out) == in_tables.get(state, state)
     if beat is not None:
         assert heartbeat.may_live(heartbeat.path_of(out)) is (state in ("running", "waiting"))
 
