@@ -22,9 +22,8 @@ import pytest
 
 from longshort.training import checkpoints
 from tests.slurm.cluster import NODES, UNFINISHED, Cluster
-from tests.support.project import ROOT, TINY, edit_study, make_project, run_snakemake
+from tests.support.project import ROOT, SYNTHETIC, TINY, edit_study, make_project, run_snakemake
 from tests.support.waiting import PATIENCE, wait_until
-from tests.workflow.test_synthetic import STUDY as SYNTHETIC
 
 pytestmark = pytest.mark.slurm
 

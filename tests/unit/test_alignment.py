@@ -15,7 +15,7 @@ from longshort.alignment.views import overlap
 from longshort.data.windows import two_views
 from longshort.identity.kinds import DIVERGENCES
 from longshort.models.fused import IGNORED
-from tests.unit import reference
+from tests.support import reference
 
 
 @pytest.mark.parametrize(("kind", "stop"), reference.CASES)

@@ -27,7 +27,7 @@ from longshort.evaluation.forward import refuse_unknown_logits
 from longshort.models import head as heads
 from longshort.models.head import LossHead, LossInputs, NextToken, parts
 from longshort.models.load import LogitChange, logit_change
-from tests.unit import reference
+from tests.support import reference
 
 VOCABULARY = 11
 SHAPE = {

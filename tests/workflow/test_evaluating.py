@@ -42,7 +42,7 @@ def undisturbed(finished: Path, folder: Path, documents: int) -> pandas.DataFram
 @pytest.mark.wide
 def test_a_full_disk_is_named_and_the_next_attempt_goes_on(finished: Path, tmp_path: Path) -> None:
     """One page is the lock's, one is for the journal of what was measured. A result that does not fit as a whole:
-    tests/unit/test_publish.py."""
+    tests/unit/records/test_publish.py."""
     documents = 30
     expected = undisturbed(finished, tmp_path, documents)
     command = perplexity(finished, tmp_path, documents, "work")

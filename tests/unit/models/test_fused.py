@@ -17,7 +17,7 @@ from longshort.alignment.views import overlap
 from longshort.identity.kinds import DIVERGENCES
 from longshort.models.fused import IGNORED, Pairs, automatic_chunk_size, losses
 from longshort.models.load import LogitChange
-from tests.unit import reference
+from tests.support import reference
 
 
 class Problem:
