@@ -12,7 +12,7 @@ import pytest
 
 from longshort.results import long_table, plots, report
 from tests.support import browser
-from tests.unit.test_results import STYLE, make_metrics, make_runs, make_study
+from tests.support.results import STYLE, make_metrics, make_runs, make_study
 
 pytestmark = pytest.mark.page
 

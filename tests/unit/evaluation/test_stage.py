@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import zipfile
 from argparse import Namespace
@@ -18,7 +17,6 @@ from datasets import Dataset
 from longshort.errors import UserError
 from longshort.evaluation import harness, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
-from longshort.metrics.catalog import METRICS, Metric
 from longshort.records import provenance
 from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
 from tests.unit.test_longbench import tiny_llama
@@ -143,10 +141,3 @@ def test_an_undefined_metric_is_no_divergence() -> None:
     assert [status("harness", math.nan), status("harness:mcc", math.nan)] == ["undefined"] * 2
     assert [status("perplexity", math.nan), status("harness", math.inf)] == ["diverged"] * 2
     assert status("harness", 0.5) == "ok"
-
-
-@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_the_catalogue_names_the_module_that_measures(metric: Metric) -> None:
-    measurement = importlib.import_module(metric.module).MEASUREMENT
-    assert (measurement.metric, measurement.module) == (metric.name, metric.module)
-    assert (measurement.keeps_items, measurement.asks) == (metric.keeps_items, metric.asks)

@@ -194,3 +194,10 @@ def test_correlations_are_those_of_scipy_and_runs_are_resampled() -> None:
     assert statistics.correlation(repeated)[:6] == pytest.approx(single[:6], abs=1e-12)
     assert math.isnan(statistics.correlation(points.head(2)).pearson)
     assert math.isnan(statistics.correlation(points.assign(x=1.0)).spearman_low)
+
+
+def test_summary_by_hand_and_nan_stays_counted() -> None:
+    assert statistics.summarise(pd.Series([1.0, 2.0, 6.0])) == (3.0, pytest.approx(7**0.5), 3, 0)
+    summary = statistics.summarise(pd.Series([4.0, None, float("nan")]))
+    assert summary[0] == 4.0 and np.isnan(summary.sd) and summary[2:] == (1, 2)
+    assert np.isnan(statistics.summarise(pd.Series([None], dtype="float64")).mean)

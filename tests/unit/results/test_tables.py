@@ -1,0 +1,207 @@
+"""Numbers of tables by hand, and what they say of what is missing, diverged, mixed or best."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from longshort.results import formats, long_table, report, tables
+from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
+
+
+def test_table_numbers_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    row = cell(tidy_of(metrics, study), "constant")
+    assert (row["mean"], row["n"], row["reference"]) == (9.5, 2, "baseline")
+    assert row["sd"] == pytest.approx(0.5**0.5)
+    # Perplexities differ by a factor: 9 / 10 with one seed, 10 / 12 with the other.
+    factor = math.sqrt(9 / 10 * 10 / 12)
+    assert row["difference"] == pytest.approx(100 * (factor - 1)) and row["difference_unit"] == "%"
+    # All documents differ alike, so that the seeds alone say how much is chance: a t interval on one degree of freedom.
+    half = 12.706204736 * abs(math.log(9 / 10) - math.log(10 / 12)) / 2
+    assert row["low"] == pytest.approx(100 * (factor * math.exp(-half) - 1), rel=1e-6)
+    assert (row["difference_n"], row["difference_documents"], row["sign_flip_p"]) == (2, 3, 0.5)
+    misaligned = cell(tidy_of(metrics, study), "constant", "sce@8")  # 2 + perplexity / 4, without documents
+    assert misaligned["difference"] == pytest.approx(-1.5 / 4) and pd.isna(misaligned["difference_unit"])
+    assert misaligned["difference_sd"] == pytest.approx(0.5**0.5 / 4) and misaligned["difference_documents"] == 0
+    controlled = cell(tidy_of(metrics, study, "schedules"), "step_linear")
+    assert controlled["reference"] == "constant"
+    assert controlled["difference"] == pytest.approx(100 * (math.sqrt(9.5 / 9 * 9 / 10) - 1))
+    markdown = tables.format_table(metrics, study)
+    assert line_of(markdown, "constant", 4)[5] == "_9.50_  ± 0.71"
+    assert "**Step 4: difference to baseline**" in markdown and "-13.4 [" in markdown
+    assert "constant for step_linear" in tables.format_table(metrics, study, "schedules")
+    # The headline of LongBench-E is `overall`, never a task.
+    assert cell(tidy_of(metrics, study), "constant", "longbench_e")["mean"] == 19.0
+    assert cell(tidy_of(metrics, study, "buckets"), "constant", "longbench_e:8k+")["mean"] == 28.5
+    # Thirteen tasks of three documents each, which differ as the tasks do.
+    of_tasks = cell(tidy_of(metrics, study), "constant", "longbench_e")
+    assert of_tasks["difference"] == pytest.approx(-3) and of_tasks["difference_documents"] == 39
+
+
+def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
+    """With five seeds: a clear difference gets its dagger, a null one `n. s.`, and no other column either."""
+    metrics, study = make_metrics(), make_study()
+    seeds = list(range(5))
+    one = metrics[metrics["seed"].isin([0, -1])]
+    noise = {"baseline": [0, 0.01, -0.01, 0.02, 0], "step_linear": [0.005, 0, 0.01, 0.01, -0.005]}
+    copies = []
+    for seed in seeds:
+        factor = one["arm"].map(lambda arm, seed=seed: 1 + noise.get(arm, [0] * 5)[seed])
+        same = one["arm"].eq("step_linear") & one["metric"].isin(["perplexity", "nll"])
+        value = one["value"].where(
+            ~same, one["value"] + one["metric"].map({"perplexity": 0.5, "nll": math.log(10 / 9.5)})
+        )
+        value = (value * factor).where(one["metric"].eq("perplexity"), value)
+        value = (value + factor.map(math.log)).where(one["metric"].eq("nll"), value)
+        copies.append(one.assign(seed=one["seed"].where(one["arm"].eq(long_table.BASE), seed), value=value))
+    together = pd.concat([copies[0], *(c[c["arm"].ne(long_table.BASE)] for c in copies[1:])])
+    study["seeds"] = seeds
+    for arm in study["arms"]:
+        arm["runs"] = {str(seed): f"{'constant' if arm['name'] == 'twin' else arm['name']}-{seed}" for seed in seeds}
+    tidy = tidy_of(together, study)
+    # constant 9 against 10 with every seed; step_linear, moved to 10, against 10.
+    assert cell(tidy, "constant")["verdict"] == "yes" and cell(tidy, "step_linear")["verdict"] == "no"
+    assert set(tidy.loc[tidy["verdict"].notna(), "column"]) == {"perplexity@32"}
+    text = tables.format_table(together, study)
+    # The legend; constant, its twin, and `broken`, whose perplexity is 1 with every seed here.
+    assert text.count(formats.DAGGER) == 1 + 3 and "n. s." in text
+    assert "for the 4 comparisons of this study's tables" in text
+    # As an equivalence: the larger end of the joint interval, in the table's notes and in the report's answer.
+    assert cell(tidy, "constant")["joint_low"] == pytest.approx(-12.3, abs=0.05)
+    assert "constant to baseline differs by less than 13 %; twin" in text
+    assert "[-12.3, -8.4] (differs by less than 13 %)" in report.answers(together, study)[0]
+    # With two seeds nothing is claimed, whatever the numbers.
+    assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
+
+
+def test_one_seed_gives_differences_without_an_interval(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    alone = metrics[metrics["seed"].isin([0, long_table.BASE_SEED])]
+    study = {**study, "seeds": [0]}
+    row = cell(tidy_of(alone, study), "constant")
+    assert row["difference"] == pytest.approx(-10) and row[["low", "high", "joint_low", "joint_high"]].isna().all()
+    text = tables.format_table(alone, study)
+    assert " -10.0 |" in text and "inf" not in text and "nan" not in text
+
+
+def test_documents_that_one_arm_lacks_are_not_paired(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    lacking = metrics[~(metrics["arm"].eq("constant") & metrics["document"].eq("c") & metrics["metric"].eq("nll"))]
+    row = cell(tidy_of(lacking, study), "constant")
+    assert row["difference_documents"] == 0
+    assert row["difference"] == pytest.approx(cell(tidy_of(metrics, study), "constant")["difference"])
+
+
+def test_published_numbers_stand_beside_their_arm_alone(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    one = {"arm": "constant", "step": 4, "column": "longbench_e", "value": 26.6, "source": "the paper, Table 2"}
+    study = {**study, "published": [one]}
+    text = tables.format_table(metrics, study)
+    lines = {arm: line_of(text, arm, 4) for arm in ("constant", "baseline")}
+    assert lines["constant"][3] == "26.6" and lines["baseline"][3] == "" and "(the paper, Table 2)" in text
+    assert "paper" not in tables.format_table(metrics, {**study, "published": []})
+
+
+def test_costs_are_numbers_of_arm_and_seed(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    together = long_table.with_costs(metrics, make_runs(), 4)
+    tidy = tidy_of(together, study, "cost")
+    assert cell(tidy, "constant", "cost/training_hours")["mean"] == pytest.approx(0.1)
+    assert cell(tidy, "constant", "cost/evaluation_hours")["mean"] == pytest.approx(0.9)
+    assert cell(tidy, "constant", "cost/planned_hours")["mean"] == pytest.approx(1 / 3)
+    text = tables.format_table(together, study, "cost", runs=make_runs())
+    assert "Hardware: a processor." in text and "device memory" not in text and "**" not in text
+    # They are no headline: nothing else in the tables is another.
+    pd.testing.assert_frame_equal(tidy_of(together, study), tidy_of(metrics, study))
+
+
+def test_best_and_second_are_marked_without_base_and_unfinished_arms(
+    metrics: pd.DataFrame, study: dict[str, Any]
+) -> None:
+    tidy = tidy_of(metrics, study)
+    best = tidy[tidy["best"] & tidy["step"].eq(4)].groupby("column")["arm"].agg(list)
+    second = tidy[tidy["second"] & tidy["step"].eq(4)].groupby("column")["arm"].agg(list)
+    # The base model (0.5) and the diverged arm (1.0) have the least perplexity, and take no part.
+    assert best["perplexity@32"] == ["step_linear"] and second["perplexity@32"] == ["constant", "twin"]
+    assert best["longbench_e"] == ["baseline"]
+    markdown = tables.format_table(metrics, study)
+    assert line_of(markdown, "step_linear", 4)[5].startswith("**9.25** ± ")
+    assert "**" not in line_of(markdown, "(base)", 0)[5] + line_of(markdown, "constant", 4)[5]
+    latex = formats.latex(tables.contents(metrics, study, tables.table_of(study, "main")), "label")
+    assert r"\textbf{9.25} $\pm$ 0.35" in latex and r"\underline{9.50} $\pm$ 0.71" in latex and "$-$13.4 [" in latex
+
+
+def test_diverged_and_missing_are_marked_never_dropped(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    tidy = tidy_of(metrics, study)
+    assert cell(tidy, "broken", step=2)["status"] == "ok"
+    lost = cell(tidy, "broken")
+    assert (lost["status"], lost["n"]) == ("diverged (1 of 2)", 1)
+    markdown = tables.format_table(metrics, study)
+    assert line_of(markdown, "broken", 4)[5] == "1.00, diverged (1 of 2)"
+    assert "Diverged: broken, seed 1 (no value from step 3 on)." in markdown
+    # Rows that a diverged run never wrote are not taken for missing.
+    unwritten = metrics[~(metrics["value"].isna() & ~metrics["metric"].eq("train/ce"))]
+    assert cell(tidy_of(unwritten, study), "broken")["status"] == "diverged (1 of 2)"
+
+    gone = metrics[~(metrics["arm"].eq("constant") | (metrics["arm"].eq("step_linear") & metrics["seed"].eq(1)))]
+    markdown = tables.format_table(gone, study)
+    assert line_of(markdown, "constant", 4)[5] == "missing"
+    assert line_of(markdown, "step_linear", 4)[5] == "9.50, missing (1 of 2)"
+    assert len(tidy_of(gone, study)) == len(tidy)
+    # What a partial table is made from says why a number is not there.
+    rows = gone[gone["arm"].eq("baseline") & gone["step"].eq(4)].drop_duplicates(["seed", "step"])
+    for status, metric in {"failed": "perplexity", "running": "train/loss"}.items():
+        why = rows.assign(arm="constant", metric=metric, value=float("nan"), status=status, length=pd.NA)
+        text = tables.format_table(pd.concat([gone, why.astype(gone.dtypes.to_dict())]), study)
+        assert line_of(text, "constant", 4)[5] == status
+        assert line_of(text, "constant", 4)[2] == ("missing" if metric == "perplexity" else "running")
+
+
+def test_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    text = tables.format_table(metrics, study)
+    for expected in [
+        "n = 2 seeds (0, 1)",
+        "all seeds share one base model",
+        "cannot come below p = 0.5, so that it cannot show significance",
+        "Below 3 seeds no effect is claimed",
+        "twin is the same run as constant: trained once, shown in both rows.",
+        "Protocol perplexity/v1 (perplexity).",
+        "Commit: 0123456789.",
+        "judge alignment by symKL",
+    ]:
+        assert expected in text
+    assert "Mixed" not in text
+    mixed = metrics.copy()
+    mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq("sce"), "environment"] = "f" * 32
+    assert re.search(
+        r"Mixed columns \(SCE 8\), made by more than one environment: .*f{10} \(twin\)",
+        tables.format_table(mixed, study),
+    )
+
+
+def test_trainings_that_are_not_there_yet_are_not_called_mixed(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    trained = metrics[metrics["metric"].eq("train/ce")].assign(metric="train/loss")
+    absent = trained["arm"].eq("baseline")
+    for environment, mixed in {"": False, "f" * 32: True}.items():
+        those = trained.assign(environment=trained["environment"].mask(absent, environment))
+        text = tables.format_table(pd.concat([metrics, those]), study)
+        assert ("Mixed trainings: baseline by ffffffffff." in text) is mixed is ("Mixed trainings" in text)
+
+
+def test_tasks_of_the_harness_are_columns(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    settings = {"tasks": ["hellaswag", "wikitext"], "lower_is_better": ["wikitext"]}
+    study = {**study, "evaluations": {**study["evaluations"], "harness": settings}}
+    of = metrics[metrics["metric"].eq("accuracy") & metrics["length"].eq(32)].assign(length=pd.NA)
+    rows = [of.assign(metric=f"harness:{task}", value=1 - of["value"]) for task in settings["tasks"]]
+    details = ["hellaswag:acc", "hellaswag:acc_stderr", "hellaswag:acc_norm", "wikitext:word_perplexity,x"]
+    rows += [of.assign(metric="harness", task=task) for task in details]
+    together = pd.concat([metrics, *rows]).astype({"length": "Int64"})
+    tidy = tidy_of(together, study)
+    assert cell(tidy, "baseline", "harness:hellaswag")["mean"] == pytest.approx(1 - (1 / 10 + 1 / 12) / 2)
+    best = tidy[tidy["best"] & tidy["step"].eq(4)].groupby("column")["arm"].apply(set)
+    assert best["harness:hellaswag"] == {"baseline"} and best["harness:wikitext"] == {"step_linear"}
+    notes = tables.notes_of(together, study, tables.table_of(study, "main"), tidy)
+    assert "Main metrics of lm_eval's tasks: hellaswag: acc; wikitext: word_perplexity,x." in notes
+    # Nothing else in the tables is another.
+    before = tidy_of(metrics, make_study())
+    pd.testing.assert_frame_equal(tidy[~tidy["column"].str.startswith("harness")].reset_index(drop=True), before)
