@@ -6,6 +6,7 @@ from longshort import studies
 from longshort.commands import driver
 from longshort.metrics.catalog import METRICS
 from longshort.identity.code import SOURCE, code_hash
+from longshort.records import layout
 
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 os.environ.update(

@@ -20,6 +20,8 @@ from longshort.commands import plan as plans
 from longshort.commands import prune as pruning
 from longshort.commands import why as reasons
 from longshort.errors import UserError, in_a_line
+from longshort.identity.accepted import ACCEPTED
+from longshort.records import layout
 from longshort.records.publish import in_words, read_json, read_record
 from longshort.study import resolve
 from longshort.study.wired import Wired
@@ -39,7 +41,6 @@ def tables(
 ) -> None:
     """Print a table of a study; with --partial, make all tables from what exists first."""
     resolved = studies.load(study)
-    results = Path("results") / study
     names = resolved.table_names()
     show = show or ("main" if "main" in names else names[0])
     if show not in names:
@@ -49,23 +50,24 @@ def tables(
             f"study {study} is synthetic: its tables compare all groups of models, so that none is made from a part of "
             f"them; `longshort status --study {study}` says which are there"
         )
-    folder = results / ("partial" if partial else "tables")
+    folder = layout.partial(study) if partial else layout.tables(study)
     if partial:
-        _make_partial_tables(resolved, folder)
-    path = folder / f"{show}.md"
+        _make_partial_tables(resolved, Path(folder))
+    path = Path(layout.table(folder, show, "md"))
     if not path.exists():
         raise UserError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
+    numbers = folder if partial else layout.study_folder(study)
+    made_from = Path(layout.study_json(study))
     fitted = None
     if resolved.kind == "language-models":
-        fitted = _fitted(folder if partial else results, results / "study.json", show)
+        fitted = _fitted(numbers, made_from, show)
     _say(fitted or path.read_text(encoding="utf-8"))
-    made_from = results / "study.json"
     if not partial and made_from.exists() and read_json(made_from) != json.loads(resolved.summary_text()):
         _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
     if partial:
-        _say(f"All tables: {folder}/   every number: {folder}/metrics.parquet")
+        _say(f"All tables: {folder}/   every number: {layout.metrics(numbers)}")
     else:
-        _say(f"All tables: {folder}/   plots: {results}/plots/   every number: {results}/metrics.parquet")
+        _say(f"All tables: {folder}/   plots: {layout.plots(study)}/   every number: {layout.metrics(numbers)}")
 
 
 @app.command()
@@ -123,7 +125,7 @@ def accept(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
         )
-    _say("The base counts as accepted with the arm. It stands in results/accepted.json and in the tables' notes.")
+    _say(f"The base counts as accepted with the arm. It stands in {ACCEPTED} and in the tables' notes.")
 
 
 @app.command()
@@ -237,7 +239,7 @@ def check(study: StudyOption = "demo") -> None:
     _say(f"study {study}: {studies.load(study).in_words()}")
 
 
-def _fitted(metrics: Path, study: Path, table: str) -> str | None:
+def _fitted(folder: str, study: Path, table: str) -> str | None:
     """The table in blocks of columns that fit the terminal; None where there is no narrow terminal."""
     width = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or width >= 200 or not study.exists():
@@ -245,7 +247,7 @@ def _fitted(metrics: Path, study: Path, table: str) -> str | None:
     from longshort.results import long_table, tables
 
     summary = read_record(study)
-    read, runs = long_table.read_with_costs(metrics / "metrics.parquet", metrics / "runs.parquet", summary)
+    read, runs = long_table.read_with_costs(Path(layout.metrics(folder)), Path(layout.runs(folder)), summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
 
 
@@ -270,10 +272,10 @@ def _make_partial_tables(study: Wired, folder: Path) -> None:
     from longshort.collecting import runs as how_made
     from longshort.results import long_table, tables
 
-    frame = numbers.collect(summary, Path("results"), study.codes())
-    numbers.publish(frame, how_made.collect_runs(summary, Path("results")), folder / "metrics.parquet")
-    metrics, runs = long_table.read_with_costs(folder / "metrics.parquet", folder / "runs.parquet", summary)
-    tables.write_tables(metrics, summary, folder, runs)
+    results, metrics, runs = Path(layout.RESULTS), Path(layout.metrics(folder)), Path(layout.runs(folder))
+    numbers.publish(numbers.collect(summary, results, study.codes()), how_made.collect_runs(summary, results), metrics)
+    read, costs = long_table.read_with_costs(metrics, runs, summary)
+    tables.write_tables(read, summary, folder, costs)
 
 
 @in_a_line()

@@ -1,11 +1,11 @@
 rule data:
     input:
-        spec="results/data/{data}/spec.json",
+        spec=layout.spec(layout.DATA, "{data}"),
         corpus=STUDY.corpus_files(),
     output:
-        "results/data/{data}/manifest.json",
+        layout.data_manifest("{data}"),
     log:
-        "results/data/{data}/prepare.log",
+        layout.data_log(layout.data_folder("{data}")),
     conda:
         "../../envs/data.yaml"
     threads: STUDY.study.needs.data_cores
@@ -14,17 +14,17 @@ rule data:
     params:
         code=code_hash("longshort.data.__main__"),
     shell:
-        "exec python -m longshort.data --spec {input.spec:q} --out results/data/{wildcards.data:q} --code {params.code:q}"
-        " --cores {threads} > {log:q} 2>&1"
+        f"exec python -m longshort.data --spec {{input.spec:q}} --out {layout.data_folder('{wildcards.data:q}')}"
+        " --code {params.code:q} --cores {threads} > {log:q} 2>&1"
 
 
 rule longbench_stand_in:
     input:
-        "results/data/{data}/manifest.json",
+        layout.data_manifest("{data}"),
     output:
-        "results/data/{data}/longbench-e-{per_task}/manifest.json",
+        layout.standin_manifest(layout.data_folder("{data}"), "{per_task}"),
     log:
-        "results/data/{data}/longbench-e-{per_task}.log",
+        layout.standin_log("{data}", "{per_task}"),
     wildcard_constraints:
         per_task=r"\d+",
     conda:
@@ -34,5 +34,7 @@ rule longbench_stand_in:
     params:
         code=code_hash("longshort.evaluation.standin"),
     shell:
-        "exec python -m longshort.evaluation.standin --data results/data/{wildcards.data:q} --items {wildcards.per_task:q}"
-        " --out results/data/{wildcards.data:q}/longbench-e-{wildcards.per_task:q} --code {params.code:q} > {log:q} 2>&1"
+        f"exec python -m longshort.evaluation.standin --data {layout.data_folder('{wildcards.data:q}')}"
+        " --items {wildcards.per_task:q}"
+        f" --out {layout.standin(layout.data_folder('{wildcards.data:q}'), '{wildcards.per_task:q}')}"
+        " --code {params.code:q} > {log:q} 2>&1"

@@ -6,16 +6,16 @@ for metric in METRICS.values():
         name:
             metric.name
         input:
-            spec="results/evaluations/{evaluation}/spec.json",
-            run="results/runs/{run}/training/{steps}.json",
-            data=f"results/data/{STUDY.data}/manifest.json",
+            spec=layout.spec(layout.EVALUATIONS, "{evaluation}"),
+            run=layout.training("{run}", "{steps}").record,
+            data=layout.data_manifest(STUDY.data),
             tasks=STUDY.items(metric.name),
         output:
             **metric.kept,
-            numbers=f"results/runs/{{run}}/{metric.name}/{{evaluation}}/{{steps}}.parquet",
-            record=f"results/runs/{{run}}/{metric.name}/{{evaluation}}/{{steps}}.json",
+            numbers=metric.stage.numbers,
+            record=metric.stage.record,
         log:
-            f"results/runs/{{run}}/{metric.name}/{{evaluation}}/{{steps}}.log",
+            metric.stage.log,
         conda:
             "../../envs/evaluation.yaml"
         resources:

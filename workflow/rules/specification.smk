@@ -6,11 +6,11 @@ rule specification:
     input:
         "workflow/templates/spec.json",
     output:
-        "results/{kind}/{id}/spec.json",
+        layout.spec("{kind}", "{id}"),
     log:
-        "results/{kind}/{id}/spec.log",
+        layout.spec_log("{kind}", "{id}"),
     wildcard_constraints:
-        kind="data|runs|evaluations",
+        kind="|".join(layout.SHARED),
         id="[0-9a-f]{16}",
     params:
         spec=lambda wildcards: STUDY.texts[wildcards.id],

@@ -7,9 +7,9 @@ rule synthetic_study:
     input:
         "workflow/templates/spec.json",
     output:
-        f"results/{STUDY.name}/study.json",
+        layout.study_json(STUDY.name),
     log:
-        f"results/{STUDY.name}/logs/study.log",
+        layout.study_log(STUDY.name, "study"),
     params:
         spec=lambda wildcards: STUDY.summary_text(),  # the engine would look for wildcards in a mere text
     template_engine:
@@ -18,12 +18,12 @@ rule synthetic_study:
 
 rule synthetic:
     input:
-        "results/runs/{run}/spec.json",
+        layout.spec(layout.RUNS, "{run}"),
     output:
-        numbers="results/runs/{run}/synthetic/numbers.parquet",
-        record="results/runs/{run}/synthetic/record.json",
+        numbers=layout.synthetic("{run}").numbers,
+        record=layout.synthetic("{run}").record,
     log:
-        "results/runs/{run}/synthetic/train.log",
+        layout.synthetic("{run}").log,
     conda:
         "../../envs/evaluation.yaml"
     resources:
@@ -36,20 +36,20 @@ rule synthetic:
 
 rule synthetic_results:
     input:
-        study=f"results/{STUDY.name}/study.json",
+        study=layout.study_json(STUDY.name),
         published=STUDY.published(),
         style="src/longshort/results/longshort.mplstyle",
     output:
         STUDY.targets(),
     log:
-        f"results/{STUDY.name}/logs/results.log",
+        layout.study_log(STUDY.name, "results"),
     conda:
         "../../envs/results.yaml"
     params:
         code=code_hash("longshort.synthetic.results"),
         seal=STUDY.seal,
         numbers=STUDY.numbers(),
-        out=f"results/{STUDY.name}",
+        out=layout.study_folder(STUDY.name),
     shell:
         "python -m longshort.synthetic.results --study {input.study:q} --numbers {params.numbers:q} --out {params.out:q}"
         " --style {input.style:q} --code {params.code:q} --seal {params.seal:q} > {log:q} 2>&1"

@@ -10,9 +10,9 @@ rule study:
     input:
         "workflow/templates/spec.json",
     output:
-        f"results/{STUDY.name}/study.json",
+        layout.study_json(STUDY.name),
     log:
-        f"results/{STUDY.name}/logs/study.log",
+        layout.study_log(STUDY.name, "study"),
     params:
         spec=lambda wildcards: STUDY.summary_text(),  # the engine would look for wildcards in a mere text
     template_engine:
@@ -21,13 +21,13 @@ rule study:
 
 rule metrics:
     input:
-        study=f"results/{STUDY.name}/study.json",
+        study=layout.study_json(STUDY.name),
         runs=STUDY.published(),
     output:
-        numbers=f"results/{STUDY.name}/metrics.parquet",
-        runs=f"results/{STUDY.name}/runs.parquet",
+        numbers=layout.metrics(layout.study_folder(STUDY.name)),
+        runs=layout.runs(layout.study_folder(STUDY.name)),
     log:
-        f"results/{STUDY.name}/logs/metrics.log",
+        layout.study_log(STUDY.name, "metrics"),
     conda:
         "../../envs/results.yaml"
     params:
@@ -39,9 +39,9 @@ rule metrics:
 
 rule tables:
     input:
-        study=f"results/{STUDY.name}/study.json",
-        metrics=f"results/{STUDY.name}/metrics.parquet",
-        runs=f"results/{STUDY.name}/runs.parquet",
+        study=layout.study_json(STUDY.name),
+        metrics=layout.metrics(layout.study_folder(STUDY.name)),
+        runs=layout.runs(layout.study_folder(STUDY.name)),
     output:
         report(
             STUDY.table_files("html"),
@@ -50,7 +50,7 @@ rule tables:
         ),
         STUDY.table_files("parquet", "csv", "md", "tex"),
     log:
-        f"results/{STUDY.name}/logs/tables.log",
+        layout.study_log(STUDY.name, "tables"),
     conda:
         "../../envs/results.yaml"
     params:
@@ -64,9 +64,9 @@ rule tables:
 
 rule plots:
     input:
-        study=f"results/{STUDY.name}/study.json",
-        metrics=f"results/{STUDY.name}/metrics.parquet",
-        runs=f"results/{STUDY.name}/runs.parquet",
+        study=layout.study_json(STUDY.name),
+        metrics=layout.metrics(layout.study_folder(STUDY.name)),
+        runs=layout.runs(layout.study_folder(STUDY.name)),
         style="src/longshort/results/longshort.mplstyle",
     output:
         [
@@ -75,7 +75,7 @@ rule plots:
         ],
         STUDY.plot_files("pdf"),
     log:
-        f"results/{STUDY.name}/logs/plots.log",
+        layout.study_log(STUDY.name, "plots"),
     conda:
         "../../envs/results.yaml"
     params:
@@ -89,18 +89,18 @@ rule plots:
 
 rule report:
     input:
-        study=f"results/{STUDY.name}/study.json",
-        metrics=f"results/{STUDY.name}/metrics.parquet",
-        runs=f"results/{STUDY.name}/runs.parquet",
+        study=layout.study_json(STUDY.name),
+        metrics=layout.metrics(layout.study_folder(STUDY.name)),
+        runs=layout.runs(layout.study_folder(STUDY.name)),
         plots=STUDY.plot_files("png"),
     output:
         report(
-            f"results/{STUDY.name}/report.html",
+            layout.report(STUDY.name),
             caption="../report/report.rst",
             category="Report",
         ),
     log:
-        f"results/{STUDY.name}/logs/report.log",
+        layout.study_log(STUDY.name, "report"),
     conda:
         "../../envs/results.yaml"
     params:

@@ -1,13 +1,13 @@
 rule train:
     input:
-        spec="results/runs/{run}/spec.json",
-        data=f"results/data/{STUDY.data}/manifest.json",
+        spec=layout.spec(layout.RUNS, "{run}"),
+        data=layout.data_manifest(STUDY.data),
         base=lambda wildcards: STUDY.base_record(wildcards.run),
     output:
-        record="results/runs/{run}/training/{steps}.json",
-        log="results/runs/{run}/training/{steps}.parquet",
+        record=layout.training("{run}", "{steps}").record,
+        log=layout.training("{run}", "{steps}").numbers,
     log:
-        "results/runs/{run}/training/{steps}.log",
+        layout.training("{run}", "{steps}").log,
     conda:
         "../../envs/training.yaml"
     threads: lambda wildcards: STUDY.cpus(wildcards.run)

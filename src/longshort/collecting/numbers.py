@@ -8,6 +8,7 @@ from typing import Any
 import pandas
 
 from longshort.jobs import heartbeat
+from longshort.records import layout
 from longshort.records.publish import Altered, file_digest, read_record, write_atomic, write_record
 from longshort.results.long_table import BASE, BASE_SEED
 
@@ -33,8 +34,8 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
     """
     frames = []
     for name, seed, run, steps in runs_of(study):
-        folder = results / "runs" / run
-        frame = _run(study, folder, steps, training=name != BASE, planned=planned[run] if planned else None)
+        codes = planned[run] if planned else None
+        frame = _run(study, results, run, steps, training=name != BASE, planned=codes)
         if name == BASE:
             frame["step"] = 0
         frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
@@ -52,29 +53,30 @@ def runs_of(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
 
 def unfinished(out: Path) -> str:
     """How the job stands that is to make a result which is not there."""
-    state = heartbeat.verdict(out.with_suffix(".json")).state
+    state = heartbeat.verdict(out).state
     return "missing" if state in (heartbeat.PENDING, heartbeat.DONE, heartbeat.ALTERED) else state
 
 
 def _run(
-    study: dict[str, Any], folder: Path, steps: str, *, training: bool, planned: dict[str, str] | None
+    study: dict[str, Any], results: Path, run: str, steps: str, *, training: bool, planned: dict[str, str] | None
 ) -> pandas.DataFrame:
-    record_path = folder / "training" / f"{steps}.json"
-    there = record_path.with_suffix(".parquet").exists()
-    trained = planned is None or (there and _made_by(record_path, planned["training"]))
-    record = _record_of(record_path, {"run": folder.name, "steps": steps}) if trained else {}
+    job = layout.training(run, steps, results)
+    record_path, log = Path(job.record), Path(job.numbers)
+    trained = planned is None or (log.exists() and _made_by(record_path, planned[layout.TRAINING]))
+    record = _record_of(record_path, {"run": run, "steps": steps}) if trained else {}
     frames = []
     for metric, evaluation in study["evaluations"].items():
-        path = folder / metric / evaluation["id"] / f"{steps}.parquet"
-        if planned is None or (trained and path.exists() and _made_by(path.with_suffix(".json"), planned[metric])):
-            lies = {"run": folder.name, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
-            _refuse_altered(path, _record_of(path.with_suffix(".json"), lies)["sha256"])
+        job = layout.evaluation(run, metric, evaluation["id"], steps, results)
+        path, measured = Path(job.numbers), Path(job.record)
+        if planned is None or (trained and path.exists() and _made_by(measured, planned[metric])):
+            lies = {"run": run, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
+            _refuse_altered(path, _record_of(measured, lies)["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
-            frames.append(_missing(metric, steps, unfinished(path)))
+            frames.append(_missing(metric, steps, unfinished(measured)))
     if training:
         absent = _missing("train/loss", steps, unfinished(record_path)).tail(1)
-        frames.append(_training(record_path, record) if trained else absent)
+        frames.append(_training(log, record) if trained else absent)
     return pandas.concat(frames, ignore_index=True)
 
 
@@ -98,8 +100,7 @@ def _made_by(record: Path, code: str) -> bool:
     return record.exists() and read_record(record)["code"] == code
 
 
-def _training(record_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
-    log_path = record_path.with_suffix(".parquet")
+def _training(log_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
     _refuse_altered(log_path, record["log"]["sha256"])
     log = pandas.read_parquet(log_path)
     if log.empty:
@@ -132,6 +133,6 @@ def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFra
 
 def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path) -> None:
     """Both tables, each with a record of its hash: tables are not made from numbers that were edited."""
-    for path, frame in {out.with_name("runs.parquet"): runs, out: metrics}.items():
+    for path, frame in {Path(layout.runs(out.parent)): runs, out: metrics}.items():
         write_atomic(path, frame.to_parquet(index=False))
         write_record(path.with_suffix(".json"), {"sha256": file_digest(path), "rows": len(frame)})

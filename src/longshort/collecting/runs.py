@@ -9,6 +9,7 @@ import pandas
 
 from longshort.collecting.numbers import runs_of, unfinished
 from longshort.jobs import heartbeat
+from longshort.records import layout
 from longshort.records.publish import read_record, read_spec, text_of, whole_record
 
 LOG_LINES = 40
@@ -27,16 +28,16 @@ RUNS = {
 
 def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
     """One row for each arm, seed and stage (training, or an evaluation), whether it is finished or not: RUNS."""
-    planned = whole_record(results / study["name"] / "planned.json")
+    planned = whole_record(Path(layout.planned(study["name"], results)))
     rows = []
     for arm, seed, run, steps in runs_of(study):
-        stages = {"training": "training"}
-        stages |= {metric: f"{metric}/{evaluation['id']}" for metric, evaluation in study["evaluations"].items()}
-        spec_path = results / "runs" / run / "spec.json"
+        stages = {layout.TRAINING: layout.training(run, steps, results)}
+        for metric, evaluation in study["evaluations"].items():
+            stages[metric] = layout.evaluation(run, metric, evaluation["id"], steps, results)
+        spec_path = Path(layout.spec(layout.RUNS, run, results))
         spec = read_spec(spec_path) if spec_path.exists() else {}
-        for stage, place in stages.items():
-            out = results / "runs" / run / place / f"{steps}.json"
-            row = _how_made(out, stage, spec)
+        for stage, files in stages.items():
+            row = _how_made(files, stage, spec)
             expected = planned.get(f"{run}/{stage}/{steps}", {})
             row |= {"planned_seconds": expected.get("seconds"), "planned_from": expected.get("source")}
             row |= {"run": run, "stage": stage, "steps": steps, "spec": text_of(spec_path)}
@@ -44,9 +45,10 @@ def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=[*RUNS]).astype(RUNS)
 
 
-def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
+def _how_made(files: layout.Stage, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
     """What the record, the heartbeat and the log of a stage say."""
-    beat, log = heartbeat.read(heartbeat.path_of(out)), out.with_suffix(".log")
+    out, log = Path(files.record), Path(files.log)
+    beat = heartbeat.read(heartbeat.path_of(out))
     said: dict[str, Any] = {
         "status": unfinished(out),
         "path": str(out),
@@ -63,9 +65,9 @@ def _how_made(out: Path, stage: str, spec: dict[str, Any]) -> dict[str, Any]:
     said |= {"status": record.get("status", "ok"), "host": machine.get("host"), "job": machine.get("job")}
     said["hardware"] = machine.get("device") or machine.get("processor")
     devices, seconds = 1, float(record.get("seconds") or 0.0) + float(beat.get("seconds_before") or 0.0)
-    if stage == "training" and (training := spec.get("training")):
+    if stage == layout.TRAINING and (training := spec.get("training")):
         devices = training.get("processes", 1) * training.get("nodes", 1)
-        log_path = out.with_suffix(".parquet")
+        log_path = Path(files.numbers)
         steps = pandas.read_parquet(log_path) if log_path.exists() else pandas.DataFrame()
         if "tokens_per_second" in steps:
             tokens = (2 if spec.get("alignment") else 1) * spec["length"] * training["batch"]

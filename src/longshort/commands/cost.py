@@ -19,11 +19,10 @@ from longshort.commands import memory
 from longshort.commands.resuming import Resuming
 from longshort.identity.spec import canonical, dumps
 from longshort.metrics.catalog import METRICS
-from longshort.records import hub
+from longshort.records import hub, layout
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy
 
-RUNS = Path("results/runs")
 # Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.
 THROUGHPUT = 1.25e14
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
@@ -112,15 +111,16 @@ def write_down(study: ResolvedStudy) -> None:
     Raises:
         Altered: as seconds_of.
     """
-    path = Path("results") / study.name / "planned.json"
+    path = Path(layout.planned(study.name))
     known = whole_record(path)
     work = {}
     for run in study.runs:
         steps = study.steps_of(run)
-        stages = {"training": "train", **{metric: metric for metric in study.evaluations}}
-        for stage, rule in stages.items():
-            place = stage if stage == "training" else f"{stage}/{study.evaluations[stage][0]}"
-            if f"{run}/{stage}/{steps}" not in known and not (RUNS / run / place / f"{steps}.json").exists():
+        records = {layout.TRAINING: study.record(run)}
+        records |= {metric: study.evaluation_record(metric, run) for metric in study.evaluations}
+        for stage, record in records.items():
+            if f"{run}/{stage}/{steps}" not in known and not Path(record).exists():
+                rule = "train" if stage == layout.TRAINING else stage
                 work[Work(rule, run, steps)] = f"{run}/{stage}/{steps}"
     for one, (seconds, source) in seconds_of(study, list(work)).items():
         devices = _processes(study, one.run) if one.rule == "train" else 1
@@ -224,9 +224,9 @@ def _kind(spec: dict[str, Any]) -> str:
 def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Specification and record of every training that took time; one that cannot be read tells nothing."""
     found = []
-    for path in sorted(RUNS.glob("*/training/*.json")):
+    for path in sorted(Path().glob(layout.training("*", "*").record)):
         try:
-            record, spec = read_record(path), read_spec(path.parents[1] / "spec.json")
+            record, spec = read_record(path), read_spec(path.parents[1] / layout.SPEC)
         except Altered:
             continue
         if (record.get("spent") or {}).get("steps"):
@@ -302,7 +302,7 @@ def _checkpoint_bytes(
 def _finished_evaluations(metric: str, identity: str) -> list[float]:
     """Seconds a checkpoint of every evaluation with these settings; one that cannot be read tells nothing."""
     found = []
-    for path in RUNS.glob(f"*/{metric}/{identity}/*.json"):
+    for path in Path().glob(layout.evaluation("*", metric, identity, "*").record):
         try:
             found.append(read_record(path)["seconds"] / len(path.stem.split("-")))
         except (OSError, ValueError):

@@ -20,16 +20,13 @@ from longshort.commands import cost, stale
 from longshort.errors import UserError
 from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import engine, ownership, slurm
-from longshort.records import hub
+from longshort.records import hub, layout
 from longshort.records.publish import read_json, write_json
 from longshort.studies import Resolved
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
 
 PROGRAMS = Path("slurm/bin")
-DRIVERS = Path("work/drivers")
-# What the jobs of a driver make, in its folder: none of these is another study's orphan while it lives.
-MAKES = "makes.json"
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
@@ -60,7 +57,7 @@ def start(study: Resolved, submits: bool) -> None:
     if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
         raise UserError(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     held = ExitStack()
-    mine = DRIVERS / study.name
+    mine = Path(layout.driver(study.name))
     try:
         held.enter_context(ownership.sole_owner(mine, wait=False))
     except ownership.Owned as error:
@@ -68,7 +65,7 @@ def start(study: Resolved, submits: bool) -> None:
             f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
         ) from None
     atexit.register(held.close)
-    write_json(mine / MAKES, sorted(study.identities()))
+    write_json(Path(layout.made_by_driver(study.name)), sorted(study.identities()))
     if clear_orphans(study, submits):
         held.close()
         plan_anew(submits)
@@ -128,7 +125,8 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
     if jobs is None:
         return None
     ids = study.identities()
-    for other in DRIVERS.glob(f"*/{MAKES}"):
+    # What the jobs of another driver make is no orphan while it lives.
+    for other in Path().glob(layout.made_by_driver("*")):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
             ids -= set(read_json(other))
     return [job for job in jobs if ids & engine.ids_in(job.comment)]

@@ -21,13 +21,13 @@ from longshort.identity.spec import canonical, trajectory
 from longshort.jobs import engine
 from longshort.jobs.engine import PlannedJob
 from longshort.metrics.catalog import METRICS
+from longshort.records import layout
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
 from longshort.studies import Resolved
 from longshort.study.wiring import TRAINING, ResolvedStudy
 from longshort.synthetic import study as synthetic
 
 BASE = "(base)"
-RUNS = Path("results/runs")
 # The rules that make the results of a run.
 STAGES = ("train", *METRICS)
 
@@ -69,7 +69,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     if target == "all":
         made_again = {str(job.record) for job in stages}
         stale.refuse(study, lambda record: record not in made_again)
-    path = Path("results") / study.name / "study.json"
+    path = Path(layout.study_json(study.name))
     before = read_record(path) if path.exists() else None
     plan = Plan(study.name, target)
     by_run: dict[str, list[PlannedJob]] = {}
@@ -80,7 +80,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     if study.kind == "synthetic":
         _explain_groups(plan, study, before, by_run)
         return plan
-    if (metrics := path.with_name("metrics.parquet")).exists():
+    if (metrics := Path(layout.metrics(layout.study_folder(study.name)))).exists():
         refuse_altered_table(metrics)
     trained = {run for run, some in by_run.items() if any(job.rule == "train" for job in some)}
     asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
@@ -188,7 +188,7 @@ def _why_new(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
 def _continues(old: str, asked: Asked, run: str) -> list[str]:
     """Where the last step is another one: whether the training goes on from the old one's checkpoints."""
     study = asked.study
-    path = RUNS / old / "spec.json"
+    path = Path(layout.spec(layout.RUNS, old))
     if not path.exists():
         return []
     then, now = read_spec(path), _spec(study, run)
@@ -204,7 +204,7 @@ def _continues(old: str, asked: Asked, run: str) -> list[str]:
 
 def _differing_alpha(old: str, study: ResolvedStudy, run: str) -> list[str]:
     """Equal settings, other values: the code of a schedule or of a default changed."""
-    path = RUNS / old / "spec.json"
+    path = Path(layout.spec(layout.RUNS, old))
     if not path.exists():
         return []
     then, now = read_spec(path), _spec(study, run)

@@ -15,13 +15,11 @@ from longshort import studies
 from longshort.commands import stale
 from longshort.errors import StudyError
 from longshort.jobs import heartbeat, ownership
+from longshort.records import layout
 from longshort.records.publish import read_record
 from longshort.study.resolve import CONFIG
 
-RESULTS, WORK = Path("results"), Path("work")
-# Finished evaluations, by what they are made of: a job that runs again finds its own there.
-EVALUATIONS = WORK / "evaluations"
-KINDS = ("runs", "data", "evaluations")
+WORK, EVALUATIONS = Path(layout.WORK), Path(layout.finished_evaluations())
 NAMED = re.compile("[0-9a-f]{16}")
 
 
@@ -44,7 +42,7 @@ def kept(config: Path = CONFIG) -> list[Kept]:
     named = {Path(place).resolve() for study in wired.values() for place in study.external_paths()}
     found = []
     needed_work: dict[str, list[str]] = {}
-    for folder in (folder for kind in KINDS for folder in _folders(RESULTS / kind, named)):
+    for folder in (folder for kind in layout.SHARED for folder in _folders(Path(layout.RESULTS, kind), named)):
         needed_by = [name for name, study in wired.items() if folder.name in study.texts]
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
@@ -68,9 +66,10 @@ def _overlap(one: Path, other: Path) -> bool:
 
 def _is_in_use(folder: Path) -> bool:
     """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
-    if ownership.is_owned(folder) or any(ownership.is_owned(WORK / name) for name in _work_of(folder)):
+    checkpoints = (Path(layout.checkpoints(name)) for name in _work_of(folder))
+    if any(ownership.is_owned(owned) for owned in (folder, *checkpoints)):
         return True
-    return any(heartbeat.may_live(path) for path in folder.rglob("*.heartbeat"))
+    return any(heartbeat.may_live(path) for path in folder.rglob(f"*{layout.HEARTBEAT}"))
 
 
 def stale_records(config: Path = CONFIG) -> dict[str, str]:
@@ -110,10 +109,10 @@ def remove(names: list[str], found: list[Kept]) -> None:
 def _work_of(results: Path) -> set[str]:
     """The folders of checkpoints that a run's records name, and of a training that has not ended: it will go on."""
     names: set[str] = set()
-    for record in results.glob("training/*.json"):
+    for record in results.glob(layout.Stage(f"{layout.TRAINING}/*").record):
         said = read_record(record)
         names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
-    for beat in results.glob("training/*.heartbeat"):
+    for beat in results.glob(layout.Stage(f"{layout.TRAINING}/*").heartbeat):
         names |= {run_id for run_id in [heartbeat.read(beat).get("run_id")] if run_id}
     return names
 

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from longshort.records import layout
 from longshort.records.publish import read_record
 from longshort.study.wiring import ResolvedStudy
 from longshort.training import checkpoints
-
-WORK = Path("work")
 
 
 class Resuming:
@@ -24,7 +23,7 @@ class Resuming:
 
     def __init__(self, study: ResolvedStudy, trained: Collection[str] = (), data_anew: bool = False) -> None:
         self.study, self.trained = study, trained
-        manifest = Path(f"results/data/{study.data}/manifest.json")
+        manifest = Path(layout.data_manifest(study.data))
         self.manifest = read_record(manifest) if manifest.exists() and not data_anew else None
 
     def pieces(self, run: str, wanted: list[int]) -> list[tuple[int, list[int]]]:
@@ -43,7 +42,8 @@ class Resuming:
         if self.manifest is None or (base and files is None):
             return None
         spec = json.loads(self.study.texts[run])
-        return WORK / checkpoints.identity_of(spec, self.study.training_code(run), self.manifest, files)
+        identity = checkpoints.identity_of(spec, self.study.training_code(run), self.manifest, files)
+        return Path(layout.checkpoints(identity))
 
     def _files_of(self, base: str) -> dict[str, str] | None:
         """The weights that the base has now, or will have where its job only publishes them again."""

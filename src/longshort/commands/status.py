@@ -15,6 +15,7 @@ from rich.text import Text
 
 from longshort.jobs import heartbeat
 from longshort.jobs.heartbeat import ALTERED, DONE, FAILED, INTERRUPTED, LOST, PENDING, RUNNING, WAITING
+from longshort.records import layout
 from longshort.records.publish import text_of
 from longshort.study.wired import Wired
 from longshort.terminal import plain
@@ -39,7 +40,7 @@ class Stage:
     silent: float  # seconds since the last heartbeat
 
 
-def stages(study: Wired, results: Path = Path("results")) -> list[Stage]:
+def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[Stage]:
     """Every training and evaluation of a study, in the order in which a person wants to see them."""
     names, now = study.names(), heartbeat.clock(results)
     found = []

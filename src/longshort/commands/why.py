@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.records import layout
 from longshort.records.publish import Altered, file_digest, read_json, read_record
-
-RESULTS = Path("results")
 
 
 def of_file(path: Path) -> dict[str, Any]:
@@ -22,11 +21,11 @@ def of_file(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} does not exist; give a file of results/, or TABLE ROW COLUMN")
     # Arms are links to runs: the run's own folder names it.
     path = path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path.resolve()
-    record_path = path.with_name(path.name.removesuffix(".items.parquet")).with_suffix(".json")
+    record_path = Path(layout.stage_of(path).record)
     if not record_path.exists():  # of a group of synthetic models
-        record_path = path.with_name("record.json")
-    folder = next((parent for parent in path.parents if parent.parent.name in ("runs", "data")), None)
-    if folder is None or not record_path.exists() or record_path.name == "spec.json":
+        record_path = Path(layout.SyntheticStage(str(path.parent)).record)
+    folder = next((parent for parent in path.parents if parent.parent.name in (layout.RUNS, layout.DATA)), None)
+    if folder is None or not record_path.exists() or record_path.name == layout.SPEC:
         raise StudyError(
             f"{path} is no published result: give the .json or .parquet of a training or an evaluation below "
             "results/runs, or TABLE ROW COLUMN for a number of a table"
@@ -40,7 +39,7 @@ def of_file(path: Path) -> dict[str, Any]:
         "run": folder.name,
         "run id": record.get("run_id", ""),
         "status": record.get("status", "ok"),
-        "specification": str(folder / "spec.json"),
+        "specification": str(folder / layout.SPEC),
         "code": record["code"],
         "commit": _commit(record.get("commit", "unknown")),
         "data": record.get("data", record.get("content", "")),
@@ -48,16 +47,16 @@ def of_file(path: Path) -> dict[str, Any]:
         "machine": f"{machine.get('host')} ({machine.get('processor')})",
         "job": machine.get("job") or "none (no scheduler)",
         "finished": record.get("finished", ""),
-        "log": str(folder / "prepare.log" if folder.parent.name == "data" else record_path.with_suffix(".log")),
+        "log": layout.data_log(folder) if folder.parent.name == layout.DATA else layout.stage_of(record_path).log,
     }
     try:
         read_record(record_path)
     except Altered:
         said["record"] = f"{record_path} WAS ALTERED since it was published: what stands here may be wrong"
-    if path.name.endswith(".items.parquet"):
+    if path.name.endswith(layout.ITEMS):
         numbers, stated = path, record.get("items_sha256")
     else:
-        numbers = path if path.suffix == ".parquet" else record_path.with_suffix(".parquet")
+        numbers = path if path.suffix == ".parquet" else Path(layout.stage_of(record_path).numbers)
         stated = record.get("sha256") or (record.get("log") or {}).get("sha256")
     if stated and numbers.exists():
         said["file"] = "as published" if file_digest(numbers) == stated else f"{numbers} WAS ALTERED since"
@@ -75,14 +74,14 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     from longshort.results.columns import columns_of
     from longshort.results.long_table import BASE, BASE_SEED
 
-    folder = RESULTS / study
-    if not (folder / "metrics.parquet").exists():
-        raise StudyError(f"{folder}/metrics.parquet does not exist yet; run `snakemake all --config study={study}`")
-    summary = read_record(folder / "study.json")
+    collected = Path(layout.metrics(layout.study_folder(study)))
+    if not collected.exists():
+        raise StudyError(f"{collected} does not exist yet; run `snakemake all --config study={study}`")
+    summary = read_record(Path(layout.study_json(study)))
     if "tables" not in summary:
         raise StudyError(
             f"study {study} is synthetic: give a file of one of its groups, such as "
-            f"results/runs/{next(iter(summary['groups']))}/synthetic/numbers.parquet"
+            f"{layout.synthetic(next(iter(summary['groups']))).numbers}"
         )
     try:
         chosen = tables.table_of(summary, table)
@@ -100,7 +99,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     step = max(steps_there) if step is None else step
     if step not in steps_there:
         raise StudyError(f"row {row} has no step {step}; it has {', '.join(map(str, steps_there))}")
-    metrics = long_table.read(folder / "metrics.parquet")
+    metrics = long_table.read(collected)
     shown = columns[column]
     behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
@@ -109,11 +108,11 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     found = []
     for seed, run in runs[row].items():
         steps = str(summary["base_steps"]) if row == BASE else summary["steps_key"]
-        numbers = RESULTS / "runs" / run / metric / summary["evaluations"][metric]["id"] / f"{steps}.parquet"
+        measured = layout.evaluation(run, metric, summary["evaluations"][metric]["id"], steps)
         chosen_rows = behind["arm"].eq(row) & behind["step"].eq(step) & behind["seed"].eq(int(seed))
         there = behind[chosen_rows].to_dict("records")
         value = f"{there[0]['value']:.6g}" if there else "not there"
-        said = {"number": f"{row}, {column}, step {step}, seed {seed}: {value}", **of_file(numbers)}
+        said = {"number": f"{row}, {column}, step {step}, seed {seed}: {value}", **of_file(Path(measured.numbers))}
         if there and (there[0]["run_id"], there[0]["code"]) != (said["run id"], said["code"]):
             said["but"] = (
                 f"the number is of run id {there[0]['run_id']} and code {there[0]['code']}: what stands here was made "

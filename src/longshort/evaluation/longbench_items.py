@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import fsspec
 
 from longshort.evaluation.prompts import TASKS, official_prompts
-from longshort.records import hub
+from longshort.records import hub, layout
 
 FIELDS = ("context", "answers", "length", "all_classes", "_id")
 
@@ -93,7 +93,7 @@ def task_files(source: dict[str, Any], data: Path) -> str:
         NotFetched: the dataset is not here.
     """
     if source["kind"] == "stand-in":
-        return str(Path(data).resolve() / f"longbench-e-{source['items_per_task']}" / "{task}_e.jsonl")
+        return layout.standin(Path(data).resolve(), source["items_per_task"]) + "/{task}_e.jsonl"
     if source["kind"] == "folder":
         return str(Path(source["path"]).resolve() / "{task}_e.jsonl")
     if source["kind"] == "zip":

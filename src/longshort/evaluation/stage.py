@@ -22,7 +22,7 @@ from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import completed, digest, dumps, run_id
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
-from longshort.records import hub, provenance
+from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
     LATE,
     altered,
@@ -85,7 +85,7 @@ def main(measurement: Measurement) -> None:
     parser.add_argument("--out", type=Path, required=True, help="parquet to write")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     parser.add_argument("--items", type=Path, nargs="*", default=[], help="files that the items of the tasks come from")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="folder of finished evaluations")
+    parser.add_argument("--work", type=Path, default=Path(layout.WORK), help="folder of finished evaluations")
     arguments = parser.parse_args()
     interruption.end_at_once()
     if not measurement.uses_network:
@@ -108,7 +108,7 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
             raise UserError(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = _inputs(arguments, measurement, spec, run, manifest["content"])
-    place = arguments.work / "evaluations" / run_id(asked, code, inputs)
+    place = Path(layout.finished_evaluation(run_id(asked, code, inputs), arguments.work))
     with sole_owner(place) as owner:
         finished = place / "finished.parquet"
         if _sound(finished):
@@ -181,11 +181,8 @@ def _protocol(measurement: Measurement, spec: dict[str, Any]) -> str:
 def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
     """The digests of the items that were made from the corpus, where these are asked."""
     source = spec["settings"].get("source", {})
-    return (
-        [data.parent / f"longbench-e-{source['items_per_task']}" / "manifest.json"]
-        if "items_per_task" in source
-        else []
-    )
+    asked = source.get("items_per_task")
+    return [Path(layout.standin_manifest(data.parent, asked))] if asked is not None else []
 
 
 def _checkpoints(
@@ -264,7 +261,7 @@ def _parquet(frame: DataFrame) -> bytes:
 
 
 def _items(numbers: Path) -> Path:
-    return numbers.with_suffix(".items.parquet")
+    return numbers.with_suffix(layout.ITEMS)
 
 
 def _publish(out: Path, numbers: bytes, items: bytes | None, record: dict[str, Any]) -> None:

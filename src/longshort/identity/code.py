@@ -57,6 +57,7 @@ OUTSIDE = {
     "longshort.identity.accepted",
     "longshort.identity.kinds",
     "longshort.identity.strict",
+    "longshort.records.layout",
     "longshort.records.provenance",
     "longshort.records.publish",
     "longshort.errors",

@@ -22,6 +22,7 @@ import psutil
 
 from longshort.errors import Exit, LongshortError
 from longshort.jobs import ownership, slurm
+from longshort.records import layout
 from longshort.records.publish import Altered, read_json, whole_record, write_json
 
 BEAT = 10.0
@@ -46,7 +47,7 @@ Progress = Callable[[], dict[str, Any]]
 
 def path_of(out: Path) -> Path:
     """The heartbeat of the stage that makes a result."""
-    return out.with_suffix(".heartbeat")
+    return Path(layout.stage_of(out).heartbeat)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _is_gone(beat: dict[str, Any], silent: float) -> bool:
 def may_live(path: Path) -> bool:
     """Whether the job of a heartbeat is at work; one that cannot be read, and is young, may be that of a living job."""
     if read(path):
-        return verdict(path.with_suffix(".json")).state in (RUNNING, WAITING)
+        return verdict(Path(layout.stage_of(path).record)).state in (RUNNING, WAITING)
     return clock(path.parent) - path.lstat().st_mtime < SILENT
 
 
@@ -225,12 +226,13 @@ def _in_words(error: BaseException) -> str:
 
 def _keep_log(out: Path, attempt: int) -> Path:
     """A second name of this attempt's log: the engine deletes the first one before the next attempt."""
+    stage = layout.stage_of(out)
     if attempt == 1:
-        for old in out.parent.glob(f"{out.stem}.attempt-*.log"):
+        for old in out.parent.glob(Path(stage.attempt_log("*")).name):
             old.unlink(missing_ok=True)
-    kept = out.with_suffix(f".attempt-{attempt}.log")
+    kept = Path(stage.attempt_log(attempt))
     with suppress(OSError):  # no log, by hand; or a file system without links
-        kept.hardlink_to(out.with_suffix(".log"))
+        kept.hardlink_to(stage.log)
     return kept
 
 

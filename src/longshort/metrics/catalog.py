@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from longshort.identity.strict import Strict
 from longshort.metrics import settings
+from longshort.records import layout
 
 # What a study asks of a metric, as its file or study.json has it.
 Settings = Mapping[str, Any]
@@ -125,8 +126,12 @@ class Metric:
     @property
     def kept(self) -> dict[str, str]:
         """What its job publishes beside its numbers and their record."""
-        path = f"results/runs/{{run}}/{self.name}/{{evaluation}}/{{steps}}.items.parquet"
-        return {"answers": path} if self.keeps_items else {}
+        return {"answers": self.stage.items} if self.keeps_items else {}
+
+    @property
+    def stage(self) -> layout.Stage:
+        """The files of its jobs, as the engine's patterns."""
+        return layout.evaluation("{run}", self.name, "{evaluation}", "{steps}")
 
 
 # ---- perplexity ------------------------------------------------------------------------------------------------------
@@ -290,7 +295,7 @@ def _longbench_files(asked: Settings, data: str) -> list[str]:
         case "zip":
             return [source["path"]]
         case "stand-in":
-            return [f"results/data/{data}/longbench-e-{source['items_per_task']}/manifest.json"]
+            return [layout.standin_manifest(layout.data_folder(data), source["items_per_task"])]
     return []  # a repository's revision says what is in it
 
 

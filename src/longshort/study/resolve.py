@@ -19,6 +19,7 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
 from longshort.metrics.catalog import METRICS
+from longshort.records import layout
 from longshort.results.columns import KINDS
 from longshort.study import checks, external, resources
 from longshort.study.deepspeed import read_deepspeed
@@ -30,8 +31,6 @@ from longshort.study.wiring import ResolvedStudy
 
 Read = TypeVar("Read")
 CONFIG = Path("config")
-# Folders of results/ that all studies share.
-RESERVED = ("runs", "data", "evaluations")
 # The kind of the study that is none of language models: longshort.synthetic.
 SYNTHETIC = "synthetic"
 
@@ -46,7 +45,7 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     if content.get("kind") == SYNTHETIC:
         raise StudyError(
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
-            f"results/{name}; only studies of language models have this command"
+            f"{layout.study_folder(name)}; only studies of language models have this command"
         )
     arms = parse(Arms, yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
     checks.check_arms(f"{config}/arms.yaml", arms)
@@ -71,9 +70,10 @@ def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
     checks.check_name(f"{config}/studies/{name}.yaml", name)
-    if name in RESERVED:
+    if name in layout.SHARED:
         raise StudyError(
-            f"study {name!r} would write into results/{name}, which all studies share; call its file otherwise"
+            f"study {name!r} would write into {layout.study_folder(name)}, which all studies share; "
+            "call its file otherwise"
         )
     return yaml_mapping(config / "studies" / f"{name}.yaml")
 

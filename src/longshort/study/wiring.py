@@ -15,7 +15,7 @@ from longshort.data import corpora
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.metrics.catalog import METRICS, plots_of
-from longshort.records import hub
+from longshort.records import hub, layout
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
 from longshort.study.schema import Arm, Study, Table
@@ -60,11 +60,17 @@ class ResolvedStudy(Wired):
 
     def record(self, run: str) -> str:
         """The file that says how a run's training ended."""
-        return f"results/runs/{run}/training/{self.steps_of(run)}.json"
+        return self._training(run).record
 
     def evaluation_record(self, metric: str, run: str) -> str:
         """The file that says how an evaluation of a run was made."""
-        return f"results/runs/{run}/{metric}/{self.evaluations[metric][0]}/{self.steps_of(run)}.json"
+        return self._evaluation(metric, run).record
+
+    def _training(self, run: str) -> layout.Stage:
+        return layout.training(run, self.steps_of(run))
+
+    def _evaluation(self, metric: str, run: str) -> layout.Stage:
+        return layout.evaluation(run, metric, self.evaluations[metric][0], self.steps_of(run))
 
     def base_record(self, run: str) -> list[str]:
         """The record of the run that this one starts from; none for the base itself."""
@@ -87,11 +93,11 @@ class ResolvedStudy(Wired):
     def results(self) -> list[Result]:
         results = []
         for run in self.runs:
-            training = self.record(run)
-            results.append(Result(run, "training", training, _log_of(training), self.training_code(run)))
+            trained = self._training(run)
+            results.append(Result(run, layout.TRAINING, trained.record, trained.log, self.training_code(run)))
             for metric in self.evaluations:
-                record, code = self.evaluation_record(metric, run), self.evaluation_code(metric, run)
-                results.append(Result(run, metric, record, _log_of(record), code, training))
+                measured, code = self._evaluation(metric, run), self.evaluation_code(metric, run)
+                results.append(Result(run, metric, measured.record, measured.log, code, trained.record))
         return results
 
     def names(self) -> dict[str, str]:
@@ -158,13 +164,12 @@ class ResolvedStudy(Wired):
         return f"{self.name}/base/seed-{self.runs[run].seed}"
 
     def published(self) -> list[str]:
-        stages = ["training", *(f"{metric}/{identity}" for metric, (identity, _) in self.evaluations.items())]
-        return [
-            f"results/runs/{run}/{stage}/{self.steps_of(run)}.{kind}"
+        stages = (
+            stage
             for run in self.runs
-            for stage in stages
-            for kind in ("json", "parquet")
-        ]
+            for stage in (self._training(run), *(self._evaluation(metric, run) for metric in self.evaluations))
+        )
+        return [file for stage in stages for file in (stage.record, stage.numbers)]
 
     def corpus_files(self) -> list[str]:
         """The files that the corpus is read from, where they are local and can change."""
@@ -187,19 +192,20 @@ class ResolvedStudy(Wired):
         return METRICS[metric].files(self.evaluations[metric][1].settings.model_dump(), self.data)
 
     def table_files(self, *kinds: str) -> list[str]:
-        return [f"results/{self.name}/tables/{table}.{kind}" for table in self.tables for kind in kinds or TABLE_KINDS]
+        folder = layout.tables(self.name)
+        return [layout.table(folder, name, kind) for name in self.tables for kind in kinds or TABLE_KINDS]
 
     def plot_files(self, *kinds: str) -> list[str]:
         """As results.plots draws them."""
         asked = {metric: evaluation.settings.model_dump() for metric, (_, evaluation) in self.evaluations.items()}
         plots = [plot.name for plot in plots_of(asked)]
-        return [f"results/{self.name}/plots/{plot}.{kind}" for plot in plots for kind in kinds or ("pdf", "png")]
+        return [layout.plot(self.name, plot, kind) for plot in plots for kind in kinds or ("pdf", "png")]
 
     def table_names(self) -> list[str]:
         return list(self.tables)
 
     def targets(self) -> list[str]:
-        return [*self.table_files(), *self.plot_files(), f"results/{self.name}/report.html"]
+        return [*self.table_files(), *self.plot_files(), layout.report(self.name)]
 
     def summary(self) -> dict[str, Any]:
         names = list(self.study.arms)
@@ -243,10 +249,6 @@ class ResolvedStudy(Wired):
                 for name, table in sorted(self.tables.items())  # their order in the files says nothing
             ],
         }
-
-
-def _log_of(record: str) -> str:
-    return f"{record.removesuffix('.json')}.log"
 
 
 def hub_parts(study: Study) -> list[hub.Part]:

@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, digest, dumps
-from longshort.records import hub
+from longshort.records import hub, layout
 from longshort.study import resources
 from longshort.study.parsing import parse
 from longshort.study.schema import MOST_SEEDS, Strict, distinct
@@ -108,7 +108,7 @@ class ResolvedSynthetic(Wired):
     stages: ClassVar[tuple[str, ...]] = ("specification", "synthetic")
 
     def numbers(self) -> list[str]:
-        return [f"results/runs/{group}/synthetic/numbers.parquet" for group in self.groups]
+        return [layout.synthetic(group).numbers for group in self.groups]
 
     def published(self) -> list[str]:
         return [*self.numbers(), *(self.record(group) for group in self.groups)]
@@ -117,15 +117,16 @@ class ResolvedSynthetic(Wired):
         return ["growth", *(["parameterisations"] if "length" in self.study.tasks else [])]
 
     def targets(self) -> list[str]:
-        names = [
-            *("report.html", "metrics.parquet", "plots/error.pdf", "plots/error.png"),
-            *(f"tables/{table}.{kind}" for table in self.table_names() for kind in TABLE_KINDS),
+        folder, tables = layout.study_folder(self.name), layout.tables(self.name)
+        return [
+            *(layout.report(self.name), layout.metrics(folder)),
+            *(layout.plot(self.name, "error", kind) for kind in ("pdf", "png")),
+            *(layout.table(tables, name, kind) for name in self.table_names() for kind in TABLE_KINDS),
         ]
-        return [f"results/{self.name}/{name}" for name in names]
 
     def record(self, group: str) -> str:
         """The file that says how a group's numbers were made."""
-        return f"results/runs/{group}/synthetic/record.json"
+        return layout.synthetic(group).record
 
     @property
     def code(self) -> str:
@@ -134,7 +135,7 @@ class ResolvedSynthetic(Wired):
 
     def results(self) -> list[Result]:
         return [
-            Result(group, "synthetic", self.record(group), f"results/runs/{group}/synthetic/train.log", self.code)
+            Result(group, layout.SYNTHETIC, self.record(group), layout.synthetic(group).log, self.code)
             for group in self.groups
         ]
 

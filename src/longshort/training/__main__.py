@@ -18,7 +18,7 @@ from longshort.identity.kinds import chosen
 from longshort.identity.spec import completed, digest, dumps
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
-from longshort.records import hub, provenance
+from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
     LATE,
     altered,
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", required=True, help="steps at which weights are wanted, e.g. 50-150")
     parser.add_argument("--out", type=Path, required=True, help="record to write; the log goes beside it as .parquet")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="folder of checkpoints")
+    parser.add_argument("--work", type=Path, default=Path(layout.WORK), help="folder of checkpoints")
     parser.add_argument("--micro-batch", type=int, default=0, help="windows per forward and process; 0: all at once")
     parser.add_argument("--chunk-size", type=int, default=0, help="positions whose logits exist at a time; 0: chosen")
     parser.add_argument("--gradient-checkpointing", type=int, default=0, help="1 to recompute activations")
@@ -102,7 +102,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
 
     # An adapter is nothing without the weights that it was trained beside.
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"]["adapter"] else {}
-    work = arguments.work / identity
+    work = Path(layout.checkpoints(identity, arguments.work))
     job = job_of(arguments, base_path, work)
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
@@ -172,7 +172,7 @@ def progress(path: Path, last: int) -> dict[str, Any]:
 
 def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> None:
     """The log as parquet, then the record that names its hash."""
-    table = out.with_suffix(".parquet")
+    table = Path(layout.stage_of(out).numbers)
     write_atomic(table, log.as_parquet(rows))
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_record(out, {**record, "finished": finished, "log": {"path": str(table), "sha256": file_digest(table)}})

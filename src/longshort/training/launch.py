@@ -19,6 +19,7 @@ from longshort.data import prepared
 from longshort.errors import Interrupted, JobFailed, UserError
 from longshort.jobs import slurm
 from longshort.jobs.ownership import Owner
+from longshort.records import layout
 from longshort.records.publish import LATE, read_json, write_json
 from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
@@ -51,7 +52,7 @@ def complete(
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if not checked:
-                prepared.refuse_altered(Path(job["data"]) / "manifest.json", "train")
+                prepared.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train")
                 checked = True
             if resume:
                 refuse_foreign(checkpoints.folder(work, resume))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from longshort.records import layout
+
 
 def environment(name: str, identity: str) -> dict[str, str]:
     """The variables that trackers read; what the user has set stays.
@@ -14,7 +16,7 @@ def environment(name: str, identity: str) -> dict[str, str]:
     """
     study, _, arm_and_seed = name.partition("/")
     chosen = {
-        "TENSORBOARD_LOGGING_DIR": f"results/{study}/tensorboard/{arm_and_seed}",
+        "TENSORBOARD_LOGGING_DIR": layout.tensorboard(study, arm_and_seed),
         "WANDB_PROJECT": "longshort",
         "WANDB_RUN_GROUP": name.rpartition("/")[0],
         "WANDB_RUN_ID": identity,

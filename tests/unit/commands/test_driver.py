@@ -15,6 +15,7 @@ import pytest
 from longshort.commands import driver
 from longshort.errors import UserError
 from longshort.jobs import ownership, slurm
+from longshort.records import layout
 from longshort.records.publish import write_json
 
 BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
@@ -41,8 +42,8 @@ def job(number: str, run: str, state: str = "RUNNING") -> slurm.Job:
 
 def test_a_job_that_another_living_driver_wants_is_no_orphan(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = queue(monkeypatch, [job("7", BASE), job("8", ARM, "PENDING")], [])
-    write_json(driver.DRIVERS / "other" / driver.MAKES, [BASE, DATA])
-    with ownership.sole_owner(driver.DRIVERS / "other"):
+    write_json(Path(layout.made_by_driver("other")), [BASE, DATA])
+    with ownership.sole_owner(Path(layout.driver("other"))):
         driver.clear_orphans(study, submits=True)
     assert asked == [("scancel", "8")]
     asked = queue(monkeypatch, [job("7", BASE)], [])
