@@ -47,7 +47,7 @@ class WeightSize(Strict):
 
     scale: float = Field(gt=0, description="what it is multiplied by")
 '''
-RECORD = '''
+RECORD = """
 
 METRICS["weight_size"] = Metric(
     name="weight_size",
@@ -61,7 +61,7 @@ METRICS["weight_size"] = Metric(
     tables={},
     legend={"weight_size": "weight size: the mean absolute weight."},
 )
-'''
+"""
 
 
 def test_a_new_metric_is_measured_and_shown_and_reruns_nothing(finished_copy: Path) -> None:

@@ -98,8 +98,8 @@ def paired_difference(
     * The interval of one difference counts R once: it is taken from the part with more degrees of freedom, as a rule
       that of the documents. Without a document component this is the t interval over the seeds' means. It covers 94.5
       to 98 % with document components from 0 to twice the rest's standard deviation, seed components from 0 to eight
-      times R, and 3 to 9 seeds (tests/unit/results/test_statistics.py). Taken from S, R leaves 91 % at 3 seeds, as S is known
-      too badly to be corrected.
+      times R, and 3 to 9 seeds (tests/unit/results/test_statistics.py). Taken from S, R leaves 91 % at 3 seeds, as S
+      is known too badly to be corrected.
 
     Args:
         differences: NaN-free; [seeds, 1] where there is one number a seed and no documents.
