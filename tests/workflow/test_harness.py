@@ -9,8 +9,8 @@ import pandas
 import pytest
 
 from longshort.commands import why
+from tests.support.harness import write_tasks
 from tests.support.project import TINY, make_project, planned, run_snakemake
-from tests.unit.test_harness import write_tasks
 
 
 @pytest.mark.wide

@@ -208,23 +208,6 @@ def test_a_model_that_ignores_context_has_no_symkl(data: Path) -> None:
     assert max(map(abs, grid(rows, "symkl_grid").values())) < 1e-10
 
 
-def test_right_padding_equals_one_by_one() -> None:
-    model = llama()
-    generator = np.random.default_rng(3)
-    contexts = [generator.integers(0, VOCABULARY, length) for length in (9, 40, 16, 16, 1, 12)]
-    together = forward.last_log_probs(model, contexts)
-    alone = torch.cat([forward.last_log_probs(model, [context]) for context in contexts])
-    assert torch.allclose(together, alone, atol=1e-5)
-    assert not torch.allclose(together[2], together[3], atol=1e-2)  # the order of the contexts is kept
-
-
-def test_rows_of_different_lengths_share_a_batch_only_when_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "TOKENS_PER_FORWARD", 20)
-    assert forward.batches([5, 30, 7, 5, 5, 5], equal=False) == [[0, 3, 4, 5], [2], [1]]
-    assert forward.batches([9, 5, 9, 5], equal=True) == [[1, 3], [0, 2]]
-    assert forward.batches([9, 5, 5], equal=False) == [[1, 2], [0]]
-
-
 def test_contexts_are_the_same_for_everyone_and_lie_in_the_range(data: Path) -> None:
     drawn = misalignment.sequences(data, 300, 4, 64, L_TRAIN)
     assert {length for one in drawn for length in one.lengths} == set(range(8, 17))

@@ -19,7 +19,7 @@ from longshort.evaluation import harness, longbench, misalignment, prompts, stag
 from longshort.evaluation.journal import Measured
 from longshort.records import provenance
 from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
-from tests.unit.test_longbench import tiny_llama
+from tests.support.longbench import tiny_llama
 
 
 def evaluated(folder: Path, settings: dict[str, Any], measurement: stage.Measurement, *items: Path) -> pandas.DataFrame:

@@ -1,4 +1,4 @@
-"""The scorer against a second one, written from the definitions alone, on generated predictions."""
+"""The scorer by itself, and against a second one, written from the definitions alone, on generated predictions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,86 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 
-from longshort.evaluation import longbench, longbench_items, longbench_score, prompts
-from tests.support import golden
+from longshort.evaluation import longbench, longbench_score, prompts, scoring
+from tests.support.longbench import CLASSES, QUESTION_KINDS, STAND_IN
 
-CLASSES = ["Date", "Dates", "Other date", "City", "Other city", "City of", "x"]
+
+def test_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"dataset": "passage_count_e", "pred": "5 6", "answers": ["5"], "all_classes": None, "length": 100},
+        {"dataset": "trec", "pred": "city", "answers": ["city"], "all_classes": QUESTION_KINDS, "length": 9000},
+        {"dataset": "passage_count", "pred": "5", "answers": ["5"], "all_classes": None, "length": 5000},
+    ]
+    file, out = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    longbench_score.main(["--predictions", str(file), "--out", str(out), "--per-prediction"])
+    result = json.loads(out.read_text())
+    assert result["per_prediction"] == {"passage_count": [0.5, 1.0], "trec": [1.0]}
+    assert result["tasks"]["passage_count"]["all"] == 75.0
+    assert result["overall"] == 87.5
+    assert "no predictions for qasper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"pred": ...}, "row 2: no field 'pred'; give dataset"),
+        ({"pred": None}, r"row 2: pred = null is of a wrong kind: give .* pred \(text\)"),
+        ({"answers": None}, "row 2: answers = null is of a wrong kind"),
+        ({"answers": "5"}, 'row 2: answers = "5" is of a wrong kind'),
+        ({"answers": [5]}, r"row 2: answers = \[5\] is of a wrong kind"),
+        ({"length": None}, "row 2: length = null is of a wrong kind"),
+        ({"length": "100"}, 'row 2: length = "100" is of a wrong kind'),
+        ({"dataset": 1}, "row 2: dataset = 1 is of a wrong kind"),
+        ({"all_classes": "city"}, 'row 2: all_classes = "city" is of a wrong kind'),
+        ("a text", 'row 2: "a text" is no object: give dataset'),
+        ([1], r"row 2: \[1\] is no object"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_named(second: Any, said: str, tmp_path: Path) -> None:
+    right = {"dataset": "passage_count", "pred": "5", "answers": ["5"], "length": 100}
+    wrong = second
+    if isinstance(second, dict):
+        wrong = {field: value for field, value in {**right, **second}.items() if value is not ...}
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(f"{json.dumps(right)}\n{json.dumps(wrong)}\n")
+    with pytest.raises(SystemExit, match=rf"predictions\.jsonl, {said}"):
+        longbench_score.main(["--predictions", str(file), "--out", str(tmp_path / "scores.json")])
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_scores_of_kept_predictions_are_those_published(
+    model: Any, tokenizer: Any, folder: Path, tmp_path: Path
+) -> None:
+    import pandas
+
+    rows, kept = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128)
+    file, out = tmp_path / "2-4.items.parquet", tmp_path / "scores.json"
+    others = [{**row, "step": 4, "prediction": "no"} for row in kept]
+    pandas.DataFrame([*({"step": 2, **row} for row in kept), *others]).to_parquet(file, index=False)
+    command = ["--predictions", str(file), "--out", str(out)]
+    longbench_score.main([*command, "--step", "2"])
+    scored = json.loads(out.read_text())
+    found = {"overall": scored["overall"], "overall-bucket-mean": scored["overall_bucket_mean"]}
+    for task, means in scored["tasks"].items():
+        found |= {task: means["all"], **{f"{task}:{bucket}": means[bucket] for bucket in scoring.BUCKETS}}
+    published = {row["task"]: row["value"] for row in rows if row["document"] is None}
+    assert found == {task: published[task] for task in found} and len(found) == 13 * 4 + 2
+    assert found["overall"] > 0
+    for step, said in {(): "several", ("--step", "3"): "step 3 is not there"}.items():
+        with pytest.raises(SystemExit, match=rf"holds the steps 2, 4 and .*{said}.*: choose one with --step"):
+            longbench_score.main([*command, *step])
+    pandas.DataFrame([{"step": 2, "response": "a"}]).to_parquet(file)
+    with pytest.raises(SystemExit, match=r"has no all_classes, length, .*: give an \*\.items\.parquet of longbench_e"):
+        longbench_score.main(command)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(SystemExit, match=r"2-4\.items\.parquet is no whole parquet file"):
+        longbench_score.main(command)
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(SystemExit, match=r"rows\.jsonl has no steps.*: leave --step out"):
+        longbench_score.main(["--predictions", str(tmp_path / "rows.jsonl"), "--out", str(out), "--step", "2"])
+
+
 QA = {"qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "triviaqa"}
 SUMMARIES = {"gov_report", "multi_news", "samsum"}
 
@@ -140,69 +216,3 @@ def test_equals_a_second_implementation(tmp_path_factory: pytest.TempPathFactory
         assert found["tasks"][task]["n"] == of_task.pop("n")
         for name, value in of_task.items():
             assert found["tasks"][task][name] == (None if value is None else pytest.approx(value, abs=1e-9))
-
-
-def answering() -> Any:
-    """A model whose next token depends on the last one alone, with a wide margin: ":5 red\\ncat(4)#y:", over and over;
-    after z comes the end, after d the newline, and where that is not allowed, b."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=257, hidden_size=260, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=1024, bos_token_id=256, eos_token_id=256, pad_token_id=256,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    said = b":5 red\ncat(4)#y:"
-    after = {token: said[0] for token in range(257)} | dict(zip(said, said[1:], strict=False))
-    after |= {ord("z"): 256, ord("b"): ord("\n")}
-    with torch.no_grad():
-        block = model.model.layers[0]
-        for weight in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight, model.lm_head.weight):
-            weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(257, 260))
-        model.lm_head.weight[ord("b")] = 0.1
-        for token, follower in after.items():
-            model.lm_head.weight[follower, token] = 1
-    return model
-
-
-def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path) -> None:
-    """Prompts, truncation and scores of fixed texts; then a fixed model's answers to fixed items, and their means."""
-    from longshort.data import tokenizers
-
-    tokenizer = tokenizers.load({"kind": "bytes"})
-    values = {f"prompt of {task}": str(prompt) for task, prompt in prompts.official_prompts().items()}
-    for size in (5, 8, 12, 99):
-        values[f"encoded to {size}"] = str(longbench_items.encode(tokenizer, "a middle that is left out", size))
-    answers = {"trec": "City", "passage_count": "5", "passage_retrieval_en": "Paragraph 5"}
-    for task in prompts.TASKS:
-        for text in ("The red\ncar 5", "\n#5\nred 12 City", "City of x Paragraph 5", ""):
-            answer = answers.get(task, "a red 5")
-            score = longbench.score_prediction(task, text, [answer], CLASSES)
-            values[f"score of {task} for {text!r}"] = f"{score:.10g}"
-        items = [
-            {"input": asked, "context": context, "length": length, "answers": [answers.get(task, "5 red cat")],
-             "all_classes": [*CLASSES, "5 red"] if task == "trec" else None, "_id": f"{task}-{length}"}
-            for length, asked, context in [
-                (0, "end", "short"), (3999, "quiz", "words " * 200), (4000, "why:", "more"),
-                (7999, "so", "that " * 150), (8000, "is", "all\n"),
-            ]
-        ]  # fmt: skip
-        (tmp_path / f"{task}_e.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    chosen = {"source": {"kind": "folder", "path": str(tmp_path)}, "max_length": 800, "max_new_tokens": 40}
-    predicted = longbench.predictions(answering(), tokenizer, chosen, tmp_path)
-    assert {row["truncated"] for row in predicted} == {True, False}
-    assert {"", "b\n", "5 red\n"} <= {row["prediction"] for row in predicted}  # all ways to end before the length
-    for row in predicted:
-        values |= {f"{field} of {row['id']}": shown(value) for field, value in row.items() if field != "id"}
-    means = longbench.summarise(predicted)
-    for task, of_task in {**means.pop("tasks"), "all": means}.items():
-        values |= {f"mean {bucket} of {task}": shown(value) for bucket, value in of_task.items()}
-    hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": "0" * 40}
-    name = longbench.protocol({"source": hub, "max_length": 4096, "max_new_tokens": None}, 128)
-    golden.assert_unchanged("longbench-official", name, values, "longbench.protocol")
-
-
-def shown(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,108 @@
+"""Which tasks are taken, and which are refused by name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshort.evaluation import harness_tasks
+from tests.support.harness import ITEMS, asked, by_task, evaluate, log_likelihood, tiny_llama
+
+
+@pytest.fixture
+def model() -> Any:
+    return tiny_llama()
+
+
+def test_groups_stand_beside_their_tasks(
+    model: Any, tokenizer: Any, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks import TaskManager
+
+    # The whole index of lm_eval takes 20 s to read.
+    only_own = TaskManager(include_path=str(own), include_defaults=False)
+    monkeypatch.setattr(harness_tasks, "_manager", lambda settings: only_own)
+    rows = by_task(evaluate(model, tokenizer, asked(own, "own_group", "own_choose")).rows)
+    assert rows["own_group:acc"] == (rows["own_choose:acc"] + rows["own_choose_again:acc"]) / 2
+    assert rows["harness:own_group"] == rows["own_group:acc"]
+    assert rows["harness:own_choose"] == rows["own_choose:acc"]
+
+
+def test_lower_is_better_must_be_said(model: Any, tokenizer: Any, own: Path) -> None:
+    with pytest.raises(ValueError, match="byte_perplexity is better when lower: name it in .*lower_is_better"):
+        evaluate(model, tokenizer, asked(own, "own_flow"))
+    with pytest.raises(ValueError, match="acc is better when higher: take it out of"):
+        evaluate(model, tokenizer, asked(own, "own_choose", lower_is_better=["own_choose"]))
+    rows = by_task(evaluate(model, tokenizer, asked(own, "own_flow", lower_is_better=["own_flow"])).rows)
+    nats = [log_likelihood(model, [256], list(item["question"].encode())) for item in ITEMS]
+    bits = -sum(nats) / sum(len(item["question"]) for item in ITEMS) / math.log(2)
+    assert rows["own_flow:bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert rows["harness:own_flow"] == rows["own_flow:byte_perplexity"] == pytest.approx(2**bits, rel=1e-5)
+
+
+@pytest.mark.wide
+def test_unknown_and_refused_tasks_are_named(
+    model: Any, tokenizer: Any, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks import TaskManager
+
+    everything = TaskManager(include_path=str(own))  # 10 s, hence once
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: everything)
+    for name, said in {
+        "own_chose": r"has 'own_chose', which lm_eval 0\.4\.13 does not know; did you mean 'own_choose' or",
+        "humaneval": "runs code that the model writes: longshort does not; take it out",
+        "babilong_qa1@4k": "could not load 'babilong_qa1@4k' .*RMT-team/babilong-1k-samples.*`longshort fetch` brings",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            evaluate(model, tokenizer, asked(own, "own_choose", name))
+
+
+def test_lengths_and_answers_that_do_not_fit_are_refused(model: Any, tokenizer: Any, own: Path) -> None:
+    settings = asked(own, "own_choose@4096")
+    with pytest.raises(ValueError, match="has 'own_choose@4096', but own_choose takes no length; leave @4096 out"):
+        evaluate(model, tokenizer, settings)
+    with pytest.raises(ValueError, match="max_length = 6 leaves no room for a prompt before the 6 tokens"):
+        evaluate(model, tokenizer, asked(own, "own_answer", max_length=6))
+
+
+def test_a_length_reaches_tasks_that_make_their_data(model: Any, tokenizer: Any, own: Path) -> None:
+    """As RULER does it: items of the length that is asked for, a metric of its name, -1 for other lengths."""
+    (own / "made.py").write_text(
+        "import datasets\n"
+        "from transformers import AutoTokenizer\n"
+        "def make(max_seq_lengths, tokenizer, **others):\n"
+        "    count = len(AutoTokenizer.from_pretrained(tokenizer)('some text').input_ids)\n"
+        "    rows = [{'text': 'x' * (n - count), 'length': n} for n in max_seq_lengths for _ in range(2)]\n"
+        "    return {'test': datasets.Dataset.from_list(rows)}\n"
+        "def score(doc, results):\n"
+        "    return {'4096': -1.0, str(doc['length']): float(doc['length'])}\n"
+        "def average(values):\n"
+        "    kept = [value for value in values if value != -1]\n"
+        "    return sum(kept) / len(kept) if kept else -1\n"
+    )
+    (own / "made.yaml").write_text(
+        "task: own_made\ndataset_path: ''\ndataset_name: ''\ncustom_dataset: !function made.make\n"
+        "output_type: generate_until\ntest_split: test\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{length}}'\n"
+        "process_results: !function made.score\ngeneration_kwargs: {max_gen_toks: 2, do_sample: false}\n"
+        "metric_list:\n  - {metric: '4096', aggregation: !function made.average, higher_is_better: true}\n"
+    )
+    measured = evaluate(model, tokenizer, asked(own, "own_made@40", "own_made@64"))
+    rows = by_task(measured.rows)
+    assert rows["harness:own_made@40"] == rows["own_made@40:40"] == 40
+    assert rows["harness:own_made@64"] == rows["own_made@64:64"] == 64
+    assert not any("4096" in str(row["task"]) for row in measured.rows)
+    assert [item["task"] for item in measured.items] == ["own_made@40"] * 2 + ["own_made@64"] * 2
+
+
+def test_the_tokenizer_that_tasks_load_names_no_code(tokenizer: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": [None, "some/repository--code.Tokenizer"]}
+    tokenizer.save_pretrained(tmp_path / "plain")
+    assert "some/repository" in (tmp_path / "plain" / "tokenizer_config.json").read_text()
+    harness_tasks._save_without_code(tokenizer, tmp_path / "copy")
+    assert not any(b"some/repository" in path.read_bytes() for path in (tmp_path / "copy").iterdir())
+    assert AutoTokenizer.from_pretrained(tmp_path / "copy")("\u00e9").input_ids == [0xC3, 0xA9]
