@@ -8,7 +8,7 @@ import pytest
 
 from longshort.commands import accept
 from longshort.errors import StudyError
-from longshort.identity.accepted import ACCEPTED, accepted_changes
+from longshort.identity.accepted import ACCEPTED
 from longshort.identity.code import code_hash
 from longshort.metrics.catalog import METRICS
 from longshort.records.publish import write_json
@@ -51,10 +51,3 @@ def test_a_record_that_was_altered_is_not_accepted(project: Path, monkeypatch: p
             write_json(Path(record), {"status": "ok"})
     with pytest.raises(StudyError, match="is not the record that was published; delete it"):
         accept.accept(study, "constant", "no reason")
-
-
-@pytest.mark.parametrize("text", ['[{"arm": "constant"', '[{"arm": "constant"}]', "{}", "3"])
-def test_cut_or_edited_acceptances_are_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "accepted.json").write_text(text)
-    with pytest.raises(ValueError, match="accepted.json is not what `longshort accept` wrote"):
-        accepted_changes(tmp_path / "accepted.json")

@@ -160,33 +160,3 @@ def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, 
         wait_until(lambda: "1 running" in said.read_text(), said.read_text)
         watching.send_signal(signal.SIGINT)
         assert watching.wait(timeout=PATIENCE) == 0
-
-
-def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Path) -> None:
-    out = tmp_path / "6.json"
-    out.with_suffix(".log").write_text("of attempt 1")
-
-    def read() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(heartbeat.path_of(out).read_text())
-        return found
-
-    with pytest.raises(OSError), heartbeat.beating(out, "training") as beat:
-        assert read()["state"] == "waiting"
-        beat.watch(lambda: {"done": 1, "total": 4})
-        assert read()["state"] == "running" and read()["done"] == 1
-        raise OSError("no space left")
-    assert read()["state"] == "failed" and read()["message"] == "OSError: no space left"
-    out.with_suffix(".log").unlink()  # as the engine does
-    out.with_suffix(".log").write_text("of attempt 2")
-    with pytest.raises(SystemExit), heartbeat.beating(out, "training"):
-        raise SystemExit(143)
-    assert (read()["state"], read()["attempt"]) == ("interrupted", 2)
-    with heartbeat.beating(out, "training"):
-        pass
-    assert (read()["state"], read()["attempt"]) == ("finished", 3)
-    assert read()["earlier"] == ["failed", "interrupted"] and read()["peak_memory_mb"] > 1
-    assert [(tmp_path / f"6.attempt-{attempt}.log").read_text()[-1] for attempt in (1, 2)] == ["1", "2"]
-    assert not (tmp_path / "6.attempt-3.log").exists() and out.with_suffix(".log").exists()
-    with heartbeat.beating(out, "training"):
-        pass
-    assert read()["attempt"] == 1

@@ -207,27 +207,6 @@ def test_a_job_with_another_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -
         code.refuse_changed_code(planned, wiring.TRAINING)
 
 
-@pytest.mark.parametrize("remembered", [None, "", '["cut', '{"a": 1}', "[]"])
-def test_what_is_remembered_of_the_source_changes_no_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: str | None
-) -> None:
-    monkeypatch.setattr(syntax, "TREES", tmp_path / "trees.json")
-    if remembered is not None:
-        syntax.TREES.write_text(remembered)
-
-    def planned() -> str:
-        syntax._known_trees.cache_clear()
-        code._Package.at.cache_clear()
-        return code.source_as_planned()
-
-    anew = planned()
-    written = syntax.TREES.stat().st_mtime_ns
-    assert planned() == anew
-    assert syntax.TREES.stat().st_mtime_ns == written
-    monkeypatch.setattr(syntax, "_parse_anew", None)  # nothing is parsed a second time
-    assert planned() == anew
-
-
 def test_a_stage_refuses_source_that_changed_after_planning() -> None:
     with pytest.raises(UserError, match="changed after this job was planned"):
         code.refuse_changed_code("0" * 16, "longshort.training.trainer")

@@ -11,18 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longshort.models import adapters, load
+from longshort.models import load
 
-ARCHITECTURE = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}
 Weights = dict[str, Tensor]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    model = load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0)
-    model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
 
 
 def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
@@ -70,24 +62,3 @@ def test_what_is_harmless_is_taken(folder: Path, tied: bool) -> None:
         change_weights(folder, without("lm_head.weight"))
         change_config(folder, tie_word_embeddings=True)
     assert load.load(folder).lm_head.weight.shape == (257, 16)
-
-
-def test_an_adapter_of_a_layer_that_is_not_there_is_refused(folder: Path) -> None:
-    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_porj"]}
-    with pytest.raises(ValueError, match=r"no linear layer called v_porj; it has down_proj, gate_proj"):
-        adapters.attach(load.load(folder), settings, seed=0)
-
-
-def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path) -> None:
-    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
-    adapter = tmp_path / "adapter"
-    adapted = adapters.attach(load.load(folder), settings, seed=0)
-    adapted.save_pretrained(adapter)
-    adapters.save_config(adapted, adapter)
-    assert load.load(adapter, adapts=folder)
-    weights = load_file(adapter / "adapter_model.safetensors")
-    name = next(key for key in weights if "v_proj.lora_B" in key)
-    del weights[name]
-    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"differ in {name}; delete the folder"):
-        load.load(adapter, adapts=folder)

@@ -1,4 +1,4 @@
-"""The objective inside a model: against two plain forwards of the untouched model, and against plain training."""
+"""The objective inside a model: against two plain forwards of the untouched model."""
 
 from __future__ import annotations
 
@@ -9,59 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    CohereConfig,
-    Gemma2Config,
-    GraniteConfig,
-    LlamaConfig,
-    PhiConfig,
-    PreTrainedModel,
-)
+from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig, PhiConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from longshort.alignment.objective import Alignment, Terms
-from longshort.data.windows import collate
-from longshort.evaluation.forward import refuse_unknown_logits
-from longshort.models import head as heads
-from longshort.models.head import LossHead, LossInputs, NextToken, parts
-from longshort.models.load import LogitChange, logit_change
+from longshort.alignment.objective import Terms
+from longshort.models.head import LossInputs, parts
+from longshort.models.load import logit_change
 from tests.support import reference
-
-VOCABULARY = 11
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def install(model: PreTrainedModel, terms: Terms) -> LossHead:
-    return heads.install(model, NextToken() if terms == Terms() else Alignment(model, terms))
-
-
-def small_model(config: Any = None, **changed: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config or LlamaConfig(**{**SHAPE, **changed})).double()
-    with torch.no_grad():  # larger weights than at the start of a training, so that distributions differ
-        model.get_output_embeddings().weight *= 20
-    return model
-
-
-def batch_of(length: int, extras: list[int]) -> dict[str, Any]:
-    samples = []
-    for row, extra in enumerate(extras):
-        samples.append(
-            {"window": (torch.arange(length + extra + 1) * (row + 3)) % VOCABULARY, "extra": extra, "sample": row}
-        )
-    return collate(samples, length)
+from tests.support.objective import SHAPE, batch_of, install, small_model
 
 
 def compare(
@@ -147,19 +103,6 @@ def test_models_that_change_their_logits_after_the_head(config: Any, scale: floa
     compare(small_model(config), Terms(output="symmetric-kl", layers=(1,)), batch_of(6, [2, 3]), 0.7, 0.3)
 
 
-def test_a_change_of_the_logits_that_is_not_known_is_refused() -> None:
-    """By its name, and where a name means nothing or something else in this model, by what the model does."""
-    assert logit_change(Gemma2Config()) == LogitChange(cap=30.0)  # attn_logit_softcapping is no change of the logits
-    assert logit_change(LlamaConfig(**SHAPE, moe_router_logit_softcapping=2.0)) == LogitChange()
-    with pytest.raises(ValueError, match=r"logits_mup_width_multiplier = 24"):
-        logit_change(LlamaConfig(**SHAPE, logits_mup_width_multiplier=24.0))
-    model = small_model(LlamaConfig(**SHAPE, logit_scale=0.5))  # which Llama ignores
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM does to its logits .* LogitChange\(scale=0.5"):
-        install(model, Terms())
-    with pytest.raises(ValueError, match="LlamaForCausalLM makes its logits otherwise"):
-        refuse_unknown_logits(small_model(LlamaConfig(**SHAPE, logit_scale=0.5)))
-
-
 @pytest.mark.parametrize("lens", ["kl", None])
 def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
     """The head alone, on a device without values: transformers' own masks look at a position in every forward."""
@@ -173,41 +116,6 @@ def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
     assert head.weight.grad.shape == head.weight.shape
 
 
-def test_heads_that_are_not_plain_linear_are_refused() -> None:
-    model = small_model()
-
-    class LoraLinear(torch.nn.Linear):  # as peft's: a layer of its own around or instead of the plain one
-        pass
-
-    model.set_output_embeddings(LoraLinear(8, VOCABULARY, bias=False))
-    with pytest.raises(ValueError, match="LoraLinear; the objective needs a plain torch.nn.Linear: leave the head out"):
-        install(model, Terms(output="sce"))
-
-
-def test_without_a_batch_the_head_is_a_linear_layer() -> None:
-    plain, ours = small_model(), small_model()
-    head = install(ours, Terms(output="sce", layers=(1,)))
-    tokens = torch.arange(6)[None]
-    assert torch.equal(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)
-    with pytest.raises(KeyError):
-        head.objective.capture.take()  # nothing is held
-
-
-def test_recomputed_activations_give_the_same_gradients() -> None:
-    gradients = []
-    for recompute in (False, True):
-        model = small_model()
-        head = install(model, Terms(output="symmetric-kl", layers=(1, 2)))
-        model.train()
-        if recompute:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        batch = batch_of(6, [2])
-        parts(model, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"], 0.5, 0.5))[0].backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_a_batch_equals_its_micro_batches_whatever_the_extras() -> None:
     model = small_model()
     head = install(model, Terms(output="symmetric-kl", layers=(1,)))
@@ -218,30 +126,6 @@ def test_a_batch_equals_its_micro_batches_whatever_the_extras() -> None:
         return parts(model, head, batch["inputs"][:, rows], part)
 
     torch.testing.assert_close(loss(slice(0, 4)), (loss(slice(0, 1)) + loss(slice(1, 2)) + loss(slice(2, 4)) * 2) / 4)
-
-
-def test_baseline_is_plain_training_bit_for_bit() -> None:
-    """alpha 0: twenty steps of AdamW in float32 against a loop with no alignment code, on both views of each batch."""
-    plain = small_model().float()
-    ours = copy.deepcopy(plain)
-    head = install(ours, Terms())
-    curves: list[list[float]] = [[], []]
-    for model, curve in zip((plain, ours), curves, strict=True):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        for step in range(20):
-            batch = batch_of(12, [1 + step % 5, 3])
-            if model is plain:
-                logits = model(input_ids=batch["inputs"].flatten(0, 1)).logits
-                loss = cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
-            else:
-                loss = parts(model, head, batch["inputs"], LossInputs(batch["targets"], batch["extra"]))[0]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            curve.append(loss.item())
-    assert curves[0] == curves[1] and curves[0][-1] < curves[0][0]
-    for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("terms", [Terms(output="sce"), Terms(layers=(1, 2)), Terms(output="js", layers=(2,))])

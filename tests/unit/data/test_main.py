@@ -1,0 +1,91 @@
+"""The data stage: what of a corpus becomes a document of which split, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from longshort.data import __main__ as stage
+from longshort.data import corpora
+
+
+def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:
+    spec = {
+        "corpus": {"kind": "text", "path": str(tmp_path / "corpus"), "column": "text", **corpus},
+        "tokenizer": {"kind": "bytes"},
+        "validation": 0.2,
+        "test": 0.2,
+    }
+    return stage.prepare(spec, tmp_path / name)
+
+
+def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(f"document {number}")
+    (folder / "empty.txt").write_text(" \n")
+    (folder / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    rows = [{"text": "row one"}, {"text": None}, {"text": "row three"}]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    Dataset.from_dict({"text": ["row four", None, "row six"]}).to_parquet(str(folder / "rows.parquet"))
+    manifest = prepare(tmp_path)
+    assert manifest["left_out"] == {"empty": 1, "not UTF-8": 1, "no text": 2}
+    assert sum(split["documents"] for split in manifest["splits"].values()) == 24
+
+    sources = [json.loads(line) for line in (tmp_path / "out" / "sources.jsonl").read_text().splitlines()]
+    assert {source["name"] for source in sources} >= {"0.txt", "rows.jsonl#0", "rows.parquet#2"}
+
+    again = prepare(tmp_path, "again")
+    assert again["content"] == manifest["content"]
+    (folder / "0.txt").write_text("document x")
+    assert prepare(tmp_path, "changed")["content"] != manifest["content"]
+
+
+def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
+    """Copies of a test document leave the other splits, copies of a validation document leave train."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number}.txt").write_text(f"the text {number % 20}")
+    manifest = prepare(tmp_path)
+    texts: dict[str, set[bytes]] = {}
+    for split in ("train", "validation", "test"):
+        rows = Dataset.load_from_disk(str(tmp_path / "out" / split))
+        texts[split] = {bytes(row["input_ids"]) for row in rows}
+    assert not texts["train"] & (texts["validation"] | texts["test"]) and not texts["validation"] & texts["test"]
+    assert len(set.union(*texts.values())) == 20
+    named = [corpora.split_of(f"{number}.txt", 0.2, 0.2) for number in range(60)]
+    assert manifest["splits"]["test"]["documents"] == named.count("test")
+    assert sum(manifest["left_out"].values()) == 60 - sum(split["documents"] for split in manifest["splits"].values())
+
+
+def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict({"book": [f"book {n}" for n in range(30)]}).to_parquet(
+        str(folder / "data" / "train-00000-of-00001.parquet")
+    )
+    corpus = {"kind": "hub", "dataset": str(folder), "revision": "main", "configuration": None, "split": "train"}
+    spec = {"corpus": {**corpus, "column": "book"}, "tokenizer": {"kind": "bytes"}, "validation": 0.2, "test": 0.2}
+    manifest = stage.prepare(spec, tmp_path / "out")
+    assert sum(split["documents"] for split in manifest["splits"].values()) == 30
+    spec["corpus"]["column"] = "text"
+    with pytest.raises(ValueError, match="no column 'text'"):
+        stage.prepare(spec, tmp_path / "out")
+
+
+def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(ValueError, match="no file there"):
+        prepare(tmp_path)
+    (tmp_path / "corpus" / "rows.jsonl").write_text('{"content": "x", "id": 1}\n')
+    with pytest.raises(ValueError, match=r"no column 'text'; data.corpus.column may be one of \['content', 'id'\]"):
+        prepare(tmp_path)
+    (tmp_path / "corpus" / "rows.jsonl").unlink()
+    (tmp_path / "corpus" / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match="holds no document"):
+        prepare(tmp_path)

@@ -1,0 +1,31 @@
+"""Adapters that do not fit the model, or are not whole, are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from longshort.models import adapters, load
+
+
+def test_an_adapter_of_a_layer_that_is_not_there_is_refused(folder: Path) -> None:
+    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_porj"]}
+    with pytest.raises(ValueError, match=r"no linear layer called v_porj; it has down_proj, gate_proj"):
+        adapters.attach(load.load(folder), settings, seed=0)
+
+
+def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path) -> None:
+    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    adapter = tmp_path / "adapter"
+    adapted = adapters.attach(load.load(folder), settings, seed=0)
+    adapted.save_pretrained(adapter)
+    adapters.save_config(adapted, adapter)
+    assert load.load(adapter, adapts=folder)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = next(key for key in weights if "v_proj.lora_B" in key)
+    del weights[name]
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"differ in {name}; delete the folder"):
+        load.load(adapter, adapts=folder)

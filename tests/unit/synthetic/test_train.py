@@ -1,0 +1,70 @@
+"""Models that train together, their alignment and their errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from longshort.synthetic.model import Transformer
+from longshort.synthetic.tasks import second_view, training_batch
+from longshort.synthetic.tasks import test_batch as fixed_batch
+from longshort.synthetic.train import Group
+
+SPEC: dict[str, Any] = {
+    "task": "length",
+    "encoding": "rope",
+    "parameterisations": ["identity", "log"],
+    "alpha": 0.0,
+    "seeds": [0, 1],
+    "lengths": {"train": 6, "test": 9},
+    "model": {"features": 8, "layers": 2, "heads": 2},
+    "training": {"steps": 8, "batch": 4, "learning_rate": 1e-2, "warmup_steps": 2},
+    "test_sequences": 3,
+    "cap": 90.0,
+}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_models_that_train_together_are_what_each_alone_would_be(alpha: float) -> None:
+    spec = SPEC | {"alpha": alpha}
+    together = Group(spec)
+    together.train(lambda _: None)
+    for place, (name, seed) in enumerate(together.members):
+        alone = Group(spec | {"parameterisations": [name], "seeds": [seed]})
+        before = {key: value.clone() for key, value in alone.weights.items()}
+        alone.train(lambda _: None)
+        for key, value in alone.weights.items():
+            torch.testing.assert_close(together.weights[key][place], value[0], rtol=1e-3, atol=1e-5)
+        assert any(not torch.equal(before[key], value) for key, value in alone.weights.items())
+
+
+def test_the_alignment_is_the_squared_difference_of_two_views() -> None:
+    group, aligned = Group(SPEC), Group(SPEC | {"alpha": 0.5})
+    added = (aligned.losses(aligned.weights, 3) - group.losses(group.weights, 3)).detach()
+    for place, (_, seed) in enumerate(group.members):
+        batch = training_batch(seed, 3, 4, 6)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Transformer("rope", 8, 2, 2, 10)
+        views = [
+            torch.stack(
+                [model(view.tokens[row : row + 1, : 1 + length])[0, -1] for row, length in enumerate(view.lengths)]
+            )
+            for view in (batch, second_view(batch))
+        ]
+        assert added[place].item() == pytest.approx(0.5 * (views[0] - views[1]).square().mean().item(), rel=1e-3)
+
+
+def test_errors_are_those_of_the_mapped_back_and_capped_predictions() -> None:
+    group = Group(SPEC)
+    found = group.test().set_index(["parameterisation", "seed", "length"])["value"]
+    tokens = fixed_batch(3, 9).tokens
+    for name, seed in group.members:
+        torch.manual_seed(seed)
+        raw = Transformer("rope", 8, 2, 2, 10)(tokens)[:, 1:].detach()
+        predicted = raw.exp().clamp(max=90) if name == "log" else raw
+        for length in (1, 6, 9):
+            expected = (predicted[:, length - 1] - length).square().mean().item()
+            assert found[name, seed, length] == pytest.approx(expected, rel=1e-4)
