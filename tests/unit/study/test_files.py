@@ -10,8 +10,25 @@ from typing import Any
 import pytest
 
 from longshort.errors import StudyError
-from longshort.study import resources
+from longshort.study import resolve
 from longshort.study.files import json_object, text, yaml_mapping
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (b"title: Another", r"tiny.yaml, line \d+: 'title' stands there twice"),
+        (b"[1, 2]: x", r"tiny.yaml, line \d+: \[1, 2\] is no key"),
+        (b"name: caf\xe9", r"tiny.yaml is no UTF-8 text"),
+        (b"a: b: c", r"tiny.yaml is no valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(config: Path, added: bytes, said: str) -> None:
+    path = config / "studies" / "tiny.yaml"
+    path.write_bytes(path.read_bytes() + b"\n" + added + b"\n")
+    with pytest.raises(StudyError, match=said):
+        resolve.load("tiny")
+
 
 # https://yaml.org/spec/1.2.2/#103-core-schema; where PyYAML's own schema differs, its value stands behind.
 CORE: dict[str, Any] = {
@@ -31,22 +48,6 @@ def test_a_scalar_is_what_it_looks_like(tmp_path: Path, typed: str, meant: Any) 
     content = yaml_mapping(file)
     assert content == {"key": meant, "quoted": typed} and type(content["key"]) is type(meant)
     assert yaml_mapping(file, typed=False) == {"key": typed, "quoted": typed}
-
-
-def test_the_site_is_read_as_it_was_typed(tmp_path: Path) -> None:
-    (tmp_path / "slurm").mkdir()
-    file = tmp_path / resources.SITE_FILE
-    file.write_text("account: 0123\npartition: on\nqos: 1:30\nconstraint: ~\ngpu_type:\n")
-    site = resources.site(tmp_path, {})
-    assert (site.account, site.partition, site.qos, site.constraint, site.gpu_type) == (
-        "0123",
-        "on",
-        "1:30",
-        None,
-        None,
-    )
-    file.write_text("# nothing yet\n")
-    assert resources.site(tmp_path, {}) == resources.Site()
 
 
 BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 40))])

@@ -1,0 +1,162 @@
+"""What a study resolves to: which arms are which runs, and what makes another run."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshort.commands import cost
+from longshort.errors import StudyError
+from longshort.study import resolve
+from tests.support.project import ROOT
+from tests.support.studies import PRETRAINED, arms_yaml, check, load, refused
+
+
+@pytest.mark.parametrize(
+    ("layer", "valid"), [(0.5, True), (1, True), (2.0, True), (3, False), (0, False), (1.5, False)]
+)
+def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float, valid: bool) -> None:
+    arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": [layer]}}})
+    if valid:
+        run = load(config, arms=["baseline", "chosen"]).arm_runs["chosen"][0]
+        assert resolve.load("tiny").runs[run].alignment.hidden.layers == [{0.5: 2, 1: 1, 2.0: 2}[layer]]
+    else:
+        with pytest.raises(StudyError, match=r"arm chosen: alignment.hidden.layers = .* use 1..2"):
+            load(config, arms=["baseline", "chosen"])
+
+
+@pytest.mark.parametrize("layers", [[1, 2, 2], [2, 0.5, 1]])
+def test_a_block_that_is_named_twice_is_told(config: Path, layers: list[float]) -> None:
+    arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": layers}}})
+    with pytest.raises(StudyError, match=r"hidden.layers = \[.*\]: two of them are block 2; name it once"):
+        load(config, arms=["baseline", "chosen"])
+
+
+def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
+    short = load(config, evaluations__harness=["hellaswag", "ruler@64"])
+    identity, evaluation = short.evaluations["harness"]
+    assert evaluation.settings.max_length == 128  # the model's
+    assert cost.estimate(short, [cost.Work("harness", short.base, "4")], jobs_at_once=1).device_hours > 0
+    written = {"tasks": ["hellaswag", "ruler@64"], "max_length": 128}
+    assert load(config, evaluations__harness=written).evaluations["harness"][0] == identity
+    assert load(config, evaluations__harness={**written, "limit": 5}).evaluations["harness"][0] != identity
+    assert load(config).evaluations.keys() == {"perplexity", "misalignment"}
+
+
+def test_equal_arms_are_one_run(config: Path) -> None:
+    alignment = {"overrides": {"ratio": {"alignment": {"alpha": 0.25}}}}
+    resolved = load(config, arms=["baseline", "constant", "ratio", "alpha-1.0"], **alignment)
+    assert resolved.arm_runs["ratio"] == resolved.arm_runs["constant"] == resolved.arm_runs["alpha-1.0"]
+    assert len(resolved.runs) == 3
+
+
+def test_an_arm_may_change_the_context_extension(config: Path) -> None:
+    arms_yaml(config, scaled={"rope": {"plain_layers": 0}}, far={"rope": {"max_factor": 8}})
+    eabf = {"kind": "eabf", "theta": 1000.0}
+    resolved = load(config, arms=["baseline", "constant", "scaled"], model__rope=eabf)
+    ropes = {arm: resolved.runs[runs[0]].rope.model_dump() for arm, runs in resolved.arm_runs.items()}
+    usual = {**eabf, "plain_layers": 2}
+    assert ropes == {"baseline": usual, "constant": usual, "scaled": {**usual, "plain_layers": 0}}
+    with pytest.raises(
+        StudyError, match=r"arm scaled: rope = .*: the study has no model\.rope to change; take the arm"
+    ):
+        load(config, arms=["baseline", "scaled"])
+    with pytest.raises(StudyError, match=r"arm far: rope\.max_factor"):
+        load(config, arms=["baseline", "far"], model__rope=eabf)
+
+
+def test_what_has_no_effect_makes_no_other_run(config: Path) -> None:
+    hidden = {"alpha": 0, "hidden": {"alpha": 1, "layers": [0.5]}}
+    arms_yaml(
+        config,
+        never={"alignment": {"schedule": {"kind": "linear", "start": 0, "end": 0}}},
+        states={"alignment": hidden},
+        targets={"alignment": {**hidden, "stop_gradient": "targets"}},
+        first={"alignment": {**hidden, "stop_gradient": "first"}},
+    )
+    runs = load(config, alignment={}, arms=["baseline", "never", "states", "targets", "first"]).arm_runs
+    assert runs["never"] == runs["baseline"]
+    assert runs["targets"] == runs["states"] != runs["first"]
+
+
+def test_what_is_only_checked_of_a_pretrained_model_is_no_part_of_a_run(config: Path) -> None:
+    named = {**PRETRAINED, "revision": "0123abcd" * 5}
+    runs = load(config, model=named).arm_runs
+    assert load(config, model={**named, "layers": 4, "max_length": 256}).arm_runs == runs
+    assert load(config, model={**named, "revision": "4567abcd" * 5}).arm_runs != runs
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.29, 29), (0.5, 50), (1, 99)])
+def test_the_sampling_range_is_rounded_down_to_tokens(config: Path, share: float, most: int) -> None:
+    resolved = load(config, lengths={"train": 100}, evaluations__misalignment=None, alignment__sampling_range=share)
+    assert resolved.runs[resolved.arm_runs["constant"][0]].alignment.max_extra == most
+
+
+def test_a_shared_table_is_made_of_the_arms_that_the_study_has(config: Path) -> None:
+    tables = load(config, arms=["baseline", "constant", "alpha-1.0", "alpha-0.3"], tables={}).tables
+    assert list(tables) == ["main", "lengths", "cost", "alpha"]
+    assert tables["alpha"].arms == ["baseline", "alpha-0.3", "alpha-1.0"]
+
+
+def test_baseline_does_not_depend_on_what_it_leaves_out(config: Path) -> None:
+    plain = load(config).arm_runs["baseline"]
+    other = load(
+        config, alignment={"alpha": 1.0, "divergence": "js", "schedule": {"kind": "linear", "start": 0, "end": 1}}
+    )
+    assert other.arm_runs["baseline"] == plain
+
+
+def test_notation_does_not_matter_and_values_do(config: Path) -> None:
+    runs = load(config, alignment={"alpha": 0.1, "divergence": "sce"}).arm_runs
+    assert load(config, alignment={"divergence": "sce", "alpha": "1e-1"}).arm_runs == runs
+    sce = {"alignment": {"alpha": 0.1, "divergence": "sce"}}
+    execution = {"training__micro_batch": 2, "training__chunk_size": 64, "training__logging_steps": 5}
+    assert load(config, **sce, **execution).arm_runs == runs
+    assert load(config, alignment={"alpha": 0.1000001, "divergence": "sce"}).arm_runs["constant"] != runs["constant"]
+    assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
+
+
+@pytest.mark.parametrize("name", ["step-linear", "step-cosine", "step-exponential", "ratio-curriculum"])
+def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -> None:
+    resolved = load(config, arms=["baseline", "constant", "ratio-curriculum-control", name])
+    spent, control = (
+        resolved.runs[resolved.arm_runs[arm][0]].alignment.output.alpha for arm in (name, resolved.arms[name].control)
+    )
+    assert isinstance(control, float) and len(spent) == 6 and len(set(spent)) == 6
+    assert math.fsum(spent) / 6 == pytest.approx(control, rel=1e-11)
+
+
+def test_reading_a_study_imports_no_torch_and_no_engine() -> None:
+    code = (
+        "import sys; from longshort.study import resolve; resolve.load('demo'); "
+        "sys.exit(bool({'torch', 'transformers', 'snakemake', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"runs": []}, "do not name the same runs"),
+        ({"records": []}, "do not name the same runs"),
+        ({"runs": ["b" * 16]}, "do not name the same runs"),
+        ({"because": " "}, "because is no text"),
+        ({"from": 7}, "from is no text"),
+        ({"modules": "all"}, "modules is no list of texts"),
+    ],
+)
+def test_an_acceptance_that_was_edited_is_refused(folder: Path, changed: dict[str, Any], said: str) -> None:
+    run = "a" * 16
+    whole = {"arm": "constant", "runs": [run], "records": [f"results/runs/{run}/training/2-6.json"], "stage": "s"}
+    whole |= {"from": "f", "to": "t", "modules": ["m.py"], "because": "a comment", "time": "now"}
+    (folder / "results").mkdir()
+    (folder / "results/accepted.json").write_text(json.dumps([whole]))
+    assert check(folder).accepted == [whole]
+    (folder / "results/accepted.json").write_text(json.dumps([{**whole, **changed}]))
+    refused(folder, said)

@@ -1,0 +1,30 @@
+"""Studies by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longshort import studies
+from longshort.errors import StudyError
+from longshort.study import resolve
+from tests.support.project import ROOT
+
+
+def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for path in (ROOT / "config" / "studies").glob("*.yaml"):
+        studies.load(path.stem)
+    demo = resolve.load("demo").study
+    assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
+    assert sorted(demo.checkpoints) == [demo.training.steps // 3, demo.training.steps]
+    assert max(demo.evaluations.perplexity.lengths) == 8 * demo.lengths.train
+
+
+def test_the_engine_is_given_a_study_and_nothing_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert studies.of_config({"study": "tiny"}).name == "tiny"
+    for config in ({"studdy": "tiny"}, {"study": "tiny", "seeds": 3}):
+        with pytest.raises(StudyError, match="unknown key; only study=NAME is known here"):
+            studies.of_config(config)
