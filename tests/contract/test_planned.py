@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.support.project import ROOT, TINY, edit, edit_study, make_project, pl
 from tests.support.reruns import AFTER, RESULTS, reverse_ages
 
 ARMS = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]  # ratio is the same run as constant
+TRAINING, ALIGNMENT = (f"src/longshort/study/schema/{section}.py" for section in ("training", "alignment"))
 EVALUATIONS = ("perplexity", "misalignment", "longbench_e")
 
 
@@ -93,7 +95,9 @@ def test_nothing_after_other_comments_docstrings_or_formatting(finished_copy: Pa
     for module in finished_copy.glob("src/**/*.py"):
         module.write_text(with_other_words(module.read_text()))
     for rules in [finished_copy / "Snakefile", *finished_copy.glob("workflow/rules/*.smk")]:
-        rules.write_text("# a comment\n" + rules.read_text().replace("    input:\n", "    # another\n    input:\n"))
+        rules.write_text(
+            "# a comment\n" + re.sub(r"^( +)input:\n", r"\1# another\n\g<0>", rules.read_text(), flags=re.M)
+        )
     assert planned(finished_copy) == {}
 
 
@@ -230,10 +234,25 @@ NEW_FIELD = 'shiny: int = Field(0, json_schema_extra={"neutral": 0}, description
     [
         ("config/arms.yaml", "{hidden: {alpha: 1.0, layers: [0.5]}}", "{hidden: {alpha: 0.9, layers: [0.5]}}", 1),
         ("src/longshort/alignment/schedules.py", "* progress(step, steps)\n", "* progress(step, steps) ** 2\n", 1),
-        ("src/longshort/study/schema.py", "weight_decay: float = Field(0.0,", "weight_decay: float = Field(0.1,", 5),
+        (
+            TRAINING,
+            "weight_decay: float = Field(0.0,",
+            "weight_decay: float = Field(0.1,",
+            5,
+        ),
         # Three of the five runs weigh a divergence; the others have nothing to stop.
-        ("src/longshort/study/schema.py", '"none", description="which view', '"first", description="which view', 3),
-        ("src/longshort/study/schema.py", "    warmup_steps: int", f"    {NEW_FIELD}\n    warmup_steps: int", 0),
+        (
+            ALIGNMENT,
+            '"none", description="which view',
+            '"first", description="which view',
+            3,
+        ),
+        (
+            TRAINING,
+            "    warmup_steps: int",
+            f"    {NEW_FIELD}\n    warmup_steps: int",
+            0,
+        ),
     ],
     ids=["an-arm", "values-of-a-schedule", "a-default-of-training", "a-default-of-alignment", "a-neutral-field"],
 )
