@@ -79,7 +79,6 @@ def ask_one_rank(stage: subprocess.Popen[str], group: int) -> None:
         (kill_everything, 1, "zero2", OFTEN),
         pytest.param(kill_everything, 2, "zero3", OFTEN, marks=pytest.mark.wide),
         pytest.param(ask_the_stage, 2, "zero3", ("--micro-batch", "1"), marks=pytest.mark.wide),
-        pytest.param(ask_the_stage, 1, "zero2", (), marks=pytest.mark.wide),
         pytest.param(ask_one_rank, 2, "zero2", (), marks=pytest.mark.wide),
     ],
 )
@@ -92,8 +91,9 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     options: tuple[str, ...],
 ) -> None:
     """Weights and log, bit for bit: SIGKILL of all processes, SIGTERM to the stage, SIGTERM to one rank; with
-    accumulation (micro-batch 1 of 4 windows), with ZeRO-2 and ZeRO-3. One rank of two that dies, and a training of one
-    process that is killed, cancelled, preempted, out of time, memory or disk: tests/slurm/test_study.py."""
+    accumulation (micro-batch 1 of 4 windows), with ZeRO-2 and ZeRO-3. Of one process only SIGKILL, for machines without
+    SLURM: one that is killed, cancelled, preempted, asked to stop ahead of its time, out of memory or disk, and one
+    rank of two that dies, are tests/slurm/test_study.py. The whole study: tests/contract/test_resuming.py."""
     stage = long_stage(finished, tmp_path, processes, zero)
     micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
     whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
