@@ -24,13 +24,13 @@ STAGES = {
     ],
     "results": ["collecting.__main__", "results.tables", "results.plots", "results.report", "synthetic.results"],
 }
-# Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval; by pandas' LaTeX tables. And for
-# an adapter: by its name, and by transformers.
+# Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval. And for an adapter: by its
+# name, and by transformers.
 LOADED = {
     "data": {"pyarrow"},
     "training": {"accelerate", "bitsandbytes", "ninja", "peft", "pyarrow"},
     "evaluation": {"accelerate", "datasets", "peft", "pyarrow"},
-    "results": {"jinja2", "pyarrow"},
+    "results": {"pyarrow"},
 }
 
 

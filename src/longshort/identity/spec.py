@@ -87,11 +87,6 @@ def _fits(kind: type[BaseModel], values: dict[str, Any]) -> bool:
     )
 
 
-def spec_id(model: BaseModel) -> str:
-    """The hash of the canonical specification: the name of a run, a corpus or an evaluation."""
-    return digest(dumps(canonical(model)))
-
-
 def _mark(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 

@@ -1,4 +1,9 @@
-"""A table as text: what stands in each cell, and the same for a terminal, a paper and a browser."""
+"""A table as text: what stands in each cell, and the same for a terminal, a paper and a browser.
+
+HTML and LaTeX are written here, not by pandas' Styler: it has no attribute for a cell (data-sort, by which the page
+sorts), no button or link in a header, and no mark on a part of a cell (a bold mean beside a plain ± sd), so that each
+cell would be written by hand all the same. Nor does its LaTeX shrink a wide table to the line, or compile alone.
+"""
 
 from __future__ import annotations
 

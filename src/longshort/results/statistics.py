@@ -30,14 +30,13 @@ class Summary(NamedTuple):
     mean: float
     sd: float
     n: int
-    absent: int
 
 
 class Difference(NamedTuple):
     """A mean paired difference, in the unit of what was compared.
 
     low, high: the 95 % interval of this difference alone; joint_low, joint_high: one of `comparisons` that hold
-    together with 95 %. NaN where there are too few seeds. seeds, documents: what it rests on (documents 0: none known).
+    together with 95 %. NaN where there are too few seeds. documents: how many it rests on; 0: none known.
     """
 
     mean: float
@@ -45,7 +44,6 @@ class Difference(NamedTuple):
     high: float
     joint_low: float
     joint_high: float
-    seeds: int
     documents: int
 
 
@@ -65,18 +63,16 @@ class Correlation(NamedTuple):
 def summarise(values: pd.Series) -> Summary:
     """Mean and sample standard deviation (n - 1) of one number per seed, in the unit of `values`.
 
-    NaN and None are left out of mean and sd and counted in `absent`: n + absent is always the number of seeds
-    asked for. Without a value the mean is NaN; with fewer than two, so is the sd.
+    NaN and None are left out; n counts the others. Without a value the mean is NaN; with fewer than two, so is the sd.
     """
     numbers = values.astype("float64").to_numpy()
     present = numbers[~np.isnan(numbers)]
-    absent = len(numbers) - len(present)
     if len(present) == 0:
-        return Summary(float("nan"), float("nan"), 0, absent)
+        return Summary(float("nan"), float("nan"), 0)
     mean = float(present.mean())
     finite = bool(np.isfinite(present).all())
     sd = float(present.std(ddof=1)) if finite and len(present) > 1 else float("nan")
-    return Summary(mean, sd, len(present), absent)
+    return Summary(mean, sd, len(present))
 
 
 def paired_difference(
@@ -120,7 +116,7 @@ def paired_difference(
     nan = float("nan")
     known = documents if documents > 1 else 0
     if seeds < 2:
-        return Difference(mean, nan, nan, nan, nan, seeds, known)
+        return Difference(mean, nan, nan, nan, nan, known)
     of_seeds = float(by_seed.var(ddof=1)) / seeds
     of_documents = rest = 0.0
     freedom = math.inf
@@ -134,7 +130,7 @@ def paired_difference(
 
     half = half_width(LEVEL, rest)
     joint = half_width(1 - (1 - LEVEL) / comparisons, 0.0)
-    return Difference(mean, mean - half, mean + half, mean - joint, mean + joint, seeds, known)
+    return Difference(mean, mean - half, mean + half, mean - joint, mean + joint, known)
 
 
 @cache

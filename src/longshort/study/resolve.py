@@ -198,7 +198,7 @@ def _study_settings(study: Study) -> dict[str, Any]:
 
 
 def _named(spec: BaseModel) -> tuple[str, str]:
-    """A specification's name, as spec_id says it, and its text: one pass over its values for both."""
+    """A specification's name, the hash of its canonical form, and its text: one pass over its values for both."""
     content = canonical(spec)
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return digest(dumps(content)), text

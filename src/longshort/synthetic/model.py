@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-ENCODINGS = ("none", "learned", "rope", "alibi")
 ROPE_THETA = 10_000.0
 
 

@@ -13,6 +13,10 @@ from longshort.identity import spec
 from longshort.records.publish import read_spec
 
 
+def name_of(model: BaseModel) -> str:
+    return spec.digest(spec.dumps(spec.canonical(model)))
+
+
 class Old(BaseModel):
     rate: float = 1.0
 
@@ -30,15 +34,15 @@ class WithUnimportantField(Old):
 
 
 def test_new_neutral_options_and_unimportant_fields_change_nothing() -> None:
-    assert spec.spec_id(WithNeutralField()) == spec.spec_id(Old())
-    assert spec.spec_id(WithUnimportantField(workers=9)) == spec.spec_id(Old())
-    assert spec.spec_id(Old(rate=1)) == spec.spec_id(Old(rate=1.0))
-    assert spec.spec_id(Old(rate=-0.0)) == spec.spec_id(Old(rate=0.0))
+    assert name_of(WithNeutralField()) == name_of(Old())
+    assert name_of(WithUnimportantField(workers=9)) == name_of(Old())
+    assert name_of(Old(rate=1)) == name_of(Old(rate=1.0))
+    assert name_of(Old(rate=-0.0)) == name_of(Old(rate=0.0))
 
 
 def test_values_and_changed_defaults_do() -> None:
-    assert spec.spec_id(WithNeutralField(option="on")) != spec.spec_id(Old())
-    assert spec.spec_id(WithChangedDefault()) != spec.spec_id(Old())
+    assert name_of(WithNeutralField(option="on")) != name_of(Old())
+    assert name_of(WithChangedDefault()) != name_of(Old())
 
 
 class Plain(BaseModel):

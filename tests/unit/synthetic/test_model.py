@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from longshort.synthetic.model import ENCODINGS, Transformer, _bias, _turned, _turns
+from longshort.synthetic.model import Transformer, _bias, _turned, _turns
+from longshort.synthetic.study import Encoding
 from longshort.synthetic.tasks import BEGIN
 from longshort.synthetic.tasks import test_batch as fixed_batch
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", get_args(Encoding))
 def test_a_prediction_sees_its_beginning_alone(encoding: str) -> None:
     torch.manual_seed(0)
     model = Transformer(encoding, 8, 2, 2, 10)
@@ -23,7 +25,7 @@ def test_a_prediction_sees_its_beginning_alone(encoding: str) -> None:
         torch.testing.assert_close(model(tokens[:, :length]), whole[:, :length])
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", get_args(Encoding))
 def test_without_an_encoding_one_block_sees_no_order(encoding: str) -> None:
     torch.manual_seed(0)
     model = Transformer(encoding, 8, 1, 2, 10)
