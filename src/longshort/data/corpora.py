@@ -1,9 +1,14 @@
-"""Corpora: documents as (name, text). The name divides the corpus, so it never depends on where the files lie."""
+"""Corpora: documents as (name, text).
+
+The name divides the corpus and tells documents apart: the path of its file below the corpus' root, and the row of the
+file. So no two documents share one, and it does not depend on where the corpus lies.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -53,7 +58,15 @@ def _named(path: str) -> list[Path]:
     root = Path(path)
     if root.is_dir():
         return sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES)
-    return sorted(Path(file) for file in glob.glob(path, recursive=True))
+    return sorted({Path(file) for file in glob.glob(path, recursive=True)})
+
+
+def _root(path: str) -> Path:
+    """What names are relative to: the folder itself, that of a file, or what comes before a glob's first pattern."""
+    if Path(path).is_dir():
+        return Path(path)
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(path).parts[:-1])
+    return Path(*fixed)
 
 
 def _stdlib(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -72,12 +85,12 @@ def _stdlib(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[st
 def _text(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
     from datasets import load_dataset
 
-    root = Path(corpus["path"])
+    root = _root(corpus["path"])
     found = files(corpus["path"])
     if others := [path for path in _named(corpus["path"]) if path.suffix in SUFFIXES and path not in found]:
         left_out["no file"] += len(others)
     for file in found:
-        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        name = file.relative_to(root).as_posix()
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python shows bytes that are no letters
             left_out["with a name that is not UTF-8"] += 1
             continue

@@ -12,6 +12,7 @@ model's length; here max_length is prompt and answer together, and each task's p
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def evaluate(
     model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
 ) -> Measured:
     """Scores in per cent per task, per task and bucket, over tasks ("overall", "overall-bucket-mean", and
-    "overall:0-4k", the mean over the tasks that have items in a bucket), and of each item (`document` is its id).
+    "overall:0-4k", the mean over the tasks that have items in a bucket), and of each item (`document` is its
+    id, with its number where it is not the first of that id).
 
     Args:
         settings: `source`, `max_length` of prompt and answer together (tokens), `max_new_tokens` (a cap on the answers,
@@ -70,7 +72,11 @@ def evaluate(
         inside = [means for means in result["tasks"].values() if means[bucket] is not None]
         mean = sum(means[bucket] for means in inside) / len(inside) if inside else None
         rows.append(_row(f"overall:{bucket}", mean, sum(means["n"][bucket] for means in inside)))
-    rows += [_row(item["task"], 100 * item["score"], 1, document=item["id"]) for item in predicted]
+    times = Counter[tuple[str, str]]()
+    for item in predicted:
+        times[key := (item["task"], item["id"])] += 1
+        document = item["id"] if times[key] == 1 else f"{item['id']}#{times[key]}"
+        rows.append(_row(item["task"], 100 * item["score"], 1, document=document))
     return Measured(rows, predicted)
 
 

@@ -73,17 +73,27 @@ class Documents(NamedTuple):
 
 
 def documents_of(rows: pd.DataFrame) -> Documents:
-    """Rows of one number a document and seed, as an array: the comparisons of a study need thousands of them."""
+    """Rows of one number a document and seed, as an array: the comparisons of a study need thousands of them.
+
+    Raises:
+        ValueError: a document has two numbers with one seed.
+    """
     keys = list(zip(rows["task"].fillna(""), rows["document"], strict=True))
     names, seeds = sorted(set(keys)), sorted({int(seed) for seed in rows["seed"]})
     places, of_seed = {name: place for place, name in enumerate(names)}, {seed: k for k, seed in enumerate(seeds)}
-    at = [of_seed[int(seed)] for seed in rows["seed"]], [places[key] for key in keys]
-    total, count = np.zeros((len(seeds), len(names))), np.zeros((len(seeds), len(names)))
-    np.add.at(total, at, rows["value"].to_numpy(dtype="float64"))
-    np.add.at(count, at, 1.0)
+    at = np.array([of_seed[int(seed)] for seed in rows["seed"]]), np.array([places[key] for key in keys])
+    count = np.zeros((len(seeds), len(names)), dtype=int)
+    np.add.at(count, at, 1)
+    for seed, place in np.argwhere(count > 1):
+        task, document = names[place]
+        raise ValueError(
+            f"the document {document!r}{f' of {task}' if task else ''} has {count[seed, place]} numbers of one kind with "
+            f"seed {seeds[seed]}; names of documents must differ, so delete the evaluation and run snakemake again"
+        )
+    values = np.full(count.shape, NAN)
+    values[at] = rows["value"].to_numpy(dtype="float64")
     n = dict(zip(reversed(keys), reversed(rows["n"].to_list()), strict=True))
-    with np.errstate(invalid="ignore"):
-        return Documents(names, seeds, total / count, np.array([n[name] for name in names], dtype="float64"))
+    return Documents(names, seeds, values, np.array([n[name] for name in names], dtype="float64"))
 
 
 class Numbers:

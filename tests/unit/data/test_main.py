@@ -45,6 +45,36 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     assert prepare(tmp_path, "changed")["content"] != manifest["content"]
 
 
+@pytest.mark.parametrize("path", ["corpus", "corpus/*/*", "corpus/**/*.*"])
+def test_files_of_equal_names_stay_apart(tmp_path: Path, path: str) -> None:
+    """A document is named by its path below the corpus: what a person gives, a folder or a glob, changes no name."""
+    wanted = {}
+    for folder in ("arxiv", "books", "code"):
+        (tmp_path / "corpus" / folder).mkdir(parents=True)
+        texts = [f"{folder} {row}" for row in range(10)]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / "corpus" / folder / "part-000.jsonl").write_text(lines)
+        (tmp_path / "corpus" / folder / "text.txt").write_text(folder)
+        wanted |= {f"{folder}/part-000.jsonl#{row}": text for row, text in enumerate(texts)}
+        wanted[f"{folder}/text.txt"] = folder
+    prepare(tmp_path, path=str(tmp_path / path))
+    for split in ("train", "validation", "test"):
+        table = splits.load(tmp_path / "out" / split)
+        named = zip(table.column("name").to_pylist(), table.column("input_ids").to_pylist(), strict=True)
+        for name, ids in named:
+            assert bytes(ids).decode() == wanted.pop(name)
+            assert corpora.split_of(name, 0.2, 0.2) == split
+    assert not wanted
+
+
+@pytest.mark.parametrize("path", ["corpus", "corpus/*.txt", "corpus/book.txt"])
+def test_a_file_of_a_flat_folder_goes_by_its_name(tmp_path: Path, path: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/book.txt").write_text("a book")
+    corpus = {"kind": "text", "path": str(tmp_path / path), "column": "text"}
+    assert list(corpora.documents(corpus, Counter())) == [("book.txt", "a book")]
+
+
 def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     """Copies of a test document leave the other splits, copies of a validation document leave train."""
     folder = tmp_path / "corpus"

@@ -87,6 +87,13 @@ def test_one_seed_gives_differences_without_an_interval(metrics: pd.DataFrame, s
     assert " -10.0 |" in text and "inf" not in text and "nan" not in text
 
 
+def test_a_document_that_is_there_twice_is_refused(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    """Two documents of one name would be averaged, and pair as one."""
+    twice = metrics.assign(document=metrics["document"].where(metrics["document"].ne("c"), "b"))
+    with pytest.raises(ValueError, match="the document 'b'.* has 2 numbers of one kind with seed 0"):
+        tidy_of(twice, study)
+
+
 def test_documents_that_one_arm_lacks_are_not_paired(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     lacking = metrics[~(metrics["arm"].eq("constant") & metrics["document"].eq("c") & metrics["metric"].eq("nll"))]
     row = cell(tidy_of(lacking, study), "constant")
