@@ -83,7 +83,9 @@ def plan(
 ) -> None:
     """Say what would run, why, and what it would cost; nothing runs."""
     limit = _hours(budget) if budget is not None else None
-    made = plans.make(studies.load(study), target, jobs, throughput)
+    resolved = studies.load(study)
+    studies.check_fetched(resolved)
+    made = plans.make(resolved, target, jobs, throughput)
     _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
     if limit is not None and made.cost is None:
         raise UserError(f"study {study} is synthetic: its cost is not counted; leave --budget out")
@@ -236,7 +238,9 @@ def status(
 @app.command()
 def check(study: StudyOption = "demo") -> None:
     """Check a study's configuration and say what it resolves to."""
-    _say(f"study {study}: {studies.load(study).in_words()}")
+    resolved = studies.load(study)
+    studies.check_fetched(resolved)
+    _say(f"study {study}: {resolved.in_words()}")
 
 
 def _fitted(folder: str, study: Path, table: str) -> str | None:

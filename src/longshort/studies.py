@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
-from longshort.study import resolve, resources
+from longshort.study import external, resolve, resources
 from longshort.study.resolve import CONFIG, SYNTHETIC
 from longshort.study.wiring import ResolvedStudy
 from longshort.synthetic import study as synthetic
@@ -49,3 +49,13 @@ def every(config: Path = CONFIG) -> dict[str, Resolved]:
         StudyError: one of them is wrong.
     """
     return {path.stem: load(path.stem, config) for path in sorted((config / "studies").glob("*.yaml"))}
+
+
+def check_fetched(study: Resolved) -> None:
+    """What was fetched is what the study says; what lies in a folder was looked at when the study was read.
+
+    Raises:
+        StudyError: names folder, fault and remedy.
+    """
+    if study.kind == "language-models":
+        external.check_models(f"study {study.name}", study.study, fetched=True)

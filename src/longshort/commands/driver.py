@@ -22,7 +22,7 @@ from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub, layout
 from longshort.records.publish import read_json, write_json
-from longshort.studies import Resolved
+from longshort.studies import Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
 
@@ -56,6 +56,7 @@ def start(study: Resolved, submits: bool) -> None:
     """
     if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
         raise UserError(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
+    check_fetched(study)
     held = ExitStack()
     mine = Path(layout.driver(study.name))
     try:

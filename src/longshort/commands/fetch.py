@@ -12,6 +12,7 @@ from typing import Any
 from longshort.errors import StudyError
 from longshort.records import hub
 from longshort.records.publish import file_digest, in_words, write_json
+from longshort.study import external
 from longshort.study.schema import Study
 from longshort.study.wiring import LM_EVAL, hub_parts
 
@@ -28,7 +29,7 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
     """Fetches what is not here, or not as it was fetched.
 
     Raises:
-        StudyError: something cannot be had, or is not what the hub has.
+        StudyError: something cannot be had, is not what the hub has, or not what the study says.
     """
     from huggingface_hub.errors import GatedRepoError
     from huggingface_hub.utils import disable_progress_bars
@@ -51,6 +52,7 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
             raise
         except (OSError, RuntimeError, ValueError) as error:  # of the hub, the network, the data set's own format
             raise StudyError(f"{part} is not fetched ({type(error).__name__}): {error}") from error
+    external.check_models("what was fetched", study, fetched=True)
     if study.evaluations.harness:
         _fetch_tasks(study, say)
 

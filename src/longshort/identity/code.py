@@ -45,6 +45,7 @@ OUTSIDE = {
     "longshort.study.wired",
     "longshort.study.parsing",
     "longshort.study.external",
+    "longshort.study.model_files",
     "longshort.study.deepspeed",
     "longshort.study.files",
     "longshort.study.resources",

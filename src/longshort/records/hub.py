@@ -87,16 +87,25 @@ def folder(part: Part) -> Path:
     Raises:
         NotFetched: it was not fetched, or a file has changed since.
     """
-    place = cache() / _fetched(part)["snapshot"]
+    place = snapshot(part)
     if trouble := altered(place, files(part)):
         raise NotFetched(f"{part} is not as it was fetched: {place}: {trouble}; fetch it again")
     return place
 
 
+def snapshot(part: Part) -> Path:
+    """The folder of a fetched part, its files unverified.
+
+    Raises:
+        NotFetched: it was not fetched.
+    """
+    return cache() / str(_fetched(part)["snapshot"])
+
+
 def fetched_config(model: dict[str, Any]) -> list[Path]:
     """The config.json of a model that was fetched, unverified; none for one that was not, or for a local folder."""
     part = weights(model)
-    return [cache() / _fetched(part)["snapshot"] / "config.json"] if part and record(part).exists() else []
+    return [snapshot(part) / "config.json"] if part and record(part).exists() else []
 
 
 def files(part: Part) -> dict[str, str]:

@@ -86,9 +86,10 @@ def documents_of(rows: pd.DataFrame) -> Documents:
     np.add.at(count, at, 1)
     for seed, place in np.argwhere(count > 1):
         task, document = names[place]
+        of = f" of {task}" if task else ""
         raise ValueError(
-            f"the document {document!r}{f' of {task}' if task else ''} has {count[seed, place]} numbers of one kind with "
-            f"seed {seeds[seed]}; names of documents must differ, so delete the evaluation and run snakemake again"
+            f"the document {document!r}{of} has {count[seed, place]} numbers of one kind with seed {seeds[seed]}; "
+            "names of documents must differ, so delete the evaluation and run snakemake again"
         )
     values = np.full(count.shape, NAN)
     values[at] = rows["value"].to_numpy(dtype="float64")

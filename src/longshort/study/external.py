@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -16,7 +15,8 @@ from longshort.data import corpora
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
 from longshort.metrics.settings import Harness, LongBench
-from longshort.study.files import json_object
+from longshort.records import hub
+from longshort.study import model_files
 from longshort.study.schema import (
     PretrainedModel,
     PretrainedTokenizer,
@@ -47,8 +47,6 @@ def check(where: str, study: Study) -> None:
         if not isinstance(chosen, PretrainedModel | PretrainedTokenizer):
             continue
         if Path(chosen.name).is_dir():
-            if isinstance(chosen, PretrainedModel):
-                _check_model(where, chosen)
             continue
         if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
             raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
@@ -57,6 +55,7 @@ def check(where: str, study: Study) -> None:
                 f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
                 "give the commit, so that the study stays the same"
             )
+    check_models(where, study, fetched=False)
 
 
 def check_adapter(where: str, targets: list[str], model: Any) -> None:
@@ -69,7 +68,8 @@ def check_adapter(where: str, targets: list[str], model: Any) -> None:
         folder = Path(model.name)
         if not folder.is_dir():
             return  # known when it has been loaded
-        names = {name.split(".")[-2] for name in weights(folder) if name.endswith(".weight") and name.count(".") > 1}
+        tensors = model_files.weights(folder)
+        names = {name.split(".")[-2] for name in tensors if name.endswith(".weight") and name.count(".") > 1}
         layers = {name for name in names if "norm" not in name and "embed" not in name}
     if absent := sorted(set(targets) - layers):
         raise StudyError(
@@ -78,52 +78,25 @@ def check_adapter(where: str, targets: list[str], model: Any) -> None:
         )
 
 
-def weights(folder: Path) -> dict[str, list[int]]:
-    """Name and shape of every tensor in a folder's safetensors, by their headers.
+def check_models(where: str, study: Study, fetched: bool) -> None:
+    """Model and tokenizer in local folders; fetched: also those of the hub, as far as they are here.
 
     Raises:
-        ValueError: a file is no whole safetensors file.
+        StudyError: as model_files.check.
     """
-    shapes: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length < path.stat().st_size:
-                raise ValueError(f"{path} is no whole safetensors file; take a whole copy of the model")
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
-            raise ValueError(f"{path} is no safetensors file; take a whole copy of the model")
-        shapes |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
-        end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
-        if path.stat().st_size < 8 + length + end:
-            raise ValueError(f"{path} was cut short; take a whole copy of the model")
-    return shapes
 
+    def folder(chosen: PretrainedModel | PretrainedTokenizer, part: hub.Part | None) -> Path | None:
+        if part is None:
+            return Path(chosen.name)
+        return hub.snapshot(part) if fetched and hub.record(part).exists() else None
 
-def _check_model(where: str, model: PretrainedModel) -> None:
-    folder = Path(model.name)
-    given = f"{where}: model.name = {model.name!r}"
-    config = json_object(folder / "config.json") if (folder / "config.json").exists() else None
-    if config is None:
-        raise StudyError(f"{given}: no config.json there; give the folder of a model")
-    try:
-        tensors = weights(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"{given}: {error}") from None
-    if not tensors:
-        raise StudyError(f"{given}: no weights in .safetensors files there; only those are loaded")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        wanted = json_object(index).get("weight_map")
-        missing = sorted(set(wanted) - set(tensors)) if isinstance(wanted, dict) else ["its weight_map"]
-        if missing:
-            raise StudyError(f"{given}: {index.name} names {missing[0]}, which is in no file; take a whole copy")
-    layers = config.get("num_hidden_layers")
-    if layers is not None and layers != model.layers:
-        raise StudyError(
-            f"{where}: model.layers = {model.layers}: {folder / 'config.json'} says num_hidden_layers {layers}; "
-            "give that number"
-        )
+    model, tokenizer = study.model, study.data.tokenizer
+    of_model = of_tokenizer = None
+    if isinstance(model, PretrainedModel):
+        of_model = folder(model, hub.weights(model.model_dump()))
+    if isinstance(tokenizer, PretrainedTokenizer):
+        of_tokenizer = folder(tokenizer, hub.tokenizer(tokenizer.model_dump()))
+    model_files.check(where, study, of_model, of_tokenizer)
 
 
 def _check_longbench(where: str, longbench: LongBench) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
 from longshort.data import __main__ as stage
-from longshort.data import corpora
+from longshort.data import corpora, splits
 
 
 def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:

@@ -35,6 +35,8 @@ def test_a_model_is_whole_and_as_deep_as_the_study_says(folder: Path, model: Pat
 def test_an_index_names_files_that_are_there(folder: Path, model: Path) -> None:
     index = {"weight_map": {"model.norm.weight": "model.safetensors", "lm_head.bias": "model-2.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, "says that lm_head.bias is in model-2.safetensors, which is not there", **pretrained())
+    (model / "model-2.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     refused(folder, "names lm_head.bias, which is in no file", **pretrained())
 
 
