@@ -71,7 +71,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     """
     from longshort.metrics.catalog import of_row
     from longshort.results import long_table, tables
-    from longshort.results.columns import columns_of
+    from longshort.results.columns import columns_of, kind_of
     from longshort.results.long_table import BASE, BASE_SEED
 
     collected = Path(layout.metrics(layout.study_folder(study)))
@@ -87,7 +87,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
         chosen = tables.table_of(summary, table)
     except ValueError as error:
         raise StudyError(str(error)) from None
-    of_table = columns_of(summary, tables.kind_of(chosen))
+    of_table = columns_of(summary, kind_of(chosen))
     columns = {name: some for some in of_table if some.compared for name in (some.key, some.header)}
     if column not in columns:
         known = dict.fromkeys(some.key for some in columns.values())

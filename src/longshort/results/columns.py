@@ -14,6 +14,11 @@ KINDS: dict[str, str | None] = {
 }
 
 
+def kind_of(table: dict[str, Any]) -> str:
+    """The kind of columns that a table of a study shows."""
+    return str(table.get("columns", "headline"))
+
+
 def columns_of(study: dict[str, Any], kind: str = "headline") -> list[Column]:
     """The columns of a kind of table, as far as the study evaluates them.
 

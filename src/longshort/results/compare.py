@@ -58,6 +58,19 @@ def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str 
     return None if reference == arm else reference
 
 
+def compared_with(study: dict[str, Any], table: dict[str, Any]) -> str:
+    """What the arms of a table are compared with, in words; empty where with nothing."""
+    if table.get("compare_with") != "control":
+        return str(table.get("compare_with") or "")
+    controls: dict[str, list[str]] = {}
+    for arm in table["arms"]:
+        reference = reference_of(study, table, arm)
+        if reference is not None:
+            controls.setdefault(reference, []).append(arm)
+    listed = [f"{control} for {', '.join(arms)}" for control, arms in controls.items()]
+    return f"the matched control ({'; '.join(listed)})"
+
+
 def log(value: float) -> float:
     """NaN where there is none."""
     return math.log(value) if 0 < value < math.inf else NAN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -45,26 +46,12 @@ def far_above(drawn: dict[str, pd.Series]) -> list[str]:
     return []
 
 
-def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
-    looks = looks_of(study)
-    reference = reference_arm(study)
-    diverged = long_table.first_diverged_steps(metrics)
-    window = max(1, int(study["steps"]) // 15) | 1
-    footer = (
-        f"Mean over seeds, smoothed by a centred moving mean over {window} steps; grey: {reference} as logged. A "
-        "curve ends where one of its seeds diverged.\n"
-        "Divergence and hidden distance are each arm's own kind, without its weight; arms that do not measure "
-        "one are not drawn."
-    )
-    reference_ce = training_curve(metrics, reference, "ce")
-    wanted = {
-        "cross-entropy (nats/token)": "ce",
-        f"cross-entropy, difference to {reference} (nats/token)": "ce",
-        "divergence, unweighted (nats)": "divergence",
-        "hidden distance, unweighted": "hidden",
-    }
+def _curves(
+    metrics: pd.DataFrame, looks: Mapping[str, Look], reference_ce: pd.DataFrame, quantities: Mapping[str, str]
+) -> dict[str, dict[str, pd.Series]]:
+    """Title of a panel -> arm -> mean over seeds by step; quantities: title -> what was logged."""
     curves: dict[str, dict[str, pd.Series]] = {}
-    for title, metric in wanted.items():
+    for title, metric in quantities.items():
         curves[title] = {}
         for arm, look in looks.items():
             by_seed = training_curve(metrics, arm, metric)
@@ -77,7 +64,27 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 mean = mean.where(mean > 0)
             if mean.notna().any():
                 curves[title][arm] = mean
-    curves = {title: drawn for title, drawn in curves.items() if drawn or "ce" == wanted[title]}
+    return {title: drawn for title, drawn in curves.items() if drawn or quantities[title] == "ce"}
+
+
+def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    looks = looks_of(study)
+    reference = reference_arm(study)
+    diverged = long_table.first_diverged_steps(metrics)
+    window = max(1, int(study["steps"]) // 15) | 1
+    footer = (
+        f"Mean over seeds, smoothed by a centred moving mean over {window} steps; grey: {reference} as logged. A "
+        "curve ends where one of its seeds diverged.\n"
+        "Divergence and hidden distance are each arm's own kind, without its weight; arms that do not measure "
+        "one are not drawn."
+    )
+    quantities = {
+        "cross-entropy (nats/token)": "ce",
+        f"cross-entropy, difference to {reference} (nats/token)": "ce",
+        "divergence, unweighted (nats)": "divergence",
+        "hidden distance, unweighted": "hidden",
+    }
+    curves = _curves(metrics, looks, training_curve(metrics, reference, "ce"), quantities)
     figure, axes = panels(len(curves), 2, labels_of(study, metrics), footer)
 
     def draw(panel: Axes, drawn: dict[str, pd.Series], endings: list[Ending], log: bool) -> None:
@@ -104,7 +111,7 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         endings = []
         if "difference" in title:
             endings = [missing(look) for arm, look in looks.items() if arm not in drawn]
-        elif wanted[title] == "ce":
+        elif quantities[title] == "ce":
             endings = [missing(look) for look in looks.values() if look.colour == REFERENCE_COLOUR and not drawn]
             for mean in drawn.values():
                 panel.plot(mean.index, mean, color="0.75", linewidth=0.5, zorder=0.8)
@@ -116,7 +123,7 @@ def draw_training(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
             panel.set_position((box.x0, box.y0, box.width, 0.69 * box.height))
             top.tick_params(labelbottom=False)
             draw(top, {arm: drawn[arm] for arm in drawn if arm in above}, [], True)
-        draw(panel, {arm: drawn[arm] for arm in drawn if arm not in above}, endings, wanted[title] != "ce")
+        draw(panel, {arm: drawn[arm] for arm in drawn if arm not in above}, endings, quantities[title] != "ce")
     return figure
 
 
@@ -144,19 +151,7 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     weights = {round(float(value), 12) for _, values in hidden for value in values}
     if len(weights) < 2:
         del curves["alpha_hidden"]
-
-    def name(arms: list[str]) -> str:
-        labels = [looks[arm].label for arm in arms]
-        lines = [labels[0]]
-        for label in labels[1:]:
-            if len(lines[-1]) + len(label) > 26:
-                lines[-1] += ","
-                lines.append(label)
-            else:
-                lines[-1] += f", {label}"
-        return "\n".join(lines)
-
-    names = [line for groups in curves.values() for arms, _ in groups for line in name(arms).split("\n")]
+    names = [line for groups in curves.values() for arms, _ in groups for line in _listed(looks, arms)]
     footer = "As used in training. Arms with equal weights share a curve."
     if "alpha_hidden" in curves:
         footer += " Right: the arms with a hidden divergence."
@@ -170,7 +165,7 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         endings = []
         for place, (arms, values) in enumerate(groups_of):
             look = looks[arms[0]]
-            look = look._replace(label=name(arms))
+            look = look._replace(label="\n".join(_listed(looks, arms)))
             every = max(1, len(values) // 6)
             panel.plot(
                 values.index, values, color=look.colour, marker=look.marker, linestyle=look.line,
@@ -183,3 +178,16 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         panel.set_ylabel(titles[metric])
         label_endings(panel, endings)
     return figure
+
+
+def _listed(looks: Mapping[str, Look], arms: list[str]) -> list[str]:
+    """The arms of a curve in lines of its label."""
+    labels = [looks[arm].label for arm in arms]
+    lines = [labels[0]]
+    for label in labels[1:]:
+        if len(lines[-1]) + len(label) > 26:
+            lines[-1] += ","
+            lines.append(label)
+        else:
+            lines[-1] += f", {label}"
+    return lines

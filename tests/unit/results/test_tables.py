@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from longshort.results import formats, long_table, report, tables
+from longshort.results.notes import notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
 
@@ -207,7 +208,7 @@ def test_tasks_of_the_harness_are_columns(metrics: pd.DataFrame, study: dict[str
     assert cell(tidy, "baseline", "harness:hellaswag")["mean"] == pytest.approx(1 - (1 / 10 + 1 / 12) / 2)
     best = tidy[tidy["best"] & tidy["step"].eq(4)].groupby("column")["arm"].apply(set)
     assert best["harness:hellaswag"] == {"baseline"} and best["harness:wikitext"] == {"step_linear"}
-    notes = tables.notes_of(together, study, tables.table_of(study, "main"), tidy)
+    notes = notes_of(together, study, tables.table_of(study, "main"), tidy)
     assert "Main metrics of lm_eval's tasks: hellaswag: acc; wikitext: word_perplexity,x." in notes
     # Nothing else in the tables is another.
     before = tidy_of(metrics, make_study())
