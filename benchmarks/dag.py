@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDY = "benchmark"
 # Ten different trainings; the specifications of four hold a weight for every step.
 ARMS = ["baseline", "constant", "sce", "step-linear", "step-cosine", "step-exponential"]
-ARMS += ["ratio-curriculum", "ratio-curriculum-control", "hidden", "hidden+output"]
+ARMS += ["step-linear-1-to-8", "step-linear-1-to-8-control", "hidden", "hidden+output"]
 SIZES = (10, 100, 500, 1000)
 # Runs a command and writes its peak memory. A direct child would begin with the peak of this process, torch and all.
 PEAK = """

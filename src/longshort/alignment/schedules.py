@@ -7,6 +7,8 @@ The arm states the weights of its terms, a schedule multiplies them. With u = st
     exponential       start (end / start)^u
     ratio             (l_test / l_train)^power, the same at every step
     ratio-curriculum  (l_test(u) / l_train)^power with l_test(u) = l_train + u (l_test - l_train)
+    view-ratio        proportional to (l_train + l_extra) / l_train of the step's own views, mean 1 over the steps
+    view-gap          proportional to l_extra / l_train, likewise
 
 Why schedules at all: Theorem 4.1 of "Long-Short Alignment" (arXiv 2506.11769) bounds the test error by
 C1 L_misalign + C2 L_train + C0, where C1 / C2 grows with the test length.
@@ -41,6 +43,14 @@ def ratio(l_test: int, l_train: int, power: float) -> float:
 def ratio_curriculum(step: int, steps: int, l_test: int, l_train: int, power: float) -> float:
     reached = l_train + progress(step, steps) * (l_test - l_train)
     return (reached / l_train) ** power
+
+
+def view_ratio(extras: list[int], l_train: int) -> list[float]:
+    return scaled_to_mean([(l_train + extra) / l_train for extra in extras], 1.0)
+
+
+def view_gap(extras: list[int], l_train: int) -> list[float]:
+    return scaled_to_mean([extra / l_train for extra in extras], 1.0)
 
 
 def mean(values: list[float]) -> float:

@@ -67,6 +67,8 @@ class Windows:
     Each epoch cuts the stream into slots at another offset and visits them in another order, both drawn from
     (seed, epoch). A slot has room for the longest l_extra, so arms of one seed read the same windows.
 
+    max_extra: l_extra ~ U{1..max_extra}, one for each step or for all; None: no second view.
+
     Items are dicts: `window`, tokens [length + l_extra + 1], `extra`, l_extra (0 without a second view), and `sample`,
     the global number.
     """
@@ -79,7 +81,7 @@ class Windows:
         seed: int,
         batch: int,
         steps: int,
-        max_extra: int | None,
+        max_extra: int | list[int] | None,
         extra_per_row: bool = False,
     ) -> None:
         self.stream, self.length, self.seed, self.batch, self.steps = stream, length, seed, batch, steps
@@ -103,8 +105,9 @@ class Windows:
         start = offset + int(order[place]) * self.slot
         if self.max_extra is None:
             return {"window": self.stream.read(start, self.length + 1), "extra": 0, "sample": sample}
-        counter = sample if self.extra_per_row else sample // self.batch
-        extra = extra_length(self.seed, counter, self.max_extra)
+        step = sample // self.batch
+        max_extra = self.max_extra[step] if isinstance(self.max_extra, list) else self.max_extra
+        extra = extra_length(self.seed, sample if self.extra_per_row else step, max_extra)
         return {"window": self.stream.read(start, self.length + extra + 1), "extra": extra, "sample": sample}
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], int]:

@@ -377,6 +377,11 @@ _TRAINING = (
     Plot("schedules", "schedules", "The weights of the alignment as they were used."),
     Plot("training", "training", "Training curves."),
 )
+_BEST_ALPHA = Plot(
+    name="alpha-by-length",
+    drawing="alpha-by-length",
+    caption="The best alpha by the length that is tested, beside what two claims predict.",
+)
 _CORRELATION = Plot(
     name="correlation",
     drawing="correlation",
@@ -389,8 +394,11 @@ def scores_of(evaluations: Mapping[str, Settings]) -> list[Score]:
     return [score for metric, asked in evaluations.items() for score in METRICS[metric].scores(asked)]
 
 
-def plots_of(evaluations: Mapping[str, Settings]) -> list[Plot]:
-    """A study's plots in the order of the report: those of its metrics, what explains them, the training's."""
+def plots_of(evaluations: Mapping[str, Settings], best_alpha: bool) -> list[Plot]:
+    """A study's plots in the order of the report: those of its metrics, what explains them, the training's.
+
+    best_alpha: the study has a table of that, hence the plot.
+    """
     plots = [plot for metric, asked in evaluations.items() for plot in METRICS[metric].plots(asked)]
     explained = "misalignment" in evaluations and bool(scores_of(evaluations))
-    return [*plots, *([_CORRELATION] if explained else []), *_TRAINING]
+    return [*plots, *([_CORRELATION] if explained else []), *([_BEST_ALPHA] if best_alpha else []), *_TRAINING]

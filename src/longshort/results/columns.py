@@ -6,11 +6,14 @@ from typing import Any
 
 from longshort.metrics.catalog import METRICS, Column
 
+# The kind of table that results.best_alpha makes.
+BEST_ALPHA = "alpha-by-length"
 # What a table may show, and the evaluation that it needs.
 KINDS: dict[str, str | None] = {
     "headline": None,
     **{kind: metric.name for metric in METRICS.values() for kind in metric.tables},
     "cost": None,
+    BEST_ALPHA: "perplexity",
 }
 
 
@@ -27,6 +30,8 @@ def columns_of(study: dict[str, Any], kind: str = "headline") -> list[Column]:
     """
     if kind == "cost":
         return _cost()
+    if kind == BEST_ALPHA:
+        return [column for column in columns_of(study) if column.length is not None]
     evaluations = study["evaluations"]
     if (metric := KINDS[kind]) is not None:
         return METRICS[metric].tables[kind](evaluations[metric])

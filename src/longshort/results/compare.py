@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from longshort.metrics.catalog import Column
 from longshort.results import long_table, statistics
+from longshort.results.columns import BEST_ALPHA
 
 NAN = float("nan")
 
@@ -41,6 +42,8 @@ def comparisons(study: dict[str, Any]) -> int:
     runs = {arm["name"]: tuple(sorted(arm["runs"].values())) for arm in study["arms"]}
     pairs = set()
     for table in study["tables"]:
+        if table.get("columns") == BEST_ALPHA:  # it compares lengths
+            continue
         for arm in table["arms"]:
             reference = reference_of(study, table, arm)
             if reference is not None and runs[arm] != runs[reference]:

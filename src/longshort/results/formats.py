@@ -34,12 +34,13 @@ class Cell(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A block of columns with one row for each checkpoint and arm."""
+    """A block of columns with one row for each checkpoint and arm, or what else `of` calls it."""
 
     caption: str
     headers: list[str]
     higher_is_better: list[bool | None]
     rows: list[tuple[int, str, list[Cell]]]
+    of: str = "arm"
 
 
 class Table(NamedTuple):
@@ -167,7 +168,7 @@ def markdown(table: Table, width: int = WIDTH) -> str:
 
 def _divided(panel: Panel, limit: int) -> list[list[list[str]]]:
     """The panel's columns as texts, with step and arm before each division."""
-    head = [["step", *(str(step) for step, _, _ in panel.rows)], ["arm", *(arm for _, arm, _ in panel.rows)]]
+    head = [["step", *(str(step) for step, _, _ in panel.rows)], [panel.of, *(arm for _, arm, _ in panel.rows)]]
     body = []
     for place, header in enumerate(panel.headers):
         arrow = {None: "", True: " ↑", False: " ↓"}[panel.higher_is_better[place]]
@@ -202,7 +203,7 @@ def _aligned(columns: list[list[str]]) -> str:
     drawn = []
     for column in columns:
         width = max(map(len, column))
-        words = column[0] == "arm"
+        words = column is columns[1]
         texts = [text.ljust(width) if words else text.rjust(width) for text in column]
         drawn.append([texts[0], "-" * width if words else "-" * (width - 1) + ":", *texts[1:]])
     return "\n".join("| " + " | ".join(line) + " |" for line in zip(*drawn, strict=True))
@@ -254,7 +255,7 @@ def _tabular(panel: Panel) -> str:
         texts = ["" if step == before else str(step), escape_latex(arm), *(_latex_cell(cell) for cell in cells)]
         lines.append(" & ".join(texts) + r" \\")
         before = step
-    head = " & ".join(["step", "arm", *headers]) + r" \\"
+    head = " & ".join(["step", panel.of, *headers]) + r" \\"
     layout = "rl" + "r" * len(headers)
     rows = "\n".join(["\\toprule", head, "\\midrule", *lines, "\\bottomrule"])
     return f"\\begin{{tabular}}{{{layout}}}\n{rows}\n\\end{{tabular}}"
@@ -297,7 +298,7 @@ def fragment(table: Table, links: dict[str, str] | None = None, sortable: bool =
 
 def _html_panel(panel: Panel, links: dict[str, str], sortable: bool) -> str:
     arrows = {None: "", True: " ↑", False: " ↓"}
-    headers = ["step", "arm"]
+    headers = ["step", panel.of]
     headers += [header + arrows[better] for header, better in zip(panel.headers, panel.higher_is_better, strict=True)]
     tag = 'button type="button"' if sortable else "span"
     head = "".join(f'<th scope="col"><{tag}>{html.escape(header)}</{tag.split()[0]}></th>' for header in headers)

@@ -57,13 +57,13 @@ def notes_of(
         sources = dict.fromkeys(one["source"] for one in study["published"])
         notes.append(f"paper: the published number, where the setting is comparable ({'; '.join(sources)}).")
     notes += _same_run_notes(study, table)
-    notes += _absence_notes(metrics, tidy)
-    notes += _provenance_notes(metrics, study, table, tidy)
-    notes += _hardware_notes(runs, tidy)
+    notes += absence_notes(metrics, tidy)
+    notes += provenance_notes(metrics, study, table, tidy)
+    notes += hardware_notes(runs, tidy)
     return notes
 
 
-def _hardware_notes(runs: pd.DataFrame | None, tidy: pd.DataFrame) -> list[str]:
+def hardware_notes(runs: pd.DataFrame | None, tidy: pd.DataFrame) -> list[str]:
     if runs is None:
         return []
     behind = runs[runs["arm"].isin(tidy["arm"]) & runs["hardware"].notna()]
@@ -158,7 +158,7 @@ def _same_run_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
+def absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
     notes = []
     arms = list(dict.fromkeys(tidy["arm"]))
     runs = [(arm, seed, step) for (arm, seed), step in long_table.first_diverged_steps(metrics).items() if arm in arms]
@@ -175,7 +175,7 @@ def _absence_notes(metrics: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _provenance_notes(
+def provenance_notes(
     metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], tidy: pd.DataFrame
 ) -> list[str]:
     """Protocols and commits behind the table; what was made by more than one code or environment."""

@@ -20,12 +20,13 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import plots_of
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import long_table, plots_compared, plots_lengths, plots_training
+from longshort.results import best_alpha, long_table, plots_compared, plots_lengths, plots_training
 from longshort.results.drawing import figure_bytes
 
 # What the plots of the catalogue name.
 DRAWINGS: dict[str, Callable[..., Figure]] = {
     "against-length": plots_lengths.draw_against_length,
+    "alpha-by-length": plots_lengths.draw_alpha_by_length,
     "misalignment": plots_lengths.draw_misalignment,
     "misalignment-grid": plots_lengths.draw_misalignment_grid,
     "tasks": plots_compared.draw_tasks,
@@ -40,7 +41,7 @@ def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: 
     """Writes every plot that the study's evaluations allow, as pdf and png; returns the paths."""
     paths = []
     with matplotlib.style.context(style, after_reset=True):
-        for plot in plots_of(study["evaluations"]):
+        for plot in plots_of(study["evaluations"], best_alpha.table_of(study) is not None):
             figure = DRAWINGS[plot.drawing](metrics, study, *([plot.row] if plot.row else []))
             for suffix, content in figure_bytes(figure).items():
                 paths.append(out / f"{plot.name}.{suffix}")

@@ -14,9 +14,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from longshort.results import long_table, plots_compared
+from longshort.results import best_alpha, long_table, plots_compared
 from longshort.results.columns import columns_of
 from longshort.results.drawing import (
+    COLOURS,
+    LINES,
     WIDTH,
     Ending,
     Look,
@@ -128,6 +130,45 @@ def draw_against_length(metrics: pd.DataFrame, study: dict[str, Any], metric: st
     length_axis(right, lengths, study["l_train"], "context length (tokens)")
     right.set_ylabel(f"{metric}, difference to {reference} (%)")
     label_endings(right, endings)
+    return figure
+
+
+def draw_alpha_by_length(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
+    """The best alpha against the test length, a panel a metric, with the lines of the two claims."""
+    table = best_alpha.table_of(study)
+    assert table is not None
+    found, alphas = best_alpha.by_length(metrics, study, table), list(best_alpha.grid(study, table))
+    footer = (
+        f"Step {study['checkpoints'][-1]}; small: each seed, by a parabola in log alpha (filled: at the edge of the "
+        "grid); large: mean over seeds, 95 % interval.\nLines: what the two claims predict, through the middle of the means."
+    )
+    looks = {
+        1.0: Look("proportional\nto the ratio", COLOURS[0], "", LINES[1]),
+        0.0: Look("the same at\nevery length", COLOURS[1], "", LINES[2]),
+    }
+    figure, places = panels(len(found), 2, [line for look in looks.values() for line in look.label.split("\n")], footer)
+    for axes, one in zip(places, found, strict=True):
+        lengths = [int(column.length or 0) for column in one.columns]
+        for seed, edges in zip(one.log2, one.at_edge, strict=True):
+            for length, log2, at_edge in zip(lengths, seed, edges, strict=True):
+                axes.plot([length], [2**log2], "o", color="0.55", markersize=2.5, mfc="0.55" if at_edge else "white")
+        for length, mean in zip(lengths, one.means, strict=True):
+            if mean is not None:
+                axes.plot([length], [2**mean.mean], "D", color="black", markersize=4, zorder=3)
+                axes.plot([length] * 2, [2**mean.low, 2**mean.high], color="black", linewidth=0.9, zorder=3)
+        endings = []
+        for slope, look in looks.items():
+            predicted = 2 ** one.predicted(slope, int(study["l_train"]))
+            axes.plot(lengths, predicted, color=look.colour, linestyle=look.line, marker="", zorder=1)
+            there = bool(np.isfinite(predicted[-1]))
+            endings.append(Ending(float(lengths[-1]) if there else None, float(predicted[-1]) if there else 0.0, look))
+        length_axis(axes, lengths, study["l_train"], "context length (tokens)")
+        axes.set_yscale("log", base=2)
+        axes.set_ylim(min(alphas) / 2, max(alphas) * 2)
+        axes.set_yticks(alphas, [f"{alpha:g}" for alpha in alphas])
+        axes.minorticks_off()
+        axes.set_ylabel(f"best alpha by {one.name}")
+        label_endings(axes, endings)
     return figure
 
 

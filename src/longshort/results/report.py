@@ -20,7 +20,7 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import Column, Plot, plots_of, scores_of
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import compare, formats, long_table, plots_compared, statistics, tables
+from longshort.results import best_alpha, compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.long_table import BASE
 
 SCRIPT = """
@@ -65,16 +65,27 @@ dd { margin: 0; overflow-wrap: anywhere; } td.left { text-align: left; white-spa
 
 
 def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
-    """Three sentences, of what the study asks: alignment at all, dynamic alpha, hidden layers."""
+    """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
+    views where there are such arms, hidden layers, and the best alpha by length.
+    """
     numbers = compare.Numbers(metrics)
     names = [arm["name"] for arm in study["arms"]]
     control = {arm["name"]: arm["control"] for arm in study["arms"]}
     hidden = [arm["name"] for arm in study["arms"] if (arm["settings"]["alignment"].get("hidden") or {}).get("alpha")]
-    dynamic = [name for name in names if control[name] and name not in hidden]
+    alignment = {arm["name"]: arm["settings"]["alignment"] for arm in study["arms"]}
+    others = [name for name in names if control[name] and name not in hidden]
+    more = [name for name in others if (alignment[name].get("schedule") or {}).get("times", 1.0) != 1.0]
+    growing = [name for name in others if alignment[name].get("sampling_start")]
+    dynamic = [name for name in others if name not in more + growing]
     column = plots_compared.gained(study)
     asked = [
         ("Alignment with a constant alpha against none", [("constant", "baseline")]),
         ("A dynamic alpha against the constant one that spends as much", [(name, control[name]) for name in dynamic]),
+        *(
+            [("Alpha times a ratio of lengths against the constant one", [(one, control[one]) for one in more])]
+            * bool(more)
+        ),
+        *([("Growing views against those of the same mean", [(one, control[one]) for one in growing])] * bool(growing)),
         (
             "Hidden layers alone against none, and added to the output against the output alone",
             [(name, control[name] or "baseline") for name in hidden],
@@ -84,7 +95,7 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     for subject, pairs in asked:
         there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
         said.append(_answer(numbers, study, column, subject, there))
-    return said
+    return said + best_alpha.answer(metrics, study, numbers)
 
 
 def _answer(
@@ -147,7 +158,9 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
         "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers(metrics, study)) + _primary(study),
         "Main table": formats.fragment(made[first], links, sortable=True),
         "Plots": "".join(
-            _figure(plot, pictures[plot.name]) for plot in plots_of(study["evaluations"]) if plot.name in pictures
+            _figure(plot, pictures[plot.name])
+            for plot in plots_of(study["evaluations"], best_alpha.table_of(study) is not None)
+            if plot.name in pictures
         ),
         "Tables": "".join(
             formats.fragment(table, links, sortable=True) for name, table in made.items() if name != first

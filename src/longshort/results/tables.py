@@ -20,8 +20,8 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import Column
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import compare, formats, long_table, notes, statistics
-from longshort.results.columns import columns_of, kind_of
+from longshort.results import best_alpha, compare, formats, long_table, notes, statistics
+from longshort.results.columns import BEST_ALPHA, columns_of, kind_of
 from longshort.results.long_table import BASE, BASE_SEED
 
 
@@ -50,6 +50,8 @@ def tidy_table(
     "yes" where the joint interval leaves 0 out, else "no"; None where nothing is claimed. paper: the published number,
     where the study names one. status: "ok", or what is absent ("diverged (1 of 2)", "missing").
     """
+    if kind_of(table) == BEST_ALPHA:
+        return best_alpha.tidy_table(study, best_alpha.by_length(metrics, study, table, numbers))
     numbers = numbers or compare.Numbers(metrics)
     diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
     columns = columns_of(study, kind_of(table))
@@ -145,9 +147,23 @@ def contents(
     tidy: pd.DataFrame | None = None,
 ) -> formats.Table:
     """A table ready to be written in any format; `tidy` where that is made already."""
+    if kind_of(table) == BEST_ALPHA:
+        return _best_alphas(metrics, study, table, runs)
     tidy = tidy_table(metrics, study, table) if tidy is None else tidy
     panels = formats.panels(tidy, columns_of(study, kind_of(table)), compare.compared_with(study, table))
     return formats.Table(table["name"], table["title"], panels, notes.notes_of(metrics, study, table, tidy, runs))
+
+
+def _best_alphas(
+    metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], runs: pd.DataFrame | None
+) -> formats.Table:
+    found = best_alpha.by_length(metrics, study, table)
+    step = int(study["checkpoints"][-1])
+    behind = pd.DataFrame({"arm": [*best_alpha.grid(study, table).values()], "step": step, "status": "ok"})
+    said = best_alpha.notes_of(study, table, found) + notes.absence_notes(metrics, behind)
+    said += notes.provenance_notes(metrics, study, table, behind) + notes.hardware_notes(runs, behind)
+    panels = best_alpha.panels(best_alpha.tidy_table(study, found), found)
+    return formats.Table(table["name"], table["title"], panels, said)
 
 
 def format_table(

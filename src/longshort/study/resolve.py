@@ -102,10 +102,14 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     arm_runs: dict[str, dict[int, str]] = {}
     settings: dict[str, Any] = {"study": _study_settings(study)}
     for arm in study.arms:
-        of_arm, settings[arm] = _arm(f"study {name}, arm {arm}", arm, study, arms, config)
+        where = f"study {name}, arm {arm}"
+        of_arm, alignment, settings[arm] = _arm(where, arm, study, arms, config)
         arm_runs[arm] = {}
         for seed in study.seeds:
-            spec = RunSpec(data=study.data, length=study.lengths.train, seed=seed, base=base, **of_arm)
+            two_views = _two_views(where, alignment, study, of_arm["training"].steps, seed)
+            spec = RunSpec(
+                data=study.data, length=study.lengths.train, seed=seed, base=base, alignment=two_views, **of_arm
+            )
             run, text = _named(spec)
             runs.setdefault(run, spec)
             texts[run] = text
@@ -149,8 +153,10 @@ def _base(where: str, study: Study, config: Path) -> tuple[RunSpec, int]:
     return spec, model.training.steps
 
 
-def _arm(where: str, name: str, study: Study, arms: Arms, config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all runs of an arm have in common, and the settings that it comes from."""
+def _arm(
+    where: str, name: str, study: Study, arms: Arms, config: Path
+) -> tuple[dict[str, Any], Alignment, dict[str, Any]]:
+    """What all runs of an arm have in common, its alignment, whose values depend on the seed, and its settings."""
     arm, override = arms.arms[name], study.overrides.get(name, Override())
     alignment_values, training_values = arms.alignment, study.training.model_dump()
     for patch in (study.alignment, arm.alignment, override.alignment):
@@ -167,11 +173,10 @@ def _arm(where: str, name: str, study: Study, arms: Arms, config: Path) -> tuple
     deepspeed = read_deepspeed(where, training, config)
     checks.check_attention(where, training, study)
     checks.check_adapter(where, training, study, deepspeed)
-    two_views = _two_views(where, alignment, study, training.steps)
     extension = parse_rope(study.model.rope, arm.rope, where)
-    of_arm = {"rope": extension, "training": training, "deepspeed": deepspeed, "alignment": two_views}
+    of_arm = {"rope": extension, "training": training, "deepspeed": deepspeed}
     settings = {"alignment": canonical(alignment), "training": canonical(training)}
-    return of_arm, settings | ({"rope": canonical(extension)} if arm.rope else {})
+    return of_arm, alignment, settings | ({"rope": canonical(extension)} if arm.rope else {})
 
 
 def _evaluations(study: Study) -> Iterator[Evaluation]:
@@ -204,18 +209,13 @@ def _named(spec: BaseModel) -> tuple[str, str]:
     return digest(dumps(content)), text
 
 
-def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> TwoViews:
-    length = study.lengths.train
-    # 0.29 * 100 is 28.999...: a product that is a whole number but for its last bit is that number.
-    reach = math.floor(alignment.sampling_range * length + 1e-9)
-    if reach < 1:
-        raise StudyError(
-            f"{where}: alignment.sampling_range = {alignment.sampling_range:g}: less than one token of lengths.train "
-            f"{length}; give {math.ceil(1e6 / length) / 1e6:g} or more"
-        )
-    max_extra = min(reach, length - 1)
+def _two_views(where: str, alignment: Alignment, study: Study, steps: int, seed: int) -> TwoViews:
+    max_extra = _ranges(where, alignment, study.lengths.train, steps)
     try:
-        multipliers = _multipliers(where, alignment.schedule, study, steps)
+        if alignment.schedule.kind in ("view-ratio", "view-gap"):
+            multipliers = _by_views(alignment.schedule.kind, max_extra, study.lengths.train, steps, seed)
+        else:
+            multipliers = _multipliers(where, alignment.schedule, study, steps)
         finite = all(math.isfinite(value) for value in multipliers)
     except (OverflowError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, StudyError):
@@ -251,6 +251,33 @@ def _two_views(where: str, alignment: Alignment, study: Study, steps: int) -> Tw
     )
 
 
+def _ranges(where: str, alignment: Alignment, length: int, steps: int) -> int | list[int]:
+    """The sampling range of l_extra in tokens: of each step, or one for all."""
+
+    def tokens(share: float) -> int:
+        # 0.29 * 100 is 28.999...: a product that is a whole number but for its last bit is that number.
+        return min(math.floor(share * length + 1e-9), length - 1)
+
+    start, end = alignment.sampling_start or alignment.sampling_range, alignment.sampling_range
+    for key, share in (("sampling_range", end), ("sampling_start", start)):
+        if tokens(share) < 1:
+            raise StudyError(
+                f"{where}: alignment.{key} = {share:g}: less than one token of lengths.train {length}; "
+                f"give {math.ceil(1e6 / length) / 1e6:g} or more"
+            )
+    ranges = [round(schedules.linear(step, steps, tokens(start), tokens(end))) for step in range(steps)]
+    return ranges[0] if len(set(ranges)) == 1 else ranges
+
+
+def _by_views(kind: str, max_extra: int | list[int], length: int, steps: int, seed: int) -> list[float]:
+    """The multipliers of a schedule that goes by the l_extra of each step, which the training draws alike."""
+    from longshort.data.streams import extra_length  # numpy is slow to import, and other studies need none
+
+    most = max_extra if isinstance(max_extra, list) else [max_extra] * steps
+    extras = [extra_length(seed, step, most[step]) for step in range(steps)]
+    return {"view-ratio": schedules.view_ratio, "view-gap": schedules.view_gap}[kind](extras, length)
+
+
 def _weights(where: str, alpha: float, multipliers: list[float]) -> float | list[float]:
     products = [alpha * multiplier for multiplier in multipliers]
     if not all(math.isfinite(value) for value in products):
@@ -261,7 +288,7 @@ def _weights(where: str, alpha: float, multipliers: list[float]) -> float | list
 
 def _multipliers(where: str, schedule: Any, study: Study, steps: int) -> list[float]:
     if schedule.kind == "constant":
-        return [1.0] * steps
+        return [schedule.times] * steps
     if schedule.kind == "mean-of":
         return [schedules.mean(_multipliers(where, schedule.schedule, study, steps))] * steps
     if schedule.kind in ("ratio", "ratio-curriculum"):

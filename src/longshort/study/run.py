@@ -32,7 +32,7 @@ class HiddenTerm(Strict):
 class TwoViews(Strict):
     """The alignment as one run computes it: values, no schedules."""
 
-    max_extra: int = Field(description="l_extra ~ U{1..max_extra}, tokens")
+    max_extra: int | list[int] = Field(description="l_extra ~ U{1..max_extra}, tokens, at every step, or one for all")
     sampling_per: Literal["batch", "row"] = Field("batch", json_schema_extra={"neutral": "batch"})
     overlap: Overlap | None = None
     output: OutputTerm | None = None

@@ -16,6 +16,7 @@ from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.metrics.catalog import METRICS, plots_of
 from longshort.records import hub, layout
+from longshort.results.columns import BEST_ALPHA
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
 from longshort.study.schema import Arm, Study, Table
@@ -198,7 +199,8 @@ class ResolvedStudy(Wired):
     def plot_files(self, *kinds: str) -> list[str]:
         """As results.plots draws them."""
         asked = {metric: evaluation.settings.model_dump() for metric, (_, evaluation) in self.evaluations.items()}
-        plots = [plot.name for plot in plots_of(asked)]
+        best_alpha = any(table.columns == BEST_ALPHA for table in self.tables.values())
+        plots = [plot.name for plot in plots_of(asked, best_alpha)]
         return [layout.plot(self.name, plot, kind) for plot in plots for kind in kinds or ("pdf", "png")]
 
     def table_names(self) -> list[str]:

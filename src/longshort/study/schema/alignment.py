@@ -13,7 +13,10 @@ StopGradient = Literal["none", "first", "second", "targets"]
 
 
 class Constant(Strict):
+    """The same multiplier at every step."""
+
     kind: Literal["constant"] = "constant"
+    times: float = Field(1.0, gt=0, description="multiplier at every step", json_schema_extra={"neutral": 1.0})
 
 
 class StepSchedule(Strict):
@@ -43,6 +46,15 @@ class RatioSchedule(Strict):
     power: float = Field(1.0, ge=0, description="exponent of l_test / l_train")
 
 
+class ViewSchedule(Strict):
+    """A multiplier by the l_extra of the step's own views, with mean 1 over training.
+
+    Proportional to (l_train + l_extra) / l_train (view-ratio) or to l_extra / l_train (view-gap).
+    """
+
+    kind: Literal["view-ratio", "view-gap"]
+
+
 class MeanOf(Strict):
     """The constant control of a schedule: its mean over training, at every step."""
 
@@ -52,7 +64,7 @@ class MeanOf(Strict):
     )
 
 
-Schedule = Annotated[Constant | StepSchedule | RatioSchedule | MeanOf, Field(discriminator="kind")]
+Schedule = Annotated[Constant | StepSchedule | RatioSchedule | ViewSchedule | MeanOf, Field(discriminator="kind")]
 
 
 class OverlapAll(Strict):
@@ -98,6 +110,14 @@ class Alignment(Strict):
     sampling_range: float = Field(
         0.5, gt=0, le=1, description="l_extra ~ U{1..sampling_range * l_train}, as a fraction of l_train"
     )
+    sampling_start: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the range at the first step, from which it grows linearly to sampling_range at the last; "
+        "null: sampling_range at every step",
+        json_schema_extra={"neutral": None},
+    )
     sampling_per: Literal["batch", "row"] = Field("batch", description="one l_extra per optimiser step or per window")
     schedule: Schedule = Field(Constant(), description="multiplies alpha and hidden.alpha over training")
     hidden: Hidden | None = Field(None, description="alignment of hidden layers; null: none")
@@ -106,4 +126,13 @@ class Alignment(Strict):
     def _targets_is_for_sce(self) -> Alignment:
         if self.stop_gradient == "targets" and self.divergence != "sce":
             raise ValueError("stop_gradient targets is defined for sce only; use none, first or second")
+        return self
+
+    @model_validator(mode="after")
+    def _views_of_a_step(self) -> Alignment:
+        if self.schedule.kind in ("view-ratio", "view-gap") and self.sampling_per == "row":
+            raise ValueError(
+                f"schedule {self.schedule.kind} weighs a step by its one l_extra, and with sampling_per row each "
+                "window has its own; use sampling_per batch, or another schedule"
+            )
         return self

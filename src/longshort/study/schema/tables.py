@@ -19,7 +19,8 @@ class Table(Strict):
     columns: str = Field(
         "headline",
         description="what is shown: headline: every metric; tasks, buckets: LongBench-E by task or by length of the "
-        "document; lengths: perplexity and accuracy by length; cost: device-hours, speed and memory",
+        "document; lengths: perplexity and accuracy by length; alpha-by-length: the alpha that is best at each length; "
+        "cost: device-hours, speed and memory",
         json_schema_extra={"enum": [*KINDS]},
     )
 
