@@ -140,7 +140,8 @@ def draw_alpha_by_length(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure
     found, alphas = best_alpha.by_length(metrics, study, table), list(best_alpha.grid(study, table))
     footer = (
         f"Step {study['checkpoints'][-1]}; small: each seed, by a parabola in log alpha (filled: at the edge of the "
-        "grid); large: mean over seeds, 95 % interval.\nLines: what the two claims predict, through the middle of the means."
+        "grid); large: mean over seeds, 95 % interval.\n"
+        "Lines: what the two claims predict, through the middle of the means."
     )
     looks = {
         1.0: Look("proportional\nto the ratio", COLOURS[0], "", LINES[1]),
