@@ -16,7 +16,7 @@ from longshort.records.publish import file_digest, write_record
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
 from tests.support.reruns import RESULTS
 
-ARMS = ("baseline", "constant", "ratio", "hidden+output", "step-linear")
+ARMS = ("baseline", "constant", "alpha-1x", "hidden+output", "step-linear")
 
 
 def plan(project: Path) -> dict:
@@ -29,8 +29,8 @@ def cell(project: Path, arm: str, column: str) -> float:
 
 
 def each(*why: str) -> dict[str, list[str]]:
-    """The same reasons for every arm; ratio has no run of its own."""
-    return {**dict.fromkeys(ARMS, [*why]), "ratio": ["the same run as constant"]}
+    """The same reasons for every arm; alpha-1x has no run of its own."""
+    return {**dict.fromkeys(ARMS, [*why]), "alpha-1x": ["the same run as constant"]}
 
 
 NUMBER = ("main", "constant", "PPL 32")
@@ -129,7 +129,7 @@ def test_a_run_of_two_arms_is_counted_once(finished_copy: Path) -> None:
     edit_study(finished_copy, training__weight_decay=0.5)
     said = longshort(finished_copy, "plan", "--study", "tiny").stdout
     counts = [line for line in said.splitlines() if "1 train" in line]
-    assert "\n  ratio: the same run as constant\n" in said and len(counts) == 1 and "ratio" not in counts[0]
+    assert "\n  alpha-1x: the same run as constant\n" in said and len(counts) == 1 and "alpha-1x" not in counts[0]
 
 
 def test_of_one_target_nothing_is_said_of_the_others(finished_copy: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_accepted_change_reruns_nothing_and_stands_in_the_notes(finished_copy
     assert "models/head.py" in said
     assert "constant" in plan(finished_copy)["stays"] and "baseline" not in plan(finished_copy)["stays"]
     for arm in ARMS:
-        if arm not in ("constant", "ratio"):  # ratio is the same run as constant
+        if arm not in ("constant", "alpha-1x"):  # alpha-1x is the same run as constant
             longshort(finished_copy, "accept", arm, "--study", "tiny", "--because", "an unused import")
     assert not plan(finished_copy)["jobs"]
     run_snakemake(finished_copy, "results/tiny/tables/main.md")

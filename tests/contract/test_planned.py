@@ -16,7 +16,7 @@ import yaml
 from tests.support.project import ROOT, TINY, edit, edit_study, make_project, planned, run_snakemake, write_study
 from tests.support.reruns import AFTER, RESULTS, reverse_ages
 
-ARMS = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]  # ratio is the same run as constant
+ARMS = ["baseline", "constant", "alpha-1x", "hidden+output", "step-linear"]  # alpha-1x is the same run as constant
 TRAINING, ALIGNMENT = (f"src/longshort/study/schema/{section}.py" for section in ("training", "alignment"))
 EVALUATIONS = ("perplexity", "misalignment", "longbench_e")
 
@@ -287,7 +287,7 @@ def test_a_changed_setting_reruns_what_it_concerns(finished_copy: Path, change: 
 
 
 def test_what_changes_the_computation_of_an_arm_reruns_that_arm(finished_copy: Path) -> None:
-    """One setting on each of four arms. (ratio is left what it was, and so keeps the run that it shared.)"""
+    """One setting on each of four arms. (alpha-1x is left what it was, and so keeps the run that it shared.)"""
     edit_study(
         finished_copy,
         overrides__baseline={"training": {"precision": "bf16"}},
@@ -300,10 +300,8 @@ def test_what_changes_the_computation_of_an_arm_reruns_that_arm(finished_copy: P
 
 def test_equal_runs_are_trained_once(project: Path, finished_copy: Path) -> None:
     """Under two names, in two tables, in two studies."""
-    tables = {name: {"title": name, "arms": ["baseline", name]} for name in ("constant", "ratio")}
-    write_study(
-        project, {**TINY, "arms": ARMS[:3], "overrides": {"ratio": {"alignment": {"alpha": 0.25}}}, "tables": tables}
-    )
+    tables = {name: {"title": name, "arms": ["baseline", name]} for name in ("constant", "alpha-1x")}
+    write_study(project, {**TINY, "arms": ARMS[:3], "tables": tables})
     assert planned(project) == {
         "data": 1,
         "specification": 6,  # of the corpus, of three runs, the base one of them, and of two evaluations
@@ -311,5 +309,5 @@ def test_equal_runs_are_trained_once(project: Path, finished_copy: Path) -> None
         **RESULTS,
     }
     study = yaml.safe_load((finished_copy / "config/studies/tiny.yaml").read_text())
-    write_study(finished_copy, {**study, "arms": ARMS[:3], "overrides": {"ratio": study["overrides"]["ratio"]}}, "two")
+    write_study(finished_copy, {**study, "arms": ARMS[:3], "overrides": {}}, "two")
     assert planned(finished_copy, "two") == RESULTS

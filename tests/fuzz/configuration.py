@@ -23,7 +23,7 @@ from tests.support.project import ROOT, TINY, write_study
 STUDY: dict[str, Any] = {
     **TINY,
     "model": {**TINY["model"], "rope": {"kind": "yarn", "factor": 2.0}},
-    "arms": ["baseline", "constant", "hidden", "step-linear", "ratio"],
+    "arms": ["baseline", "constant", "hidden", "step-linear", "ratio-2x"],
     "overrides": {"hidden": {"alignment": {"alpha": 0.5}, "training": {"batch": 4}}},
     "evaluations": {
         **TINY["evaluations"],

@@ -56,7 +56,7 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
     last = perplexity[(perplexity["step"] == 150) & (perplexity["seed"] == 0)]
     curves = {arm: tuple(rows.sort_values("length")["value"]) for arm, rows in last.groupby("arm")}
     same = {pair for pair in itertools.combinations(sorted(curves), 2) if curves[pair[0]] == curves[pair[1]]}
-    assert len(curves) >= 3 and same <= {("constant", "ratio")}
+    assert len(curves) >= 3 and not same
     assert planned(demo.parents[1], study=demo.name) == {}
 
 

@@ -158,11 +158,8 @@ def run_whole_study(project: Path) -> None:
     study = copy.deepcopy(TINY)
     study["data"]["corpus"] = {"kind": "text", "path": "modules"}
     study["model"]["training"]["processes"] = 2
-    study["arms"] = ["baseline", "constant", "ratio", "hidden+output", "step-linear"]
-    study["overrides"] = {
-        "ratio": {"alignment": {"alpha": 0.25}},
-        "step-linear": {"training": {"learning_rate": 1e30}},
-    }
+    study["arms"] = ["baseline", "constant", "alpha-1x", "hidden+output", "step-linear"]
+    study["overrides"] = {"step-linear": {"training": {"learning_rate": 1e30}}}
     study["evaluations"]["longbench_e"] = {
         "source": {"kind": "stand-in", "items_per_task": 1},
         "max_length": 128,

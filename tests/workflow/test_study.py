@@ -24,7 +24,10 @@ def test_every_number_of_every_arm_is_there(finished: Path) -> None:
     metrics = metrics_of(finished)
     assert set(metrics.loc[metrics["arm"] != "step-linear", "status"]) == {"ok"}
     expected = {("perplexity", 16), ("perplexity", 32), ("accuracy", 32), ("symkl", 16), ("symkl", 32), ("sce", 16)}
-    for arm, steps in [("(base)", {0}), *((arm, {2, 6}) for arm in ("baseline", "constant", "ratio", "hidden+output"))]:
+    for arm, steps in [
+        ("(base)", {0}),
+        *((arm, {2, 6}) for arm in ("baseline", "constant", "alpha-1x", "hidden+output")),
+    ]:
         rows = metrics[(metrics["arm"] == arm) & ~metrics["metric"].str.startswith("train/")]
         assert set(rows["step"]) == steps
         for step in steps:
@@ -44,8 +47,8 @@ def test_tables_and_plots_are_there_and_equal_arms_are_said(finished: Path) -> N
     for plot in ("perplexity", "misalignment", "misalignment-grid", "training", "schedules"):
         assert (folder / "plots" / f"{plot}.png").stat().st_size > 5000
         assert (folder / "plots" / f"{plot}.pdf").read_bytes().startswith(b"%PDF")
-    assert "ratio is the same run as constant" in (folder / "tables" / "main.md").read_text()
-    assert (folder / "arms" / "ratio" / "seed-0").resolve() == (folder / "arms" / "constant" / "seed-0").resolve()
+    assert "alpha-1x is the same run as constant" in (folder / "tables" / "main.md").read_text()
+    assert (folder / "arms" / "alpha-1x" / "seed-0").resolve() == (folder / "arms" / "constant" / "seed-0").resolve()
 
 
 def test_weights_are_safetensors_and_load(finished: Path) -> None:

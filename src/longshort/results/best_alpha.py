@@ -105,6 +105,8 @@ def by_length(
             each = [_of_column(numbers, study, column, arms, diverged) for column in columns]
             log2 = np.array([[one.log2 for one in of_seeds] for of_seeds in each]).T
             at_edge = np.array([[one.at_edge for one in of_seeds] for of_seeds in each]).T
+            if metric != "perplexity" and not np.isfinite(log2).any():
+                continue
             slopes = _slopes(log2, np.log2([float(column.length or 0) for column in columns]))
             means = [_mean(of_length) for of_length in log2.T]
             result.append(ByLength(_name(columns[0]), columns, log2, at_edge, means, slopes, _mean(slopes)))

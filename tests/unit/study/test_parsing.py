@@ -33,8 +33,8 @@ COMMIT = "give the commit, so that the study stays the same"
         ),
         ({"overrides": {"constant": {"training": {"steps": 4}}}}, ["arm constant", "checkpoints = 6", "1..4"]),
         (
-            {"lengths": {"train": 16}, "arms": ["baseline", "ratio", "constant"]},
-            ["arm ratio", "l_test", "lengths.test"],
+            {"lengths": {"train": 16}, "alignment__schedule": {"kind": "ratio"}},
+            ["arm baseline", "l_test", "lengths.test"],
         ),
         ({"tables__main__arms": ["baseline", "hidden"]}, ["tables.main.arms", "'hidden'", "add it to arms"]),
         ({"tables__main__arms": ["baseline", "baseline"]}, ["tables.main.arms", "'baseline' stands there twice"]),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from longshort.commands import cost
+from longshort.data.streams import extra_length
 from longshort.errors import StudyError
 from longshort.study import resolve
 from tests.support.project import ROOT
@@ -50,10 +51,52 @@ def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
 
 
 def test_equal_arms_are_one_run(config: Path) -> None:
-    alignment = {"overrides": {"ratio": {"alignment": {"alpha": 0.25}}}}
-    resolved = load(config, arms=["baseline", "constant", "ratio", "alpha-1.0"], **alignment)
-    assert resolved.arm_runs["ratio"] == resolved.arm_runs["constant"] == resolved.arm_runs["alpha-1.0"]
-    assert len(resolved.runs) == 3
+    """As their values are, however they are written: the kind of a schedule is no part of a run."""
+    by_ratio = {"alignment": {"alpha": 0.25, "schedule": {"kind": "ratio"}}}
+    arms = ["baseline", "constant", "alpha-1x", "alpha-1.0", "alpha-2x", "ratio-2x", "alpha-0.5"]
+    runs = load(config, arms=arms, overrides={"alpha-0.5": by_ratio}).arm_runs
+    assert runs["alpha-1x"] == runs["constant"] == runs["alpha-1.0"] == runs["alpha-0.5"]
+    assert runs["alpha-2x"] == runs["ratio-2x"] != runs["constant"]
+
+
+def test_a_renamed_schedule_is_the_same_run(config: Path) -> None:
+    """An arm ratio-curriculum with alpha_ref an eighth, as studies had it, is step-linear-1-to-8."""
+    arms = ["baseline", "constant", "step-linear-1-to-8", "step-linear-1-to-8-control"]
+    curriculum: dict[str, Any] = {"kind": "ratio-curriculum", "l_test": 128}
+    overrides = {
+        name: {"alignment": {"alpha": 0.125, "schedule": schedule}}
+        for name, schedule in zip(arms[2:], (curriculum, {"kind": "mean-of", "schedule": curriculum}), strict=True)
+    }
+    now, before = (load(config, arms=arms, overrides=some).arm_runs for some in ({}, overrides))
+    assert now == before and now["step-linear-1-to-8"] != now["step-linear-1-to-8-control"]
+
+
+@pytest.mark.parametrize("kind", ["view-ratio", "view-gap"])
+def test_alpha_by_the_views_goes_by_the_draws_of_the_training(config: Path, kind: str) -> None:
+    resolved = load(config, arms=["baseline", "constant", kind], seeds=[0, 1])
+    most = resolved.runs[resolved.arm_runs[kind][0]].alignment.max_extra
+    values = {}
+    for seed, run in resolved.arm_runs[kind].items():
+        values[seed] = resolved.runs[run].alignment.output.alpha
+        extras = [extra_length(seed, step, most) for step in range(6)]
+        ratios = [extra / 16 if kind == "view-gap" else (16 + extra) / 16 for extra in extras]
+        assert values[seed] == pytest.approx([one * 6 / math.fsum(ratios) for one in ratios], rel=1e-11)
+    assert values[0] != values[1]
+    with pytest.raises(StudyError, match=rf"arm {kind}: alignment.*{kind}.*one l_extra.*use sampling_per batch"):
+        load(config, arms=["baseline", "constant", kind], alignment__sampling_per="row")
+
+
+def test_a_curriculum_ends_at_the_sampling_range_and_has_its_control_s_mean(config: Path) -> None:
+    arms = ["baseline", "constant", "curriculum", "curriculum-control"]
+    resolved = load(config, arms=arms, training__steps=60, lengths={"train": 64, "test": 64})
+    ranges, control = (resolved.runs[resolved.arm_runs[arm][0]].alignment.max_extra for arm in arms[2:])
+    assert (ranges[0], ranges[-1], control) == (8, 32, 20) and ranges == sorted(ranges)
+    assert sum(ranges) / 60 == pytest.approx(control)
+    same = {"curriculum": {"alignment": {"sampling_start": 0.5}}}
+    runs = load(config, arms=arms, overrides=same).arm_runs
+    assert runs["curriculum"] == runs["constant"]
+    with pytest.raises(StudyError, match=r"sampling_start = 0\.01: less than one token .*; give 0\.0625"):
+        load(config, alignment__sampling_start=0.01)
 
 
 def test_an_arm_may_change_the_context_extension(config: Path) -> None:
@@ -101,7 +144,7 @@ def test_the_sampling_range_is_rounded_down_to_tokens(config: Path, share: float
 def test_a_shared_table_is_made_of_the_arms_that_the_study_has(config: Path) -> None:
     tables = load(config, arms=["baseline", "constant", "alpha-1.0", "alpha-0.3"], tables={}).tables
     assert list(tables) == ["main", "lengths", "cost", "alpha"]
-    assert tables["alpha"].arms == ["baseline", "alpha-0.3", "alpha-1.0"]
+    assert tables["alpha"].arms == ["baseline", "constant", "alpha-0.3", "alpha-1.0"]
 
 
 def test_baseline_does_not_depend_on_what_it_leaves_out(config: Path) -> None:
@@ -122,13 +165,13 @@ def test_notation_does_not_matter_and_values_do(config: Path) -> None:
     assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
 
 
-@pytest.mark.parametrize("name", ["step-linear", "step-cosine", "step-exponential", "ratio-curriculum"])
+@pytest.mark.parametrize("name", ["step-linear", "step-cosine", "step-exponential", "step-linear-1-to-8", "view-ratio"])
 def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -> None:
-    resolved = load(config, arms=["baseline", "constant", "ratio-curriculum-control", name])
+    resolved = load(config, arms=["baseline", "constant", "step-linear-1-to-8-control", name])
     spent, control = (
         resolved.runs[resolved.arm_runs[arm][0]].alignment.output.alpha for arm in (name, resolved.arms[name].control)
     )
-    assert isinstance(control, float) and len(spent) == 6 and len(set(spent)) == 6
+    assert isinstance(control, float) and len(spent) == 6 and len(set(spent)) > 4
     assert math.fsum(spent) / 6 == pytest.approx(control, rel=1e-11)
 
 
