@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from longshort.data import __main__ as data_stage
+from longshort.data.streams import extra_length
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.jobs import ownership
 from longshort.study import resolve
@@ -29,14 +30,23 @@ ALPHA = 0.8  # of the study
 
 # alpha(u) of each schedule, written out: u = 0, 1/2, 1.
 EXPONENTIAL = [0.1, math.sqrt(0.1), 1.0]
+EXTRAS = [extra_length(0, step, 16) for step in range(STEPS)]
 SCHEDULES = {
     "step-linear": [0.0, 1.0, 2.0],
     "step-cosine": [0.0, 1.0, 2.0],
     "step-exponential": [value * 3 / sum(EXPONENTIAL) for value in EXPONENTIAL],
-    "ratio": [4.0, 4.0, 4.0],
-    "ratio-curriculum": [1.0, 2.5, 4.0],
-    "ratio-curriculum-control": [2.5, 2.5, 2.5],
+    "step-linear-1-to-8": [0.125, 0.5625, 1.0],
+    "step-linear-1-to-8-control": [0.5625] * STEPS,
+    "view-ratio": [(LENGTH + extra) * STEPS / (STEPS * LENGTH + sum(EXTRAS)) for extra in EXTRAS],
+    "view-gap": [extra * STEPS / sum(EXTRAS) for extra in EXTRAS],
+    **{
+        f"{kind}-{times:g}x": [times] * STEPS
+        for kind in ("alpha", "ratio")
+        for times in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    },
 }
+MAX_EXTRA = {"sampling-quarter": [8] * STEPS, "sampling-full": [31] * STEPS}
+MAX_EXTRA |= {"curriculum": [4, 10, 16], "curriculum-control": [10] * STEPS}
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +78,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
     return resolved, folder
 
 
-def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, base: str | None) -> list[dict]:
-    work = folder / run
+def train(
+    resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, base: str | None, to: str = "", **changes: int
+) -> list[dict]:
+    """Changes are those of the job; `to`: the work folder, if not the run's own."""
+    work = folder / (to or run)
     work.mkdir(exist_ok=True)
     (work / "spec.json").write_text(resolved.texts[run])
     job = {
@@ -89,7 +102,7 @@ def train(resolved: resolve.ResolvedStudy, folder: Path, run: str, steps: int, b
         "run_name": run,
     }
     with ownership.sole_owner(work) as owner:
-        trainer.train({**job, "owner": owner.token})
+        trainer.train({**job, **changes, "owner": owner.token})
     return [json.loads(line) for line in (work / log.NAME).read_text().splitlines()]
 
 
@@ -127,7 +140,7 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
 
 def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch: dict, arm: str) -> dict[str, float]:
     """The parts of the first batch's loss from the base's weights: plain forwards in float64, loops over positions."""
-    max_extra = {"sampling-quarter": 8, "sampling-full": 31}.get(arm, 16)
+    max_extra = MAX_EXTRA.get(arm, [16] * STEPS)
     stream = TokenStream(folder / "data" / "train", 256)
     windows = Windows(stream, length=LENGTH, seed=0, batch=4, steps=STEPS, max_extra=max_extra)
     batch = collate([windows[sample] for sample in range(4)], LENGTH)
@@ -166,6 +179,25 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
             unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in (a, b)]
             parts["hidden"] = float((unit[0] - unit[1]).square().mean())
     return parts
+
+
+@pytest.mark.parametrize("arm", ["view-ratio", pytest.param("curriculum", marks=pytest.mark.wide)])
+def test_what_depends_on_the_draws_depends_on_nothing_else(
+    prepared: tuple[resolve.ResolvedStudy, Path], arm: str
+) -> None:
+    """Neither on the micro-batch nor on an interruption; a training that was resumed is the same to the last bit."""
+    resolved, folder = prepared
+    run, base = resolved.arm_runs[arm][0], str(folder / resolved.base / f"checkpoint-{resolved.base_steps}")
+    once = train(resolved, folder, run, STEPS, base, to=f"{arm}-once")
+    alone = train(resolved, folder, run, STEPS, base, to=f"{arm}-alone", micro_batch=1)
+    train(resolved, folder, run, STEPS - 1, base, to=f"{arm}-resumed")
+    resumed = train(resolved, folder, run, STEPS, base, to=f"{arm}-resumed", resume=STEPS - 1)
+    assert len({row["alpha_output"] for row in once}) == (STEPS if arm == "view-ratio" else 1)
+    for part in ("alpha_output", "ce", "divergence", "loss"):
+        assert [row[part] for row in resumed] == [row[part] for row in once]
+        assert [row[part] for row in alone] == pytest.approx([row[part] for row in once], rel=1e-4)
+    weights = [folder / f"{arm}-{how}" / f"checkpoint-{STEPS}" / "model.safetensors" for how in ("once", "resumed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.wide
