@@ -36,7 +36,7 @@ class Difference(NamedTuple):
     """A mean paired difference, in the unit of what was compared.
 
     low, high: the 95 % interval of this difference alone; joint_low, joint_high: one of `comparisons` that hold
-    together with 95 %. NaN where there are too few seeds. documents: how many it rests on; 0: none known.
+    together with 95 %. NaN where there are too few seeds. seeds, documents: what it rests on (documents 0: none known).
     """
 
     mean: float
@@ -44,6 +44,7 @@ class Difference(NamedTuple):
     high: float
     joint_low: float
     joint_high: float
+    seeds: int
     documents: int
 
 
@@ -116,7 +117,7 @@ def paired_difference(
     nan = float("nan")
     known = documents if documents > 1 else 0
     if seeds < 2:
-        return Difference(mean, nan, nan, nan, nan, known)
+        return Difference(mean, nan, nan, nan, nan, seeds, known)
     of_seeds = float(by_seed.var(ddof=1)) / seeds
     of_documents = rest = 0.0
     freedom = math.inf
@@ -130,7 +131,7 @@ def paired_difference(
 
     half = half_width(LEVEL, rest)
     joint = half_width(1 - (1 - LEVEL) / comparisons, 0.0)
-    return Difference(mean, mean - half, mean + half, mean - joint, mean + joint, known)
+    return Difference(mean, mean - half, mean + half, mean - joint, mean + joint, seeds, known)
 
 
 @cache
