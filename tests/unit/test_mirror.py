@@ -52,6 +52,7 @@ ELSEWHERE = {
     "records/provenance.py": "unit/evaluation/test_stage.py",
     "results/columns.py": "unit/results/test_tables.py",
     "results/compare.py": "unit/results/test_tables.py",
+    "results/notes.py": "unit/results/test_tables.py",
 }
 # Of the repository, not of a module.
 OF_NO_MODULE = {"test_environments.py", "test_mirror.py", "test_pages.py", "test_setup.py"}
