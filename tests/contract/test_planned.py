@@ -184,8 +184,8 @@ def merge_two_modules_into_a_package(project: Path) -> None:
     mend(project, "from longshort.data import splits", "from longshort.text import splits")
     mend(
         project,
-        "from longshort.data import prepared, splits",
-        "from longshort.data import prepared\nfrom longshort.text import splits",
+        "from longshort.data import integrity, splits",
+        "from longshort.data import integrity\nfrom longshort.text import splits",
     )
 
 

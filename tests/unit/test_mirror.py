@@ -34,7 +34,7 @@ ELSEWHERE = {
     "collecting/links.py": "workflow/test_study.py",
     "collecting/numbers.py": "workflow/test_study.py",
     "collecting/runs.py": "workflow/test_study.py",
-    "data/prepared.py": "contract/test_refusals.py",
+    "data/integrity.py": "contract/test_refusals.py",
     # The report needs a browser.
     "results/report.py": "page/test_report.py",
     # Parts of what their wing's test tests as a whole.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from longshort.data import prepared, splits
+from longshort.data import integrity, splits
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
 from longshort.identity.code import code_hash, modules, refuse_changed_code
@@ -114,7 +114,7 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
         if _sound(finished):
             print(f"found finished: {finished}")
         else:
-            prepared.refuse_altered(arguments.data, "validation", "test")
+            integrity.refuse_altered(arguments.data, "validation", "test")
             began = time.monotonic()
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longshort.data import prepared, splits
+from longshort.data import integrity, splits
 from longshort.errors import in_a_line
 from longshort.evaluation.prompts import TASKS
 from longshort.evaluation.scoring import bucket_of, score_prediction
@@ -108,7 +108,7 @@ def main() -> None:
         refuse_changed_code(arguments.code, "longshort.evaluation.standin")
     interruption.end_at_once()
     wait_for_files(arguments.data, read_json(arguments.data / "manifest.json").get("files", []))
-    prepared.refuse_altered(arguments.data / "manifest.json", "test")
+    integrity.refuse_altered(arguments.data / "manifest.json", "test")
     test = splits.load(arguments.data / "test")
     documents = list(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
     with sole_owner(arguments.out) as owner:

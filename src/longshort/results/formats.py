@@ -43,7 +43,7 @@ class Panel(NamedTuple):
     of: str = "arm"
 
 
-class Table(NamedTuple):
+class PrintedTable(NamedTuple):
     name: str
     title: str
     panels: list[Panel]
@@ -155,7 +155,7 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 # ---- for a terminal --------------------------------------------------------------------------------------------------
 
 
-def markdown(table: Table, width: int = WIDTH) -> str:
+def markdown(table: PrintedTable, width: int = WIDTH) -> str:
     """Aligned for a terminal; what is wider than `width` characters is divided, one block below the other."""
     parts, said = [f"### {table.title}"], ""
     for panel in table.panels:
@@ -225,7 +225,7 @@ ALONE = r"""% In a paper: \usepackage{booktabs,graphicx}, then \input this file.
 """
 
 
-def latex(table: Table, label: str) -> str:
+def latex(table: PrintedTable, label: str) -> str:
     """A float over both columns; a panel is shrunk to the line where it is wider."""
     notes = " ".join(_breakable(escape_latex(note)) for note in table.notes)
     drawn = []
@@ -283,7 +283,7 @@ def _breakable(text: str) -> str:
 # ---- for a browser ---------------------------------------------------------------------------------------------------
 
 
-def fragment(table: Table, links: dict[str, str] | None = None, sortable: bool = False) -> str:
+def fragment(table: PrintedTable, links: dict[str, str] | None = None, sortable: bool = False) -> str:
     """The table as HTML without a page around it.
 
     Args:
@@ -348,7 +348,7 @@ tbody tr:hover { background: #f5f7fa; }
 """
 
 
-def page(table: Table) -> str:
+def page(table: PrintedTable) -> str:
     """The table as a page of its own."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(table.title)}</title>\n'

@@ -145,25 +145,27 @@ def contents(
     table: dict[str, Any],
     runs: pd.DataFrame | None = None,
     tidy: pd.DataFrame | None = None,
-) -> formats.Table:
+) -> formats.PrintedTable:
     """A table ready to be written in any format; `tidy` where that is made already."""
     if kind_of(table) == BEST_ALPHA:
         return _best_alphas(metrics, study, table, runs)
     tidy = tidy_table(metrics, study, table) if tidy is None else tidy
     panels = formats.panels(tidy, columns_of(study, kind_of(table)), compare.compared_with(study, table))
-    return formats.Table(table["name"], table["title"], panels, notes.notes_of(metrics, study, table, tidy, runs))
+    return formats.PrintedTable(
+        table["name"], table["title"], panels, notes.notes_of(metrics, study, table, tidy, runs)
+    )
 
 
 def _best_alphas(
     metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], runs: pd.DataFrame | None
-) -> formats.Table:
+) -> formats.PrintedTable:
     found = best_alpha.by_length(metrics, study, table)
     step = int(study["checkpoints"][-1])
     behind = pd.DataFrame({"arm": [*best_alpha.grid(study, table).values()], "step": step, "status": "ok"})
     said = best_alpha.notes_of(study, table, found) + notes.absence_notes(metrics, behind)
     said += notes.provenance_notes(metrics, study, table, behind) + notes.hardware_notes(runs, behind)
     panels = best_alpha.panels(best_alpha.tidy_table(study, found), found)
-    return formats.Table(table["name"], table["title"], panels, said)
+    return formats.PrintedTable(table["name"], table["title"], panels, said)
 
 
 def format_table(

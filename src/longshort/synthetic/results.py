@@ -26,7 +26,7 @@ from longshort.identity.code import refuse_changed_code
 from longshort.records.publish import Altered, file_digest, read_record, write_atomic
 from longshort.results import drawing, formats, report
 from longshort.results.drawing import Ending, Look
-from longshort.results.formats import Cell, Panel, Table
+from longshort.results.formats import Cell, Panel, PrintedTable
 
 ENTRY = "longshort.synthetic.results"
 ALIGNED = "identity + alignment"
@@ -121,7 +121,7 @@ def arms_of(metrics: pd.DataFrame, task: str) -> list[str]:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def tables(metrics: pd.DataFrame, study: dict[str, Any]) -> dict[str, tuple[Table, pd.DataFrame]]:
+def tables(metrics: pd.DataFrame, study: dict[str, Any]) -> dict[str, tuple[PrintedTable, pd.DataFrame]]:
     """The tables ready to be written, and their numbers."""
     made = {"growth": _growth_table(metrics, study)}
     if "length" in study["tasks"]:
@@ -138,7 +138,7 @@ def bands(study: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _parameterisation_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[Table, pd.DataFrame]:
+def _parameterisation_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[PrintedTable, pd.DataFrame]:
     arms, step = arms_of(metrics, "length"), int(study["training"]["steps"])
     panels, rows = [], []
     for caption, (low, high) in bands(study).items():
@@ -170,10 +170,10 @@ def _parameterisation_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tup
             "from a sequence and from it without its beginning added to the loss.",
         )
     title = "What is predicted in place of the length"
-    return Table("parameterisations", title, panels, notes), pd.DataFrame(rows)
+    return PrintedTable("parameterisations", title, panels, notes), pd.DataFrame(rows)
 
 
-def _growth_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[Table, pd.DataFrame]:
+def _growth_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[PrintedTable, pd.DataFrame]:
     rows, drawn = [], []
     for task in study["tasks"]:
         for arm in arms_of(metrics, task):
@@ -195,7 +195,7 @@ def _growth_table(metrics: pd.DataFrame, study: dict[str, Any]) -> tuple[Table, 
     ]
     title = "How the error grows with the distance from the trained lengths"
     panel = Panel("", headers, [None] * len(headers), drawn)
-    return Table("growth", title, [panel], notes), pd.DataFrame(rows)
+    return PrintedTable("growth", title, [panel], notes), pd.DataFrame(rows)
 
 
 def _cell(value: Estimate, among: Sequence[float] = (), lower_is_better: bool = True) -> Cell:
@@ -296,7 +296,7 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     return said
 
 
-def page(metrics: pd.DataFrame, study: dict[str, Any], made: Sequence[Table], plot: bytes) -> str:
+def page(metrics: pd.DataFrame, study: dict[str, Any], made: Sequence[PrintedTable], plot: bytes) -> str:
     """The report; nothing in it asks for anything outside."""
     facts = metrics.groupby(["task", "encoding", "run", "code", "commit"], sort=False).size().reset_index()
     rows = "".join(

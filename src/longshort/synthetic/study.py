@@ -25,31 +25,31 @@ Encoding = Literal["none", "learned", "rope", "alibi"]
 Parameterisation = Literal["identity", "sqrt", "log", "inverse-sqrt"]
 
 
-class Transformer(Strict):
+class SyntheticModel(Strict):
     features: int = Field(gt=0, description="width; the blocks' inner layer has four times as much")
     layers: int = Field(gt=0, description="blocks")
     heads: int = Field(gt=0, description="of the attention, in each block")
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Transformer:
+    def _heads_divide(self) -> SyntheticModel:
         if self.features % (2 * self.heads):
             raise ValueError(f"features {self.features} is no even multiple of heads {self.heads}; change one of them")
         return self
 
 
-class Training(Strict):
+class SyntheticTraining(Strict):
     steps: int = Field(gt=0, description="optimiser steps (AdamW, cosine schedule)")
     batch: int = Field(gt=0, description="sequences a step")
     learning_rate: float = Field(gt=0, description="at the end of the warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate grows linearly")
 
 
-class Lengths(Strict):
+class SequenceLengths(Strict):
     train: int = Field(gt=1, description="longest length of the training, tokens; lengths are uniform in 1..train")
     test: int = Field(description="longest length of the test; every length up to it is tested")
 
     @model_validator(mode="after")
-    def _longer(self) -> Lengths:
+    def _longer(self) -> SequenceLengths:
         if self.test <= self.train:
             raise ValueError(f"lengths.test {self.test} must be above lengths.train {self.train}")
         return self
@@ -70,9 +70,9 @@ class SyntheticStudy(Strict):
     seeds: list[Annotated[StrictInt, Field(ge=0, lt=MOST_SEEDS)]] = Field(
         min_length=1, description="one model of every arm for each"
     )
-    lengths: Lengths = Field(description="of the sequences, tokens")
-    model: Transformer = Field(description="a small decoder-only transformer")
-    training: Training = Field(description="the same for every arm")
+    lengths: SequenceLengths = Field(description="of the sequences, tokens")
+    model: SyntheticModel = Field(description="a small decoder-only transformer")
+    training: SyntheticTraining = Field(description="the same for every arm")
     test_sequences: int = Field(gt=0, description="sequences of every test length")
     cap: float = Field(gt=0, description="mapped-back predictions above it count as it: one can be infinite")
 
@@ -88,9 +88,9 @@ class GroupSpec(Strict):
     parameterisations: list[Parameterisation]
     alpha: float
     seeds: list[int]
-    lengths: Lengths
-    model: Transformer
-    training: Training
+    lengths: SequenceLengths
+    model: SyntheticModel
+    training: SyntheticTraining
     test_sequences: int
     cap: float
 

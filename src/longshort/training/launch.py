@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from longshort.data import prepared
+from longshort.data import integrity
 from longshort.errors import Interrupted, JobFailed, UserError
 from longshort.jobs import slurm
 from longshort.jobs.ownership import Owner
@@ -52,7 +52,7 @@ def complete(
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if not checked:
-                prepared.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train")
+                integrity.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train")
                 checked = True
             if resume:
                 refuse_foreign(checkpoints.folder(work, resume))
