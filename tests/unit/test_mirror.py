@@ -44,6 +44,7 @@ ELSEWHERE = {
     "study/run.py": "unit/study/test_resolve.py",
     "study/wired.py": "contract/test_synthetic.py",
     "synthetic/study.py": "workflow/test_synthetic.py",
+    "metrics/record.py": "unit/metrics/test_catalog.py",
     "metrics/settings.py": "unit/study/test_parsing.py",
     "data/splits.py": "unit/data/test_windows.py",
     "evaluation/journal.py": "unit/evaluation/test_longbench_answers.py",

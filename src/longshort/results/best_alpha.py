@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from longshort.metrics.catalog import Column
+from longshort.metrics.record import Column
 from longshort.results import compare, formats, long_table, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of
 

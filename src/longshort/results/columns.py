@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from longshort.metrics.catalog import METRICS, Column
+from longshort.metrics.catalog import METRICS
+from longshort.metrics.record import Column
 
 # The kind of table that results.best_alpha makes.
 BEST_ALPHA = "alpha-by-length"

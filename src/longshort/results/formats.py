@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from longshort.metrics.catalog import Column
+from longshort.metrics.record import Column
 
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from longshort.metrics.catalog import TASKS, Column, Score, scores_of
+from longshort.metrics.catalog import TASKS, scores_of
+from longshort.metrics.record import Column, Score
 from longshort.results import compare, long_table, statistics
 from longshort.results.columns import columns_of
 from longshort.results.drawing import (

@@ -18,7 +18,8 @@ import pandas as pd
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.metrics.catalog import Column, Plot, plots_of, scores_of
+from longshort.metrics.catalog import plots_of, scores_of
+from longshort.metrics.record import Column, Plot
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import best_alpha, compare, formats, long_table, plots_compared, statistics, tables
 from longshort.results.long_table import BASE

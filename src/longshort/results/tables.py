@@ -18,7 +18,7 @@ import pandas as pd
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.metrics.catalog import Column
+from longshort.metrics.record import Column
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import best_alpha, compare, formats, long_table, notes, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of, kind_of

@@ -7,7 +7,8 @@ import importlib
 import pytest
 
 from longshort.evaluation import scoring
-from longshort.metrics.catalog import BUCKETS, METRICS, Metric
+from longshort.metrics.catalog import BUCKETS, METRICS
+from longshort.metrics.record import Metric
 
 
 def test_the_names_of_tasks_and_buckets_are_those_of_the_evaluation() -> None:
