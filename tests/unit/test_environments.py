@@ -27,7 +27,7 @@ STAGES = {
 # Loaded by what is imported: by the Trainer and by DeepSpeed; by pandas; by lm_eval. And for an adapter: by its
 # name, and by transformers.
 LOADED = {
-    "data": {"pyarrow"},
+    "data": {"pyarrow", "sympy"},
     "training": {"accelerate", "bitsandbytes", "ninja", "peft", "pyarrow"},
     "evaluation": {"accelerate", "datasets", "peft", "pyarrow"},
     "results": {"pyarrow"},

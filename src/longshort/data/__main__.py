@@ -142,8 +142,11 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, owner: Owner) -> None:
+    spec = read_spec(arguments.spec)
+    if spec["corpus"]["kind"] == "stdlib":
+        print("WARNING: the standard library is another corpus in another Python: these numbers hold for this one only")
     try:
-        manifest = prepare(read_spec(arguments.spec), arguments.out)
+        manifest = prepare(spec, arguments.out)
     except (ValueError, NoSpace) as error:
         raise UserError(f"data: {error}") from None
     manifest.update(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from longshort.data import packages
 from longshort.records import hub
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -22,7 +23,7 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 def documents(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yields (name, text) of every document; what cannot be used is counted in left_out by reason."""
-    read = {"stdlib": _stdlib, "text": _text, "hub": _hub}[corpus["kind"]]
+    read = {"stdlib": _stdlib, "package": _package, "text": _text, "hub": _hub}[corpus["kind"]]
     for name, text in read(corpus, left_out):
         if text.strip():
             yield name, text
@@ -78,6 +79,14 @@ def _stdlib(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[st
             continue
         try:
             yield relative.as_posix(), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            left_out["not UTF-8"] += 1
+
+
+def _package(corpus: dict[str, Any], left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    for name, source in packages.sources(corpus):
+        try:
+            yield name, source.decode("utf-8-sig")
         except UnicodeDecodeError:
             left_out["not UTF-8"] += 1
 

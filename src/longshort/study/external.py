@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from longshort.data import corpora
+from longshort.data import corpora, packages
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
 from longshort.metrics.settings import Harness, LongBench
@@ -32,6 +32,11 @@ def check(where: str, study: Study) -> None:
     Raises:
         StudyError: something is missing, empty, or not what the study says; names key, value and remedy.
     """
+    if study.data.corpus.kind == "package":
+        try:
+            packages.refuse_another(study.data.corpus.model_dump())
+        except ValueError as error:
+            raise StudyError(f"{where}: {error}") from None
     if study.data.corpus.kind == "text":
         try:
             files = corpora.files(study.data.corpus.path)

@@ -15,6 +15,20 @@ class StdlibCorpus(Strict):
     kind: Literal["stdlib"]
 
 
+class PackageCorpus(Strict):
+    """The Python sources of an installed distribution, one document a file: the same text on every machine."""
+
+    kind: Literal["package"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="distribution, as the lock pins it")
+    content: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="sha256 over paths, sizes and bytes of the sources; a refusal says what is installed",
+    )
+    without: list[str] = Field(
+        ["*/test/*", "*/tests/*"], description="patterns of paths that are left out; * stands for any letters, / too"
+    )
+
+
 class TextCorpus(Strict):
     """Local files: .txt (one document a file), .jsonl or .parquet (one document a row)."""
 
@@ -55,7 +69,7 @@ class PretrainedTokenizer(Strict):
 class Data(Strict):
     """A corpus, its tokens and its division by document."""
 
-    corpus: Annotated[StdlibCorpus | TextCorpus | HubCorpus, Field(discriminator="kind")] = Field(
+    corpus: Annotated[StdlibCorpus | PackageCorpus | TextCorpus | HubCorpus, Field(discriminator="kind")] = Field(
         description="where the documents come from"
     )
     tokenizer: Annotated[BytesTokenizer | PretrainedTokenizer, Field(discriminator="kind")] = Field(
