@@ -27,6 +27,7 @@ help:
 demo: .venv/installed
 	@$(BIN)/snakemake all --cores $(CORES) --config study=$(STUDY)
 	@$(BIN)/longshort tables --study $(STUDY)
+	@$(BIN)/longshort reproduce --study $(STUDY)
 
 synthetic: .venv/installed
 	@$(BIN)/snakemake all --cores $(CORES) --config study=synthetic

@@ -71,6 +71,19 @@ def tables(
 
 
 @app.command()
+def reproduce(
+    study: StudyOption = "demo",
+    published: Annotated[Path, typer.Option(help="the published numbers")] = Path("docs/demo.parquet"),
+    write: Annotated[bool, typer.Option("--write", help="publish this study's numbers there instead")] = False,
+) -> None:
+    """Say whether a study's numbers here are those that were published, and what differs if they are not."""
+    from longshort.commands import reproduce as reproducing  # late: pandas is slow to import
+
+    resolved = studies.load(study)
+    _say(reproducing.write(resolved, published) if write else "\n".join(reproducing.compare(resolved, published)))
+
+
+@app.command()
 def plan(
     target: Annotated[str, typer.Argument(help="what to make; all: the whole study")] = "all",
     study: StudyOption = "demo",

@@ -1,0 +1,129 @@
+"""`longshort reproduce`: whether a study's numbers here are those that were published with the source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longshort.errors import StudyError
+from longshort.records.publish import write_atomic
+from longshort.results import long_table
+from longshort.results.columns import columns_of
+from longshort.study.wired import Wired
+
+RESULTS = Path("results")
+KEYS = ["arm", "seed", "step", "metric", "length", "task"]
+COLUMNS = [*KEYS, "value"]
+# A processor's other instructions add in another order: the demo's perplexities then differed by 5e-5.
+TOLERANCE = 1e-3
+# Where a file holds how its numbers were made: key of the Parquet file's own metadata.
+MADE = b"longshort"
+
+
+def write(study: Wired, path: Path) -> str:
+    """Publishes the headline numbers of a study's last checkpoint, with what they were made by."""
+    import pyarrow
+
+    table = pyarrow.Table.from_pandas(headline(study), preserve_index=False)
+    table = table.replace_schema_metadata({MADE: json.dumps(made(study)).encode()})
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+    return f"{len(table)} numbers of study {study.name} are in {path}"
+
+
+def compare(study: Wired, path: Path) -> list[str]:
+    """Says in lines how many of the published numbers came out again, and what differs if some did not.
+
+    Raises:
+        StudyError: the study has no numbers yet, or `path` is no file that `write` made.
+    """
+    if not path.exists():
+        return [f"{path} does not exist: no numbers are published that these could be compared with"]
+    published, before = _read(path)
+    here, now = headline(study), made(study)
+    both = published.merge(here[["arm", "seed"]].drop_duplicates(), on=["arm", "seed"])
+    both = both.merge(here, on=KEYS, how="left", suffixes=("_published", ""))
+    if both.empty:
+        return [f"{path} has no number of the arms and seeds of study {study.name}"]
+    away = (both["value"] - both["value_published"]).abs() / both["value_published"].abs().clip(lower=1e-12)
+    away[both["value"].eq(both["value_published"])] = 0.0
+    same = int((away <= TOLERANCE).sum())
+    said = [
+        f"{same} of {len(both)} published numbers came out again (to {TOLERANCE:.1%}; {int(away.eq(0).sum())} to the "
+        f"last digit; {path})"
+    ]
+    if same == len(both):
+        return [f"Reproduced: {said[0]}; the largest relative difference is {_worst(both, away)}"]
+    if away.notna().any():
+        said.append(f"the largest relative difference is {_worst(both, away)}")
+    if absent := int(both["value"].isna().sum()):
+        said.append(f"{absent} numbers are absent here: `longshort status --study {study.name}` says why")
+    differs = [f"{what}: {before[what]}; here {now[what]}" for what in now if before.get(what) != now[what]]
+    return [f"Not reproduced: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
+
+
+def headline(study: Wired) -> pd.DataFrame:
+    """The numbers of the study's headline columns at the last checkpoint, and of the bases: COLUMNS.
+
+    Raises:
+        StudyError: there are none yet.
+    """
+    rows = long_table.headlines(_metrics(study))
+    summary = json.loads(study.summary_text())
+    rows = rows[rows["step"].eq(int(summary["checkpoints"][-1])) | rows["arm"].eq(long_table.BASE)]
+    found = [long_table.at(rows, each.metric, each.length, each.task) for each in columns_of(summary)]
+    return pd.concat(found)[COLUMNS].drop_duplicates(KEYS).dropna(subset=["value"]).reset_index(drop=True)
+
+
+def made(study: Wired) -> dict[str, str]:
+    """What numbers depend on besides the study: corpus, code, lock, processor, and what torch uses of it."""
+    from torch.backends.cpu import get_cpu_capability
+
+    metrics = _metrics(study)
+    runs = long_table.read_runs(RESULTS / study.name / "runs.parquet")
+    return {
+        "corpus": _joined(metrics["data"]),
+        "lock and versions": _joined(metrics["environment"]),
+        "processor": _joined(runs["hardware"]),
+        "torch's CPU capability": get_cpu_capability(),
+        "commit": _joined(metrics["commit"]),
+    }
+
+
+def _metrics(study: Wired) -> pd.DataFrame:
+    path = RESULTS / study.name / "metrics.parquet"
+    if study.kind != "language-models":
+        raise StudyError(f"study {study.name} is synthetic: its numbers are not published; name another study")
+    if not path.exists():
+        raise StudyError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study.name}`")
+    return long_table.read(path)
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pyarrow
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+        return table.select(COLUMNS).to_pandas(), json.loads(table.schema.metadata[MADE])
+    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
+            "write it anew: `longshort reproduce --write`"
+        ) from None
+
+
+def _joined(values: pd.Series) -> str:
+    return ", ".join(sorted(set(values.dropna().astype(str)) - {""}))
+
+
+def _worst(both: pd.DataFrame, away: pd.Series) -> str:
+    row = both.iloc[int(away.fillna(0.0).argmax())]
+    place = "" if pd.isna(row["length"]) else f" at length {row['length']}"
+    return (
+        f"{away.max():.2g} ({row['metric']}{place}, arm {row['arm']}, seed {row['seed']}: {row['value']:.6g}, "
+        f"published {row['value_published']:.6g})"
+    )

@@ -1,0 +1,51 @@
+"""Whether a study came out again as it was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from longshort import studies
+from longshort.commands import reproduce
+from longshort.errors import StudyError
+
+
+def test_numbers_that_come_out_again_and_that_do_not(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    study, path = studies.load("tiny"), tmp_path / "tiny.parquet"
+    assert reproduce.compare(study, path) == [
+        f"{path} does not exist: no numbers are published that these could be compared with"
+    ]
+    reproduce.write(study, path)
+    table = pyarrow.parquet.read_table(path)
+    numbers = table.to_pandas()
+    assert list(numbers) == ["arm", "seed", "step", "metric", "length", "task", "value"]
+    assert set(numbers["step"]) == {0, 6} and {"(base)", "baseline", "hidden+output"} <= set(numbers["arm"])
+    assert {"perplexity", "longbench_e"} <= set(numbers["metric"]) and not numbers["metric"].str.startswith(
+        "train/"
+    ).any()
+    [same] = reproduce.compare(study, path)
+    assert same.startswith(f"Reproduced: {len(numbers)} of {len(numbers)} published numbers") and "is 0 (" in same
+
+    [changed] = numbers.index[
+        numbers["arm"].eq("constant") & numbers["metric"].eq("perplexity") & numbers["length"].eq(32)
+    ]
+    numbers.loc[changed, "value"] *= 2
+    other = dict(reproduce.made(study), corpus="another one")
+    monkeypatch.setattr(reproduce, "made", lambda study: other)  # as a run on another corpus would write it
+    altered = pyarrow.Table.from_pandas(numbers).replace_schema_metadata(table.schema.metadata)
+    pyarrow.parquet.write_table(altered, path)
+    said = reproduce.compare(study, path)
+    assert said[0].startswith(f"Not reproduced: {len(numbers) - 1} of {len(numbers)} published numbers")
+    assert said[1].startswith("the largest relative difference is 0.5 (perplexity at length 32, arm constant, seed 0:")
+    assert [line.split(":")[0] for line in said[2:]] == ["corpus"] and said[2].endswith("here another one")
+
+    pandas.DataFrame({"x": [1]}).to_parquet(path)
+    with pytest.raises(StudyError, match="holds no published numbers"):
+        reproduce.compare(study, path)
