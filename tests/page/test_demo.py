@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort import studies
+from longshort.commands import reproduce
 from tests.support import browser
 from tests.support.latex import assert_compiles
 from tests.support.project import ROOT, planned
@@ -58,6 +60,20 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
     same = {pair for pair in itertools.combinations(sorted(curves), 2) if curves[pair[0]] == curves[pair[1]]}
     assert len(curves) >= 3 and not same
     assert planned(demo.parents[1], study=demo.name) == {}
+
+
+def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same corpus always; to the digits that another processor leaves, where torch uses the same of it."""
+    published = ROOT / "docs/demo.parquet"
+    if not published.exists():
+        pytest.skip("docs/demo.parquet is not published yet")
+    monkeypatch.chdir(demo.parents[1])
+    study = studies.load(demo.name)
+    now, then = reproduce.made(study), reproduce.read(published)[1]
+    assert now["corpus"] == then["corpus"]
+    said = reproduce.compare(study, published)
+    if now["torch's CPU capability"] == then["torch's CPU capability"]:
+        assert said[0].startswith("Reproduced"), said
 
 
 @pytest.mark.latex

@@ -25,7 +25,7 @@ MADE = b"longshort"
 
 def write(study: Wired, path: Path) -> str:
     """Publishes the headline numbers of a study's last checkpoint, with what they were made by."""
-    import pyarrow
+    import pyarrow.parquet
 
     table = pyarrow.Table.from_pandas(headline(study), preserve_index=False)
     table = table.replace_schema_metadata({MADE: json.dumps(made(study)).encode()})
@@ -43,7 +43,7 @@ def compare(study: Wired, path: Path) -> list[str]:
     """
     if not path.exists():
         return [f"{path} does not exist: no numbers are published that these could be compared with"]
-    published, before = _read(path)
+    published, before = read(path)
     here, now = headline(study), made(study)
     both = published.merge(here[["arm", "seed"]].drop_duplicates(), on=["arm", "seed"])
     both = both.merge(here, on=KEYS, how="left", suffixes=("_published", ""))
@@ -64,6 +64,24 @@ def compare(study: Wired, path: Path) -> list[str]:
         said.append(f"{absent} numbers are absent here: `longshort status --study {study.name}` says why")
     differs = [f"{what}: {before[what]}; here {now[what]}" for what in now if before.get(what) != now[what]]
     return [f"Not reproduced: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """What `write` published: the numbers, and what they were made by.
+
+    Raises:
+        StudyError: it is no such file.
+    """
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+        return table.select(COLUMNS).to_pandas(), json.loads(table.schema.metadata[MADE])
+    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
+            "write it anew: `longshort reproduce --write`"
+        ) from None
 
 
 def headline(study: Wired) -> pd.DataFrame:
@@ -101,19 +119,6 @@ def _metrics(study: Wired) -> pd.DataFrame:
     if not path.exists():
         raise StudyError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study.name}`")
     return long_table.read(path)
-
-
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pyarrow
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-        return table.select(COLUMNS).to_pandas(), json.loads(table.schema.metadata[MADE])
-    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StudyError(
-            f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
-            "write it anew: `longshort reproduce --write`"
-        ) from None
 
 
 def _joined(values: pd.Series) -> str:
