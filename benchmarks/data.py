@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from longshort.data import corpora
+from longshort.data.left_out import LeftOut
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.records.publish import read_json
 
@@ -66,7 +66,7 @@ FULL, TOY = Size(240, 400_000, 32_000), Size(12, 20_000, 400)
 
 def make(folder: Path, size: Size) -> dict[str, Any]:
     """A tokenizer and a corpus below folder, and the specification of its preparation."""
-    sources = [text for _, text in corpora.documents({"kind": "stdlib"}, Counter())]
+    sources = [text for _, text in corpora.documents({"kind": "stdlib"}, LeftOut())]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     backend.train_from_iterator(

@@ -1,7 +1,6 @@
 rule data:
     input:
         spec=layout.spec(layout.DATA, "{data}"),
-        corpus=STUDY.corpus_files(),
     output:
         layout.data_manifest("{data}"),
     log:
@@ -11,11 +10,14 @@ rule data:
     threads: STUDY.study.needs.data_cores
     resources:
         **STUDY.data_resources(),
+        max_left_out=str(STUDY.study.data.max_left_out),  # as the options of a training: execution, not science
     params:
         code=code_hash("longshort.data.__main__"),
+        corpus=STUDY.corpus_state(),
     shell:
         f"exec python -m longshort.data --spec {{input.spec:q}} --out {layout.data_folder('{wildcards.data:q}')}"
-        " --code {params.code:q} --cores {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --corpus-state {params.corpus:q} --max-left-out {resources.max_left_out}"
+        " --cores {threads} > {log:q} 2>&1"
 
 
 rule longbench_stand_in:

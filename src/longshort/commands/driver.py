@@ -72,6 +72,7 @@ def start(study: Resolved, submits: bool) -> None:
         plan_anew(submits)
     try:
         if study.kind == "language-models":
+            study.renew_corpus_state()
             cost.write_down(study)
     except (OSError, ValueError) as error:  # a report without an estimate is better than no study
         print(f"what the jobs are expected to take is not written down: {error}", flush=True)

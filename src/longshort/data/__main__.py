@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from longshort.data import corpora, shards, tokenizers
+from longshort.data import corpora, seen, shards, tokenizers
+from longshort.data.left_out import LeftOut, Reason
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps
@@ -41,11 +41,14 @@ ENTRY = "longshort.data.__main__"
 STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}
 
 
-def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Tokenises the corpus and returns the manifest."""
+def prepare(spec: dict[str, Any], out: Path, max_left_out: float = 0.05) -> dict[str, Any]:
+    """Tokenises the corpus and returns the manifest.
+
+    max_left_out: share of the documents that may be lost.
+    """
     tokenizer = tokenizers.load(spec["tokenizer"])
-    found, held_out = _held_out(spec)
-    left_out: Counter[str] = Counter()
+    found, held_out = _held_out(spec, max_left_out)
+    left_out = LeftOut()
     documents = _disjoint(spec, held_out, left_out)
     made_by = digest(dumps([spec, code_hash(ENTRY), provenance.environment()]), 64)
     with tqdm(total=found, desc="tokenise", unit="documents", disable=not sys.stderr.isatty()) as bar:
@@ -75,12 +78,12 @@ def prepare(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     shutil.rmtree(out / shards.RECORDS)
     hashes = {f"{split}/{name}": sha for split in splits for name, sha in folder_digests(out / split).items()}
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
-    return {"spec": spec, "splits": splits, "files": hashes, "left_out": dict(left_out), "content": content}
+    return {"spec": spec, "splits": splits, "files": hashes, "left_out": left_out.record(), "content": content}
 
 
-def _held_out(spec: dict[str, Any]) -> tuple[int, dict[str, set[bytes]]]:
+def _held_out(spec: dict[str, Any], max_left_out: float) -> tuple[int, dict[str, set[bytes]]]:
     """How many documents there are, and the hashes of the texts of validation and test."""
-    count, left_out = 0, Counter[str]()
+    count, left_out = 0, LeftOut()
     texts: dict[str, set[bytes]] = {"validation": set(), "test": set()}
     for name, text in corpora.documents(spec["corpus"], left_out):
         count += 1
@@ -88,25 +91,28 @@ def _held_out(spec: dict[str, Any]) -> tuple[int, dict[str, set[bytes]]]:
         if split in texts:
             texts[split].add(_fingerprint(text))
     if not count:
-        raise ValueError(f"the corpus {spec['corpus']} holds no document ({dict(left_out)} left out); give another one")
+        raise ValueError(
+            f"the corpus {spec['corpus']} holds no document; give another one. Left out:\n{left_out.in_lines()}"
+        )
+    left_out.refuse_too_many(count, max_left_out)
     return count, texts
 
 
-def _disjoint(
-    spec: dict[str, Any], held_out: dict[str, set[bytes]], left_out: Counter[str]
-) -> Iterator[shards.Document]:
+def _disjoint(spec: dict[str, Any], held_out: dict[str, set[bytes]], left_out: LeftOut) -> Iterator[shards.Document]:
     """The documents with their split, less those whose text is in a split that is held out from theirs."""
     for name, text in corpora.documents(spec["corpus"], left_out):
         split = corpora.split_of(name, spec["validation"], spec["test"])
         copies = [other for other in STRICTER[split] if _fingerprint(text) in held_out[other]]
         if copies:
-            left_out[f"of {split} with the text of a {copies[0]} document"] += 1
+            words = f"of {split} with the text of a {copies[0]} document"
+            left_out.add(Reason(words, "nothing needs to be done", lost=False), name)
         else:
             yield shards.Document(split, name, text)
 
 
 def _fingerprint(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    """Copies differ in the white space around them at most."""
+    return hashlib.sha256(text.strip().encode()).digest()
 
 
 def _content(split: str, files: list[Path], sources: TextIO) -> dict[str, Any]:
@@ -129,6 +135,8 @@ def main() -> None:
     parser.add_argument("--spec", type=Path, required=True, help="data specification (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="that tokenise")
+    parser.add_argument("--corpus-state", default="", help="what is written down as the state of the corpus' own files")
+    parser.add_argument("--max-left-out", type=float, default=0.05, help="share of the documents that may be lost")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()
     if arguments.code:
@@ -146,7 +154,9 @@ def make(arguments: argparse.Namespace, owner: Owner) -> None:
     if spec["corpus"]["kind"] == "stdlib":
         print("WARNING: the standard library is another corpus in another Python: these numbers hold for this one only")
     try:
-        manifest = prepare(spec, arguments.out)
+        if spec["corpus"]["kind"] == "text":
+            seen.write(spec["corpus"]["path"], arguments.corpus_state, arguments.out / seen.RECORD)
+        manifest = prepare(spec, arguments.out, arguments.max_left_out)
     except (ValueError, NoSpace) as error:
         raise UserError(f"data: {error}") from None
     manifest.update(
@@ -161,7 +171,10 @@ def make(arguments: argparse.Namespace, owner: Owner) -> None:
     for name, split in manifest["splits"].items():
         print(f"{name}: {split['documents']} documents, {split['tokens']} tokens")
     if manifest["left_out"]:
-        print("left out:", ", ".join(f"{count} {reason}" for reason, count in manifest["left_out"].items()))
+        print("left out:")
+        for reason, said in manifest["left_out"].items():
+            more = " ..." if said["count"] > len(said["first"]) else ""
+            print(f"  {said['count']} {reason}: {'; '.join(said['first'])}{more} -> {said['remedy']}")
 
 
 if __name__ == "__main__":

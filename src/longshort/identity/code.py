@@ -59,6 +59,8 @@ OUTSIDE = {
     "longshort.identity.kinds",
     "longshort.identity.strict",
     "longshort.records.layout",
+    "longshort.data.left_out",
+    "longshort.data.seen",
     "longshort.records.provenance",
     "longshort.records.publish",
     "longshort.errors",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from longshort.data import corpora, packages
+from longshort.data import packages, text_files
+from longshort.data.left_out import LeftOut
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
 from longshort.metrics.settings import Harness, LongBench
@@ -39,10 +40,9 @@ def check(where: str, study: Study) -> None:
             raise StudyError(f"{where}: {error}") from None
     if study.data.corpus.kind == "text":
         try:
-            files = corpora.files(study.data.corpus.path)
+            text_files.find(study.data.corpus.path, LeftOut())
         except (OSError, ValueError) as error:  # names key, value and remedy
             raise StudyError(f"{where}: {error}") from None
-        _refuse_braces(f"{where}: data.corpus.path", files)
     for settings in study.evaluations.asked.values():
         if isinstance(settings, LongBench):
             _check_longbench(where, settings)

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from longshort.data import corpora
+from longshort.data import seen
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical
 from longshort.metrics.catalog import METRICS, plots_of
@@ -172,10 +173,18 @@ class ResolvedStudy(Wired):
         )
         return [file for stage in stages for file in (stage.record, stage.numbers)]
 
-    def corpus_files(self) -> list[str]:
-        """The files that the corpus is read from, where they are local and can change."""
+    def corpus_state(self) -> str:
+        """Another word exactly if the corpus' own files hold something else than was prepared: see data.seen."""
         corpus = self.study.data.corpus
-        return [str(path) for path in corpora.files(corpus.path)] if corpus.kind == "text" else []
+        return seen.state(corpus.path, self._corpus_record) if corpus.kind == "text" else ""
+
+    def renew_corpus_state(self) -> None:
+        if (corpus := self.study.data.corpus).kind == "text":
+            seen.renew(corpus.path, self._corpus_record)
+
+    @property
+    def _corpus_record(self) -> Path:
+        return Path(layout.data_folder(self.data)) / seen.RECORD
 
     def external_paths(self) -> list[str]:
         model, data = self.study.model, self.study.data

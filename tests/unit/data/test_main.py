@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from datasets import Dataset
 
 from longshort.data import __main__ as stage
 from longshort.data import corpora, splits
+from longshort.data.left_out import LeftOut
 
 
 def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:
@@ -34,7 +34,8 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     Dataset.from_dict({"text": ["row four", None, "row six"]}).to_parquet(str(folder / "rows.parquet"))
     manifest = prepare(tmp_path)
-    assert manifest["left_out"] == {"empty": 1, "not UTF-8": 1, "no text": 2}
+    counts = {reason: said["count"] for reason, said in manifest["left_out"].items()}
+    assert counts == {"empty": 1, "not UTF-8": 1, "null in place of a text": 2}
     assert sum(split["documents"] for split in manifest["splits"].values()) == 24
 
     sources = [json.loads(line) for line in (tmp_path / "out" / "sources.jsonl").read_text().splitlines()]
@@ -73,7 +74,7 @@ def test_a_file_of_a_flat_folder_goes_by_its_name(tmp_path: Path, path: str) -> 
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/book.txt").write_text("a book")
     corpus = {"kind": "text", "path": str(tmp_path / path), "column": "text"}
-    assert list(corpora.documents(corpus, Counter())) == [("book.txt", "a book")]
+    assert list(corpora.documents(corpus, LeftOut())) == [("book.txt", "a book")]
 
 
 def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
@@ -91,7 +92,8 @@ def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     assert len(set.union(*texts.values())) == 20
     named = [corpora.split_of(f"{number}.txt", 0.2, 0.2) for number in range(60)]
     assert manifest["splits"]["test"]["documents"] == named.count("test")
-    assert sum(manifest["left_out"].values()) == 60 - sum(split["documents"] for split in manifest["splits"].values())
+    left_out = sum(said["count"] for said in manifest["left_out"].values())
+    assert left_out == 60 - sum(split["documents"] for split in manifest["splits"].values())
 
 
 def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file there"):
         prepare(tmp_path)
     (tmp_path / "corpus" / "rows.jsonl").write_text('{"content": "x", "id": 1}\n')
-    with pytest.raises(ValueError, match=r"no column 'text'; data.corpus.column may be one of \['content', 'id'\]"):
+    with pytest.raises(ValueError, match=r"holds no document.*\n.*no column 'text'; there are \['content', 'id'\]"):
         prepare(tmp_path)
     (tmp_path / "corpus" / "rows.jsonl").unlink()
     (tmp_path / "corpus" / "empty.txt").write_text("")

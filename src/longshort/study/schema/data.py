@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longshort.identity.strict import COMMIT, Strict
+from longshort.identity.strict import COMMIT, NOT_IDENTITY, Strict
 
 
 class StdlibCorpus(Strict):
@@ -30,7 +30,7 @@ class PackageCorpus(Strict):
 
 
 class TextCorpus(Strict):
-    """Local files: .txt (one document a file), .jsonl or .parquet (one document a row)."""
+    """Local files: .txt (one document a file), .jsonl or .parquet (one a row); the first two packed, too."""
 
     kind: Literal["text"]
     path: str = Field(min_length=1, description="a folder, a file or a glob")
@@ -77,6 +77,13 @@ class Data(Strict):
     )
     validation: float = Field(0.05, ge=0, lt=1, description="share of the documents held out for validation")
     test: float = Field(0.1, gt=0, lt=1, description="share of the documents held out for evaluation")
+    max_left_out: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the documents that may be unusable; 3 always may",
+        json_schema_extra=NOT_IDENTITY,
+    )
 
     @model_validator(mode="after")
     def _something_is_left(self) -> Data:

@@ -1,0 +1,215 @@
+"""Local files as a corpus: which are read, by which name, and their documents. No bad file or row stops the others."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import io
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, cast
+
+from longshort.data import left_out as why
+from longshort.data.left_out import LeftOut
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+PACKED = (".gz", ".zst")
+# Rows of a Parquet file that are held at a time: a row may be a whole book.
+BATCH = 64
+
+
+def kind_of(file: Path) -> str | None:
+    """Its suffix, less that of a packed file, whatever the case of its letters; None for what is not read."""
+    name = file.name.lower()
+    packed = name.endswith(PACKED)
+    suffix = os.path.splitext(os.path.splitext(name)[0] if packed else name)[1]
+    return suffix if suffix in SUFFIXES and not (packed and suffix == ".parquet") else None
+
+
+def find(path: str, left_out: LeftOut) -> list[Path]:
+    """The files of a corpus, in their order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    root = root_of(path)
+    found = []
+    for file in _in_folder(root, left_out) if Path(path).is_dir() else _in_glob(path, root, left_out):
+        where = file.relative_to(root).as_posix()
+        if kind_of(file) is None:
+            left_out.add(why.OTHER_KIND, where)
+        elif file.is_file():
+            found.append(file)
+        else:
+            left_out.add(why.NO_FILE, where)
+    if not found:
+        other = f" of these kinds:\n{left_out.in_lines()}\n" if left_out else " "
+        raise ValueError(
+            f"data.corpus.path = {path!r}: no file there{other}; give a folder, a file or a glob of {SUFFIXES} (each "
+            f"but the last also packed, {' or '.join(PACKED)})"
+        )
+    return sorted(found)
+
+
+def root_of(path: str) -> Path:
+    """What names are relative to: the folder itself, that of a file, or what comes before a glob's first pattern."""
+    if Path(path).is_dir():
+        return Path(path)
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(path).parts[:-1])
+    return Path(*fixed)
+
+
+def documents(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    """Yields name and text: a .txt is named by its path below the root, a row by its file's and its number."""
+    root = root_of(corpus["path"])
+    for file in find(corpus["path"], left_out):
+        name = file.relative_to(root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # how Python shows bytes that are no letters
+            left_out.add(why.NAME, name)
+            continue
+        read = {".txt": _text, ".jsonl": _lines, ".parquet": _table}[str(kind_of(file))]
+        try:
+            yield from read(file, name, corpus["column"], left_out)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            left_out.add(why.DAMAGED, name, str(error))
+        except OSError as error:
+            left_out.add(why.UNREADABLE if error.errno else why.DAMAGED, name, error.strerror or str(error))
+
+
+def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Links to folders are followed, but none that leads into itself."""
+
+    def refused(error: OSError) -> None:
+        left_out.add(why.UNREADABLE, error.filename, str(error.strerror))
+
+    for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
+        here = Path(folder)
+        for name in sorted(folders):
+            where = (here / name).relative_to(root).as_posix()
+            if name.startswith("."):
+                left_out.add(why.HIDDEN, f"{where}/")
+                folders.remove(name)
+            elif _goes_through_itself(here / name, root):
+                left_out.add(why.LOOP, where)
+                folders.remove(name)
+            elif kind_of(here / name):
+                left_out.add(why.FOLDER, where)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield here / name
+            elif kind_of(here / name):
+                left_out.add(why.HIDDEN, (here / name).relative_to(root).as_posix())
+
+
+def _in_glob(path: str, root: Path, left_out: LeftOut) -> Iterator[Path]:
+    for file in sorted({Path(file) for file in glob.glob(path, recursive=True)}):
+        where = file.relative_to(root).as_posix()
+        if file.is_dir():
+            if kind_of(file):
+                left_out.add(why.FOLDER, where)
+        elif _goes_through_itself(file.parent, root):
+            left_out.add(why.LOOP, where)
+        else:
+            yield file
+
+
+@cache
+def _goes_through_itself(folder: Path, root: Path) -> bool:
+    """Whether a folder below the root is reached by a link back to one on the way."""
+    if folder == root or not folder.is_relative_to(root):
+        return False
+    if _goes_through_itself(folder.parent, root):
+        return True
+    return folder.resolve() in {parent.resolve() for parent in folder.parents}
+
+
+def _opened(file: Path) -> IO[bytes]:
+    if file.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.open(file))
+    if file.suffix.lower() == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"))
+    return file.open("rb")
+
+
+def _text(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    with _opened(file) as opened, io.TextIOWrapper(opened, encoding="utf-8") as text:
+        try:
+            yield name, text.read()
+        except UnicodeDecodeError as error:
+            left_out.add(why.NOT_UTF8, name, f"byte {error.start}")
+
+
+def _lines(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    row = 0
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.removeprefix(codecs.BOM_UTF8).strip()
+            if not line:
+                continue
+            where = f"{name}, line {number}"
+            try:
+                value = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                left_out.add(why.NOT_UTF8, where, f"byte {error.start}")
+            except (ValueError, RecursionError) as error:
+                left_out.add(why.NOT_JSON, where, str(error))
+            else:
+                if isinstance(value, dict):
+                    yield from of_row(value, column, f"{name}#{row}", where, left_out)
+                else:
+                    left_out.add(why.NOT_JSON, where, f"a {type(value).__name__}, no object")
+            row += 1
+    if not row:
+        left_out.add(why.EMPTY, name, "no rows")
+
+
+def of_row(row: dict[str, Any], column: str, name: str, where: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    """The document of a row, if it has one."""
+    if column not in row:
+        left_out.add(why.NO_COLUMN, where, f"no column {column!r}; there are {sorted(row)}")
+    elif row[column] is None:
+        left_out.add(why.NO_VALUE, where)
+    elif isinstance(row[column], str):
+        yield name, row[column]
+    else:
+        kinds = {key: type(value).__name__ for key, value in row.items()}
+        left_out.add(why.NO_TEXT, where, f"{column!r} of {kinds}")
+
+
+def _table(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        kinds = {field.name: str(field.type) for field in table.schema_arrow}
+        if not table.metadata.num_rows:
+            left_out.add(why.EMPTY, name, "no rows")
+        elif column not in kinds:
+            left_out.add(why.NO_COLUMN, name, f"no column {column!r}; there are {sorted(kinds)}")
+        elif "string" not in kinds[column] or "<" in kinds[column].removeprefix("dictionary<"):
+            left_out.add(why.NO_TEXT, name, f"{column!r} of {kinds}")
+        else:
+            rows = (value for batch in table.iter_batches(BATCH, columns=[column]) for value in batch.column(0))
+            for row, value in enumerate(rows):
+                try:
+                    text = value.as_py()
+                except UnicodeDecodeError:
+                    left_out.add(why.NOT_UTF8, f"{name}, row {row}")
+                else:
+                    yield from of_row({column: text}, column, f"{name}#{row}", f"{name}, row {row}", left_out)
+    except pyarrow.ArrowException as error:
+        if file.stat().st_size:
+            left_out.add(why.DAMAGED, name, str(error).splitlines()[0])
+        else:
+            left_out.add(why.EMPTY, name, "no bytes")

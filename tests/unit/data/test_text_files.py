@@ -1,0 +1,246 @@
+"""Corpora as people have them: no bad row or file stops the others, and none is left out without a word."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import Dataset
+
+from longshort.data import __main__ as stage
+from longshort.data import corpora, seen
+from longshort.data.left_out import LeftOut
+
+
+def text(n: int) -> str:
+    return f"doc {n} " + " ".join(str((n * 7 + k * k) % 97) for k in range(60 + 5 * n))
+
+
+def lines(rows: list[str]) -> bytes:
+    return "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
+
+
+ROWS = [text(n) for n in range(30)]
+TABLE = pyarrow.table({"text": ROWS})
+
+
+def write_texts(root: Path) -> None:
+    for n, row in enumerate(ROWS):
+        (root / f"d{n:02}.txt").write_text(row)
+
+
+def a_bad_line(line: bytes) -> Callable[[Path], None]:
+    return lambda root: put(root / "a.jsonl", lines(ROWS[:15]) + line + b"\n" + lines(ROWS[15:]))
+
+
+def put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def no_rows(root: Path) -> None:
+    pyarrow.parquet.write_table(TABLE, root / "a.parquet")
+    pyarrow.parquet.write_table(TABLE.slice(0, 0), root / "b.parquet")
+
+
+def cut_parquet(root: Path) -> None:
+    pyarrow.parquet.write_table(TABLE, root / "a.parquet")
+    put(root / "b.parquet", (root / "a.parquet").read_bytes()[:-200])
+
+
+def numbers_in_a_table(root: Path) -> None:
+    pyarrow.parquet.write_table(TABLE, root / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"text": [1, 2], "body": ["a", "b"]}), root / "b.parquet")
+
+
+def linked(root: Path) -> None:
+    for n, row in enumerate(ROWS):
+        put((root if n < 5 else root.parent / "elsewhere") / f"d{n:02}.txt", row.encode())
+    os.symlink("../elsewhere", root / "more")
+    os.symlink("../corpus", root.parent / "elsewhere/back")
+    os.symlink(".", root / "self")
+
+
+def packed(root: Path) -> None:
+    put(root / "a.jsonl", lines(ROWS[:8]))
+    put(root / "b.jsonl.gz", gzip.compress(lines(ROWS[8:16])))
+    put(root / "C.JSONL", lines(ROWS[16:24]))
+    half = pyarrow.compress(lines(ROWS[24:27]), codec="zstd", asbytes=True)
+    put(root / "d.jsonl.zst", half + pyarrow.compress(lines(ROWS[27:]), codec="zstd", asbytes=True))
+
+
+def foreign_name(root: Path) -> None:
+    write_texts(root)
+    with open(os.fsencode(root) + b"/caf\xe9.txt", "w") as file:
+        file.write(text(99))
+
+
+def not_a_file(root: Path) -> None:
+    write_texts(root)
+    (root / "folder.txt").mkdir()
+    os.symlink("gone", root / "nowhere.txt")
+    os.mkfifo(root / "pipe.txt")
+
+
+def hidden(root: Path) -> None:
+    put(root / "a.jsonl", lines(ROWS))
+    put(root / ".ipynb_checkpoints/a-checkpoint.jsonl", lines(ROWS))
+    put(root / ".b.txt", b"hidden")
+
+
+CASES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
+    "plain": (lambda root: put(root / "a.jsonl", lines(ROWS)), {}),
+    "latin1-row": (a_bad_line(b'{"text": "caf\xe9"}'), {"not UTF-8": "a.jsonl, line 16 (byte 13)"}),
+    "cut-line": (a_bad_line(b'{"text": "cut sho'), {"not JSON": "a.jsonl, line 16 (Unterminated string"}),
+    "no-object": (a_bad_line(b'["text"]'), {"not JSON": "a.jsonl, line 16 (a list, no object)"}),
+    "half-surrogate": (a_bad_line(b'{"text": "half \\ud83d"}'), {"half a surrogate pair": "a.jsonl#15"}),
+    "null": (a_bad_line(b'{"text": null}'), {"null in place of a text": "a.jsonl, line 16"}),
+    "a-number": (
+        a_bad_line(b'{"text": 5, "body": "x"}'),
+        {"no text in the column": "a.jsonl, line 16 ('text' of {'text': 'int', 'body': 'str'})"},
+    ),
+    "another-column": (
+        a_bad_line(b'{"body": "x"}'),
+        {"without the column": "a.jsonl, line 16 (no column 'text'; there"},
+    ),
+    "empty-shard": (
+        lambda root: [put(root / "a.jsonl", lines(ROWS)), *(put(root / f"b.{s}", b"") for s in ("jsonl", "parquet"))],
+        {"empty": "b.jsonl (no rows); b.parquet (no bytes)"},
+    ),
+    "no-rows": (no_rows, {"empty": "b.parquet (no rows)"}),
+    "cut-parquet": (cut_parquet, {"cut or damaged": "b.parquet"}),
+    "numbers-in-a-table": (
+        numbers_in_a_table,
+        {"no text in the column": "b.parquet ('text' of {'text': 'int64', 'body"},
+    ),
+    "cut-gzip": (
+        lambda root: [write_texts(root), put(root / "x.txt.gz", gzip.compress(b"text" * 99)[:-9])],
+        {"cut or damaged": "x.txt.gz"},
+    ),
+    "latin1-txt": (
+        lambda root: [write_texts(root), put(root / "x.txt", b"caf\xe9")],
+        {"not UTF-8": "x.txt (byte 3)"},
+    ),
+    "linked": (linked, {"a link to a folder that it lies in": "self; more/back"}),
+    "hidden": (hidden, {"hidden": ".ipynb_checkpoints/; .b.txt"}),
+    "other-kind": (lambda root: [write_texts(root), put(root / "README.md", b"x")], {"of another kind": "README.md"}),
+    "packed": (packed, {}),
+    "foreign-name": (foreign_name, {"with a name that is not UTF-8": "caf\\udce9.txt"}),
+    "not-a-file": (
+        not_a_file,
+        {"a folder with the name of a file": "folder.txt", "no file": "nowhere.txt; pipe.txt"},
+    ),
+}
+
+
+def prepare(root: Path, path: str | None = None, **options: float) -> dict:
+    corpus = {"kind": "text", "path": path or str(root), "column": "text"}
+    spec = {"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.1, "test": 0.3}
+    return stage.prepare(spec, root.parent / "out", **options)
+
+
+def texts(root: Path) -> list[str]:
+    splits = (Dataset.load_from_disk(str(root.parent / "out" / split)) for split in ("train", "validation", "test"))
+    return sorted(bytes(row["input_ids"]).decode() for split in splits for row in split)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_can_be_read_is_read_and_the_rest_is_named(tmp_path: Path, case: str) -> None:
+    make, left_out = CASES[case]
+    root = tmp_path / "corpus"
+    root.mkdir()
+    make(root)
+    manifest = prepare(root)
+    assert sorted(ROWS) == sorted(set(texts(root)))
+    found = manifest["left_out"]
+    assert found.keys() == left_out.keys()
+    for reason, where in left_out.items():
+        assert "; ".join(found[reason]["first"]).startswith(where) and found[reason]["remedy"]
+
+
+def test_copies_that_differ_by_a_mark_or_line_ends_are_copies(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    for n in range(30):
+        put(root / f"d{n:02}.txt", b"\xef\xbb\xbf" * (n % 2) + text(n // 2).encode() + b"\n" * (n % 3))
+    put(root / "rows.jsonl", b"\xef\xbb\xbf" + lines([text(31), "\ufeff" + text(32)]))
+    manifest = prepare(root)
+    assert not [found for found in texts(root) if "\ufeff" in found]
+    splits = {}
+    for split in ("train", "validation", "test"):
+        rows = Dataset.load_from_disk(str(tmp_path / "out" / split))
+        splits[split] = {bytes(row["input_ids"]).strip() for row in rows}
+    assert not splits["train"] & (splits["validation"] | splits["test"]) and not splits["validation"] & splits["test"]
+    assert len(set.union(*splits.values())) == 17
+    kept = sum(split["documents"] for split in manifest["splits"].values())
+    copies = sum(said["count"] for reason, said in manifest["left_out"].items() if "with the text of" in reason)
+    assert copies > 0 and kept + copies == 32
+
+
+def test_more_than_may_be_left_out_stops_it_before_anything_is_made(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    bad = [b'{"text": 5}', b"{", b'{"text": "caf\xe9"}', b'{"text": "half \\ud83d"}']
+    put(root / "a.jsonl", lines(ROWS) + b"\n".join(bad[:3]) + b"\n" + b'{"text": ""}\n' * 20)
+    assert prepare(root)["left_out"]["empty"]["count"] == 20
+    put(root / "a.jsonl", lines(ROWS) + b"\n".join(bad))
+    (tmp_path / "out/manifest.json").unlink(missing_ok=True)
+    with pytest.raises(
+        ValueError, match=r"4 of 34 documents cannot be used, more than data.max_left_out = 0.05"
+    ) as told:
+        prepare(root)
+    for each in (
+        "1 no text in the column: a.jsonl, line 31",
+        "-> convert it, e.g. iconv",
+        "a.jsonl, line 33 (byte 13)",
+    ):
+        assert each in str(told.value)
+    assert prepare(root, max_left_out=0.2)["splits"]["train"]["documents"] > 0
+
+
+def test_of_a_reason_the_first_three_are_named(tmp_path: Path) -> None:
+    put(tmp_path / "corpus/a.jsonl", lines([*ROWS, *[""] * 5]))
+    said = prepare(tmp_path / "corpus")["left_out"]
+    assert said["empty"]["count"] == 5 and said["empty"]["first"] == ["a.jsonl#30", "a.jsonl#31", "a.jsonl#32"]
+
+
+def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    write_texts(root)
+    os.symlink("../elsewhere", root / "more")
+    put(tmp_path / "elsewhere/x.txt", b"elsewhere")
+    corpus = {"kind": "text", "path": str(root), "column": "text"}
+    names = [name for name, _ in corpora.documents(corpus, LeftOut())]
+    assert names == [name for name, _ in corpora.documents({**corpus, "path": f"{root}/**/*.txt"}, LeftOut())]
+
+
+def test_the_content_of_a_corpus_decides_and_not_its_times(tmp_path: Path) -> None:
+    root, record = tmp_path / "corpus", tmp_path / "corpus.json"
+    root.mkdir()
+    write_texts(root)
+    put(root / "large.txt", b"x" * 2_000_000)
+    path = str(root)
+    assert seen.state(path, record) == ""
+    seen.write(path, "", record)
+    os.utime(root / "large.txt", (1, 1))
+    assert seen.state(path, record) == ""
+    seen.renew(path, record)
+    assert json.loads(record.read_text())["files"]["large.txt"][1] == 10**9
+
+    put(root / "large.txt", b"y" * 2_000_000)
+    changed = seen.state(path, record)
+    assert changed and changed == seen.state(path, record)
+    seen.renew(path, record)
+    assert seen.state(path, record) == changed
+    seen.write(path, changed, record)  # as the stage does that was asked to by it
+    os.utime(root / "d00.txt")
+    assert seen.state(path, record) == changed
+    (root / "d00.txt").unlink()
+    assert seen.state(path, record) not in ("", changed)
+    record.write_text("{")
+    assert seen.state(path, record) == ""
