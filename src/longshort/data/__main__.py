@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument("--spec", type=Path, required=True, help="data specification (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="that tokenise")
-    parser.add_argument("--corpus-state", default="", help="what is written down as the state of the corpus' own files")
+    parser.add_argument(
+        "--corpus-state", default=seen.FIRST, help="what is written down as the state of the corpus' own files"
+    )
     parser.add_argument("--max-left-out", type=float, default=0.05, help="share of the documents that may be lost")
     parser.add_argument("--code", help="refuse to run if the code's hash is another one")
     arguments = parser.parse_args()

@@ -12,13 +12,14 @@ from longshort.identity.spec import digest, dumps
 from longshort.records.publish import Altered, file_digest, read_json, write_json
 
 RECORD = "corpus.json"
+FIRST = "first"  # the state of files of which nothing is recorded
 
 
 def state(path: str, record: Path) -> str:
     """A word for what the files hold: that of the record while their content is as recorded, else another one."""
     found, known = _files(path), _known(record)
     if not known or (found.keys() == known["files"].keys() and all(_is_same(each, known) for each in found.items())):
-        return str(known.get("state", ""))
+        return str(known.get("state", FIRST))
     return digest(dumps([[name, *_hint(file)] for name, file in found.items()]))
 
 

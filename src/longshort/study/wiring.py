@@ -176,7 +176,7 @@ class ResolvedStudy(Wired):
     def corpus_state(self) -> str:
         """Another word exactly if the corpus' own files hold something else than was prepared: see data.seen."""
         corpus = self.study.data.corpus
-        return seen.state(corpus.path, self._corpus_record) if corpus.kind == "text" else ""
+        return seen.state(corpus.path, self._corpus_record) if corpus.kind == "text" else seen.FIRST
 
     def renew_corpus_state(self) -> None:
         if (corpus := self.study.data.corpus).kind == "text":

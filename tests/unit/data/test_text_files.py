@@ -225,22 +225,22 @@ def test_the_content_of_a_corpus_decides_and_not_its_times(tmp_path: Path) -> No
     write_texts(root)
     put(root / "large.txt", b"x" * 2_000_000)
     path = str(root)
-    assert seen.state(path, record) == ""
-    seen.write(path, "", record)
+    assert seen.state(path, record) == seen.FIRST
+    seen.write(path, seen.FIRST, record)
     os.utime(root / "large.txt", (1, 1))
-    assert seen.state(path, record) == ""
+    assert seen.state(path, record) == seen.FIRST
     seen.renew(path, record)
     assert json.loads(record.read_text())["files"]["large.txt"][1] == 10**9
 
     put(root / "large.txt", b"y" * 2_000_000)
     changed = seen.state(path, record)
-    assert changed and changed == seen.state(path, record)
+    assert seen.FIRST != changed == seen.state(path, record)
     seen.renew(path, record)
     assert seen.state(path, record) == changed
     seen.write(path, changed, record)  # as the stage does that was asked to by it
     os.utime(root / "d00.txt")
     assert seen.state(path, record) == changed
     (root / "d00.txt").unlink()
-    assert seen.state(path, record) not in ("", changed)
+    assert seen.state(path, record) not in (seen.FIRST, changed)
     record.write_text("{")
-    assert seen.state(path, record) == ""
+    assert seen.state(path, record) == seen.FIRST
