@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset
 
 from longshort.data import __main__ as stage
-from longshort.data import corpora, seen
+from longshort.data import corpora
 from longshort.data.left_out import LeftOut
 
 
@@ -182,32 +182,6 @@ def test_copies_that_differ_by_a_mark_or_line_ends_are_copies(tmp_path: Path) ->
     assert copies > 0 and kept + copies == 32
 
 
-def test_more_than_may_be_left_out_stops_it_before_anything_is_made(tmp_path: Path) -> None:
-    root = tmp_path / "corpus"
-    bad = [b'{"text": 5}', b"{", b'{"text": "caf\xe9"}', b'{"text": "half \\ud83d"}']
-    put(root / "a.jsonl", lines(ROWS) + b"\n".join(bad[:3]) + b"\n" + b'{"text": ""}\n' * 20)
-    assert prepare(root)["left_out"]["empty"]["count"] == 20
-    put(root / "a.jsonl", lines(ROWS) + b"\n".join(bad))
-    (tmp_path / "out/manifest.json").unlink(missing_ok=True)
-    with pytest.raises(
-        ValueError, match=r"4 of 34 documents cannot be used, more than data.max_left_out = 0.05"
-    ) as told:
-        prepare(root)
-    for each in (
-        "1 no text in the column: a.jsonl, line 31",
-        "-> convert it, e.g. iconv",
-        "a.jsonl, line 33 (byte 13)",
-    ):
-        assert each in str(told.value)
-    assert prepare(root, max_left_out=0.2)["splits"]["train"]["documents"] > 0
-
-
-def test_of_a_reason_the_first_three_are_named(tmp_path: Path) -> None:
-    put(tmp_path / "corpus/a.jsonl", lines([*ROWS, *[""] * 5]))
-    said = prepare(tmp_path / "corpus")["left_out"]
-    assert said["empty"]["count"] == 5 and said["empty"]["first"] == ["a.jsonl#30", "a.jsonl#31", "a.jsonl#32"]
-
-
 def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     root.mkdir()
@@ -217,30 +191,3 @@ def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
     corpus = {"kind": "text", "path": str(root), "column": "text"}
     names = [name for name, _ in corpora.documents(corpus, LeftOut())]
     assert names == [name for name, _ in corpora.documents({**corpus, "path": f"{root}/**/*.txt"}, LeftOut())]
-
-
-def test_the_content_of_a_corpus_decides_and_not_its_times(tmp_path: Path) -> None:
-    root, record = tmp_path / "corpus", tmp_path / "corpus.json"
-    root.mkdir()
-    write_texts(root)
-    put(root / "large.txt", b"x" * 2_000_000)
-    path = str(root)
-    assert seen.state(path, record) == seen.FIRST
-    seen.write(path, seen.FIRST, record)
-    os.utime(root / "large.txt", (1, 1))
-    assert seen.state(path, record) == seen.FIRST
-    seen.renew(path, record)
-    assert json.loads(record.read_text())["files"]["large.txt"][1] == 10**9
-
-    put(root / "large.txt", b"y" * 2_000_000)
-    changed = seen.state(path, record)
-    assert seen.FIRST != changed == seen.state(path, record)
-    seen.renew(path, record)
-    assert seen.state(path, record) == changed
-    seen.write(path, changed, record)  # as the stage does that was asked to by it
-    os.utime(root / "d00.txt")
-    assert seen.state(path, record) == changed
-    (root / "d00.txt").unlink()
-    assert seen.state(path, record) not in (seen.FIRST, changed)
-    record.write_text("{")
-    assert seen.state(path, record) == seen.FIRST
