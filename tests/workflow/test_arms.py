@@ -17,7 +17,7 @@ from longshort.data.streams import extra_length
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.jobs import ownership
 from longshort.study import resolve
-from longshort.training import launch, log, trainer
+from longshort.training import launch, log, trainer, unpickling
 from tests.support.project import ROOT, TINY, write_corpus
 
 # Those of any study: the others change a context extension.
@@ -74,6 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ[variable] = value
     os.environ.update(launch.environment(1), MASTER_PORT="29533")
+    unpickling.allow_the_states_of_deepspeed()
     train(resolved, folder, resolved.base, resolved.base_steps, None)
     return resolved, folder
 
