@@ -40,3 +40,29 @@ rule longbench_stand_in:
         " --items {wildcards.per_task:q}"
         f" --out {layout.standin(layout.data_folder('{wildcards.data:q}'), '{wildcards.per_task:q}')}"
         " --code {params.code:q} > {log:q} 2>&1"
+
+
+if "longppl" in STUDY.evaluations:
+
+    rule key_tokens:
+        input:
+            "results/data/{data}/manifest.json",
+            spec="results/data/{data}/spec.json",
+        output:
+            "results/data/{data}/key-tokens-{key}/tokens.parquet",
+            "results/data/{data}/key-tokens-{key}/scored.parquet",
+            found="results/data/{data}/key-tokens-{key}/found.json",
+        log:
+            "results/data/{data}/key-tokens-{key}.log",
+        wildcard_constraints:
+            key="[0-9a-f]{16}",
+        conda:
+            "../../envs/evaluation.yaml"
+        resources:
+            **STUDY.evaluation_resources(),
+        params:
+            by=lambda wildcards: STUDY.key_tokens_by(),  # has braces, which are wildcards elsewhere
+            code=code_hash("longshort.evaluation.key_tokens"),
+        shell:
+            "exec python -m longshort.evaluation.key_tokens --data results/data/{wildcards.data:q} --by {params.by:q}"
+            " --out {output.found:q} --code {params.code:q} > {log:q} 2>&1"

@@ -151,6 +151,57 @@ MISALIGNMENT = Metric(
     plots=_misalignment_plots,
 )
 
+# ---- LongPPL ---------------------------------------------------------------------------------------------------------
+
+
+def _longppl_columns(asked: Settings, l_train: int) -> list[Column]:
+    lengths = sorted(asked["lengths"])
+    block = "quality"
+    return [
+        *(_perplexity_column("longppl", "longppl_nll", length, "LongPPL {}", block) for length in lengths),
+        *(
+            Column(f"lsd@{length}", "lsd", length, f"LSD {length}", True, 3, block, documents="lsd")
+            for length in lengths
+        ),
+        *(
+            Column(f"key_tokens@{length}", "key_tokens", length, f"key tokens {length}", True, 0, block, compared=False)
+            for length in lengths
+        ),
+    ]
+
+
+def _longppl_tokens(asked: Settings, l_train: int) -> float:
+    """At most: a short context is read where it has key tokens."""
+    longest = max(asked["lengths"])
+    contexts = -(-(longest - asked["short"]) // asked["stride"])
+    return float(asked["documents"] * (longest + contexts * (asked["short"] + asked["stride"])))
+
+
+def _longppl_scores(asked: Settings) -> list[Score]:
+    longest = max(asked["lengths"])
+    return [Score("longppl", longest, None, f"log LongPPL at {longest}", log=True)]
+
+
+LONGPPL = Metric(
+    name="longppl",
+    description="perplexity on the tokens that need a long context (LongPPL)",
+    settings=settings.LongPPL,
+    module="longshort.evaluation.longppl",
+    rows=("longppl", "longppl_nll", "longppl_nll_se", "lsd", "lsd_se", "key_tokens", "documents_without_key_tokens"),
+    columns=_longppl_columns,
+    tokens=_longppl_tokens,
+    longest=lambda asked, l_train: ("lengths", max(asked["lengths"])),
+    tables={},
+    legend={
+        "longppl": "LongPPL L: perplexity, at a context of L tokens, on the key tokens alone, which a fixed evaluator "
+        "predicts much better with a long context. key tokens L: how many these are.",
+        "lsd": "LSD L: nats that the long context gains the measured model on a key token, on average.",
+    },
+    scores=_longppl_scores,
+    files=lambda asked, data: [f"results/data/{data}/{settings.key_tokens_folder(asked)}/found.json"],
+    named=lambda asked: [asked["evaluator"]["name"]],
+)
+
 # ---- LongBench-E -----------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +259,35 @@ LONGBENCH_E = Metric(
     keeps_items=True,
 )
 
+# ---- LongBench-E by likelihood ---------------------------------------------------------------------------------------
+
+
+def _likelihood_column(metric: str, header: str, higher_is_better: bool) -> Column:
+    return Column(metric, metric, None, header, higher_is_better, 3, "quality", task="overall", documents=metric)
+
+
+LONGBENCH_LIKELIHOOD = Metric(
+    name="longbench_likelihood",
+    description="LongBench-E by the likelihood of the reference answers",
+    settings=settings.LongBenchLikelihood,
+    module="longshort.evaluation.longbench_likelihood",
+    rows=("longbench_likelihood", "longbench_quarter", "longbench_gain"),
+    columns=lambda asked, l_train: [
+        _likelihood_column("longbench_likelihood", "LongBench-E answers (nats)", False),
+        _likelihood_column("longbench_gain", "gain from context (nats)", True),
+    ],
+    tokens=lambda asked, l_train: 1.25 * _longbench_tokens(asked, l_train),
+    longest=lambda asked, l_train: ("max_length", asked["max_length"]),
+    tables={},
+    legend={
+        "longbench_likelihood": "LongBench-E answers: mean loss of a token of the reference answer, given the prompt. "
+        "gain from context: how much higher it is given the last quarter of the prompt alone. Means over tasks.",
+    },
+    scores=lambda asked: [Score("longbench_likelihood", None, "overall", "LongBench-E answers (nats)")],
+    files=_longbench_files,
+    named=LONGBENCH_E.named,
+)
+
 # ---- tasks of lm_eval ------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +324,7 @@ HARNESS = Metric(
 )
 
 # In the order of a table's columns.
-METRICS = {metric.name: metric for metric in (LONGBENCH_E, PERPLEXITY, HARNESS, MISALIGNMENT)}
+METRICS = {metric.name: metric for metric in (LONGBENCH_E, LONGBENCH_LIKELIHOOD, PERPLEXITY, LONGPPL, HARNESS, MISALIGNMENT)}
 
 
 def of_row(metric: str) -> Metric:

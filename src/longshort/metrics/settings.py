@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from longshort.identity.spec import digest, dumps
 from longshort.identity.strict import COMMIT, Strict, distinct
 
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
@@ -103,6 +105,55 @@ class Misalignment(Strict):
     _beyond_once = field_validator("beyond")(distinct)
 
 
+class PretrainedEvaluator(Strict):
+    """A model that exists, and its tokenizer: a hub id or a local folder, safetensors only."""
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1, description="hub id or path of a local folder")
+    revision: str | None = Field(
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="floating point type of its weights")
+
+
+class LongPPL(Strict):
+    """Perplexity on key tokens, those that an evaluator predicts much better with a long context (LongPPL)."""
+
+    evaluator: PretrainedEvaluator = Field(description="the model that finds the key tokens")
+    short: int = Field(4096, gt=0, description="least tokens before a token in its short context")
+    stride: int = Field(1024, gt=0, description="so many tokens share the beginning of their short context")
+    gain: float = Field(
+        2.0, ge=0, description="a key token's loss falls by more than this with the long context, nats"
+    )
+    below: float = Field(2.0, gt=0, description="a key token's loss is below this with the long context, nats")
+    lengths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1, description="long contexts, tokens")
+    documents: int = Field(gt=0, description="test documents of at least the longest length")
+
+    _lengths_once = field_validator("lengths")(distinct)
+
+    @model_validator(mode="after")
+    def _longer_than_short(self) -> LongPPL:
+        if min(self.lengths) <= self.short:
+            raise ValueError(
+                f"lengths has {min(self.lengths)}, and a context of short = {self.short} tokens is no long one there; "
+                "raise the length, or lower short"
+            )
+        return self
+
+
+def key_tokens_by(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the key tokens depend on, of the settings of LongPPL."""
+    keys = ("evaluator", "short", "stride", "gain", "below", "documents")
+    return {**{key: asked[key] for key in keys}, "length": max(asked["lengths"])}
+
+
+def key_tokens_folder(asked: Mapping[str, Any]) -> str:
+    """Where the key tokens lie, below the folder of the data."""
+    return f"key-tokens-{digest(dumps(key_tokens_by(asked)))}"
+
+
 class StandIn(Strict):
     """Tasks of LongBench-E's shape made from the test documents; needs no network."""
 
@@ -145,13 +196,34 @@ class LongBench(Strict):
 
     @model_validator(mode="after")
     def _a_prompt_fits(self) -> LongBench:
-        answer = min(self.max_new_tokens or LONGEST_ANSWER, LONGEST_ANSWER)
-        if self.max_length < answer + LEAST_PROMPT:
-            raise ValueError(
-                f"max_length {self.max_length} leaves fewer than {LEAST_PROMPT} tokens for a prompt beside an "
-                f"answer of {answer} tokens; give max_length {answer + LEAST_PROMPT} or more, or a lower max_new_tokens"
-            )
+        _refuse_no_prompt(self.max_length, "max_new_tokens", self.max_new_tokens)
         return self
+
+
+class LongBenchLikelihood(Strict):
+    """LongBench-E by the likelihood of the reference answers, without generation."""
+
+    source: Annotated[StandIn | TaskFolder | TaskZip | TaskHub, Field(discriminator="kind")] = Field(
+        description="where the items are"
+    )
+    max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
+    answer_tokens: int | None = Field(
+        None, gt=0, description="so many first tokens of an answer are scored, at most; null: the official lengths"
+    )
+
+    @model_validator(mode="after")
+    def _a_prompt_fits(self) -> LongBenchLikelihood:
+        _refuse_no_prompt(self.max_length, "answer_tokens", self.answer_tokens)
+        return self
+
+
+def _refuse_no_prompt(max_length: int, key: str, cap: int | None) -> None:
+    answer = min(cap or LONGEST_ANSWER, LONGEST_ANSWER)
+    if max_length < answer + LEAST_PROMPT:
+        raise ValueError(
+            f"max_length {max_length} leaves fewer than {LEAST_PROMPT} tokens for a prompt beside an "
+            f"answer of {answer} tokens; give max_length {answer + LEAST_PROMPT} or more, or a lower {key}"
+        )
 
 
 def _harness_task(value: str) -> str:

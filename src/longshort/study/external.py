@@ -15,7 +15,7 @@ from longshort.data import packages, text_files
 from longshort.data.left_out import LeftOut
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
-from longshort.metrics.settings import Harness, LongBench
+from longshort.metrics.settings import Harness, LongBench, LongBenchLikelihood, PretrainedEvaluator
 from longshort.records import hub
 from longshort.study import model_files
 from longshort.study.schema import (
@@ -44,14 +44,18 @@ def check(where: str, study: Study) -> None:
         except (OSError, ValueError) as error:  # names key, value and remedy
             raise StudyError(f"{where}: {error}") from None
     for settings in study.evaluations.asked.values():
-        if isinstance(settings, LongBench):
+        if isinstance(settings, LongBench | LongBenchLikelihood):
             _check_longbench(where, settings)
         if isinstance(settings, Harness):
             _check_harness(where, settings)
-    for key, chosen in {"model": study.model, "data.tokenizer": study.data.tokenizer}.items():
-        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer):
+    evaluator = study.evaluations.longppl and study.evaluations.longppl.evaluator
+    named = {"model": study.model, "data.tokenizer": study.data.tokenizer, "evaluations.longppl.evaluator": evaluator}
+    for key, chosen in named.items():
+        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer | PretrainedEvaluator):
             continue
         if Path(chosen.name).is_dir():
+            if isinstance(chosen, PretrainedEvaluator):
+                model_files.check_whole(f"{where}: {key}.name = {chosen.name!r}", Path(chosen.name))
             continue
         if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
             raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
@@ -104,9 +108,10 @@ def check_models(where: str, study: Study, fetched: bool) -> None:
     model_files.check(where, study, of_model, of_tokenizer)
 
 
-def _check_longbench(where: str, longbench: LongBench) -> None:
+def _check_longbench(where: str, longbench: LongBench | LongBenchLikelihood) -> None:
     source = longbench.source
-    given = f"{where}: evaluations.longbench_e.source.path = {getattr(source, 'path', None)!r}"
+    metric = "longbench_e" if isinstance(longbench, LongBench) else "longbench_likelihood"
+    given = f"{where}: evaluations.{metric}.source.path = {getattr(source, 'path', None)!r}"
     if source.kind == "folder":
         folder = Path(source.path)
         if not folder.is_dir():

@@ -60,6 +60,20 @@ def check(where: str, study: Study, model_folder: Path | None, tokenizer_folder:
         )
 
 
+def check_whole(given: str, folder: Path) -> dict[str, list[int]]:
+    """The shapes of all weights of a model.
+
+    Args:
+        given: study, key and value, which a mistake is told with.
+
+    Raises:
+        StudyError: a model's folder has no configuration, or lacks weights.
+    """
+    if not (folder / "config.json").exists():
+        raise StudyError(f"{given}: no config.json there; give the folder of a model")
+    return _tensors(given, folder)
+
+
 def weights(folder: Path) -> dict[str, list[int]]:
     """Name and shape of every tensor in a folder's safetensors, by their headers.
 
@@ -94,12 +108,10 @@ def _check_model(where: str, model: PretrainedModel, folder: Path) -> dict[str, 
             f"{given}: {folder} holds an adapter, to be added to {base or 'a model that it does not name'}: "
             "give that model, or a folder of the two merged (peft: merge_and_unload, save_pretrained)"
         )
-    if not (folder / "config.json").exists():
-        raise StudyError(f"{given}: no config.json there; give the folder of a model")
+    tensors = check_whole(given, folder)
     whole = json_object(folder / "config.json")
     inner = whole.get("text_config")
     config: dict[str, Any] = inner if isinstance(inner, dict) else whole
-    tensors = _tensors(given, folder)
     key = next((key for key in LAYERS if key in config), None)
     if key is not None and config[key] != model.layers:
         raise StudyError(

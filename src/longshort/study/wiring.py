@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 
 from longshort.data import seen
 from longshort.identity.code import code_hash
-from longshort.identity.spec import canonical
+from longshort.identity.spec import canonical, dumps
 from longshort.metrics.catalog import METRICS, plots_of
+from longshort.metrics.settings import key_tokens_by
 from longshort.records import hub, layout
 from longshort.results.columns import BEST_ALPHA
 from longshort.study import resources
@@ -201,6 +202,10 @@ class ResolvedStudy(Wired):
         """The files besides the corpus that a metric is measured on."""
         return METRICS[metric].files(self.evaluations[metric][1].settings.model_dump(), self.data)
 
+    def key_tokens_by(self) -> str:
+        """What finds the key tokens of LongPPL, as the command line takes it."""
+        return dumps(key_tokens_by(self.evaluations["longppl"][1].settings.model_dump()))
+
     def table_files(self, *kinds: str) -> list[str]:
         folder = layout.tables(self.name)
         return [layout.table(folder, name, kind) for name in self.tables for kind in kinds or TABLE_KINDS]
@@ -268,12 +273,15 @@ def hub_parts(study: Study) -> list[hub.Part]:
     parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
     if values["model"]["kind"] == "pretrained":
         parts.append(hub.weights(values["model"]))
-    if longbench := values["evaluations"]["longbench_e"]:
-        parts.append(hub.longbench(longbench["source"]))
+    for metric in ("longbench_e", "longbench_likelihood"):
+        if longbench := values["evaluations"][metric]:
+            parts.append(hub.longbench(longbench["source"]))
+    if longppl := values["evaluations"]["longppl"]:
+        parts += [hub.weights(longppl["evaluator"]), hub.tokenizer(longppl["evaluator"])]
     harness = values["evaluations"]["harness"]
     if harness and not harness["include_path"]:  # one's own tasks may need nothing
         parts += [hub.Part(LM_EVAL, name, version("lm_eval"), "data") for name in harness["tasks"]]
-    return [part for part in parts if part is not None]
+    return list(dict.fromkeys(part for part in parts if part is not None))
 
 
 def _unusual_precision(evaluation: Evaluation) -> dict[str, str]:
