@@ -46,14 +46,13 @@ if "longppl" in STUDY.evaluations:
 
     rule key_tokens:
         input:
-            "results/data/{data}/manifest.json",
-            spec="results/data/{data}/spec.json",
+            layout.data_manifest("{data}"),
         output:
-            "results/data/{data}/key-tokens-{key}/tokens.parquet",
-            "results/data/{data}/key-tokens-{key}/scored.parquet",
-            found="results/data/{data}/key-tokens-{key}/found.json",
+            layout.key_tokens(layout.data_folder("{data}"), "{key}").tokens,
+            layout.key_tokens(layout.data_folder("{data}"), "{key}").scored,
+            record=layout.key_tokens(layout.data_folder("{data}"), "{key}").record,
         log:
-            "results/data/{data}/key-tokens-{key}.log",
+            layout.key_tokens(layout.data_folder("{data}"), "{key}").log,
         wildcard_constraints:
             key="[0-9a-f]{16}",
         conda:
@@ -61,8 +60,8 @@ if "longppl" in STUDY.evaluations:
         resources:
             **STUDY.evaluation_resources(),
         params:
-            by=lambda wildcards: STUDY.key_tokens_by(),  # has braces, which are wildcards elsewhere
+            by=lambda wildcards: STUDY.key_tokens_by(),  # its braces would be wildcards
             code=code_hash("longshort.evaluation.key_tokens"),
         shell:
-            "exec python -m longshort.evaluation.key_tokens --data results/data/{wildcards.data:q} --by {params.by:q}"
-            " --out {output.found:q} --code {params.code:q} > {log:q} 2>&1"
+            f"exec python -m longshort.evaluation.key_tokens --data {layout.data_folder('{wildcards.data:q}')}"
+            " --by {params.by:q} --out {output.record:q} --code {params.code:q} > {log:q} 2>&1"

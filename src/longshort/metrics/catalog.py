@@ -198,7 +198,7 @@ LONGPPL = Metric(
         "lsd": "LSD L: nats that the long context gains the measured model on a key token, on average.",
     },
     scores=_longppl_scores,
-    files=lambda asked, data: [f"results/data/{data}/{settings.key_tokens_folder(asked)}/found.json"],
+    files=lambda asked, data: [layout.key_tokens(layout.data_folder(data), settings.key_tokens_id(asked)).record],
     named=lambda asked: [asked["evaluator"]["name"]],
 )
 
@@ -324,7 +324,9 @@ HARNESS = Metric(
 )
 
 # In the order of a table's columns.
-METRICS = {metric.name: metric for metric in (LONGBENCH_E, LONGBENCH_LIKELIHOOD, PERPLEXITY, LONGPPL, HARNESS, MISALIGNMENT)}
+METRICS = {
+    metric.name: metric for metric in (LONGBENCH_E, LONGBENCH_LIKELIHOOD, PERPLEXITY, LONGPPL, HARNESS, MISALIGNMENT)
+}
 
 
 def of_row(metric: str) -> Metric:

@@ -124,9 +124,7 @@ class LongPPL(Strict):
     evaluator: PretrainedEvaluator = Field(description="the model that finds the key tokens")
     short: int = Field(4096, gt=0, description="least tokens before a token in its short context")
     stride: int = Field(1024, gt=0, description="so many tokens share the beginning of their short context")
-    gain: float = Field(
-        2.0, ge=0, description="a key token's loss falls by more than this with the long context, nats"
-    )
+    gain: float = Field(2.0, ge=0, description="a key token's loss falls by more than this with the long context, nats")
     below: float = Field(2.0, gt=0, description="a key token's loss is below this with the long context, nats")
     lengths: list[Annotated[int, Field(gt=0)]] = Field(min_length=1, description="long contexts, tokens")
     documents: int = Field(gt=0, description="test documents of at least the longest length")
@@ -149,9 +147,9 @@ def key_tokens_by(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: asked[key] for key in keys}, "length": max(asked["lengths"])}
 
 
-def key_tokens_folder(asked: Mapping[str, Any]) -> str:
-    """Where the key tokens lie, below the folder of the data."""
-    return f"key-tokens-{digest(dumps(key_tokens_by(asked)))}"
+def key_tokens_id(asked: Mapping[str, Any]) -> str:
+    """What names their folder."""
+    return digest(dumps(key_tokens_by(asked)))
 
 
 class StandIn(Strict):

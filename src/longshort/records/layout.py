@@ -64,6 +64,36 @@ def standin_log(data: str, items_per_task: int | str) -> str:
     return f"{standin(data_folder(data), items_per_task)}.log"
 
 
+class KeyTokens(NamedTuple):
+    """What an evaluator found in a corpus for LongPPL."""
+
+    folder: str
+
+    @property
+    def tokens(self) -> str:
+        """The key tokens, as the evaluator's tokenizer cuts the texts."""
+        return f"{self.folder}/tokens.parquet"
+
+    @property
+    def scored(self) -> str:
+        """The tokens of the corpus that lie in them."""
+        return f"{self.folder}/scored.parquet"
+
+    @property
+    def record(self) -> str:
+        """How they were found; written last."""
+        return f"{self.folder}/found.json"
+
+    @property
+    def log(self) -> str:
+        return f"{self.folder}.log"
+
+
+def key_tokens(folder_of_data: Folder, key: str) -> KeyTokens:
+    """key: of what finds them."""
+    return KeyTokens(f"{folder_of_data}/key-tokens-{key}")
+
+
 class Stage(NamedTuple):
     """The files that one job of a run makes: all have the name of its record, less .json."""
 
