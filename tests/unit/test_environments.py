@@ -20,6 +20,7 @@ STAGES = {
     "training": ["training.__main__", "training.worker"],
     "evaluation": [
         *(f"evaluation.{name}" for name in ("perplexity", "misalignment", "longbench", "harness")),
+        *(f"evaluation.{name}" for name in ("longppl", "key_tokens", "longbench_likelihood")),
         "synthetic.train",
     ],
     "results": ["collecting.__main__", "results.tables", "results.plots", "results.report", "synthetic.results"],

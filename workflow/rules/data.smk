@@ -40,28 +40,3 @@ rule longbench_stand_in:
         " --items {wildcards.per_task:q}"
         f" --out {layout.standin(layout.data_folder('{wildcards.data:q}'), '{wildcards.per_task:q}')}"
         " --code {params.code:q} > {log:q} 2>&1"
-
-
-if "longppl" in STUDY.evaluations:
-
-    rule key_tokens:
-        input:
-            layout.data_manifest("{data}"),
-        output:
-            layout.key_tokens(layout.data_folder("{data}"), "{key}").tokens,
-            layout.key_tokens(layout.data_folder("{data}"), "{key}").scored,
-            record=layout.key_tokens(layout.data_folder("{data}"), "{key}").record,
-        log:
-            layout.key_tokens(layout.data_folder("{data}"), "{key}").log,
-        wildcard_constraints:
-            key="[0-9a-f]{16}",
-        conda:
-            "../../envs/evaluation.yaml"
-        resources:
-            **STUDY.evaluation_resources(),
-        params:
-            by=lambda wildcards: STUDY.key_tokens_by(),  # its braces would be wildcards
-            code=code_hash("longshort.evaluation.key_tokens"),
-        shell:
-            f"exec python -m longshort.evaluation.key_tokens --data {layout.data_folder('{wildcards.data:q}')}"
-            " --by {params.by:q} --out {output.record:q} --code {params.code:q} > {log:q} 2>&1"
