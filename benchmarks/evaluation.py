@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
+from longppl.longppl import compute_longppl
 from numpy.typing import NDArray
 from side_by_side import alternate, arguments, peak_memory, ratio, report
 from torch import Tensor
@@ -29,7 +30,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import set_verbosity_error
 
 from longshort.data import tokenizers
-from longshort.evaluation import longbench, longbench_answers, longbench_items, misalignment, perplexity, standin
+from longshort.evaluation import (
+    key_tokens,
+    longbench,
+    longbench_answers,
+    longbench_items,
+    longppl,
+    misalignment,
+    perplexity,
+    standin,
+)
 
 Figures = tuple[dict[str, float], dict[str, str]]
 BOS = 0
@@ -188,6 +198,53 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
     return {name: ratio(seconds, "closed_form", "pair_by_pair")}, {name: what}
 
 
+# ---- LongPPL ---------------------------------------------------------------------------------------------------------
+
+
+def longppl_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
+    """One model on one evaluator's key tokens, these included, at every length. Raises AssertionError: a number of the
+    package differs."""
+    vocabulary, lengths = (300, [48, 80]) if toy else (32_000, [512, 1024, 2048])
+    short, stride = (16, 8) if toy else (256, 128)
+    # Random models gain little by a context: what counts as much is set lower than the paper does.
+    by = {"short": short, "stride": stride, "gain": 0.05, "below": 20.0}
+    tokenizer = tokenizers.load({"kind": "bytes"})
+    letters = np.random.default_rng(0).integers(97, 123, (2, lengths[-1])).astype(np.uint8)
+    texts = [bytes(some).decode() for some in letters]
+    evaluator = demo_model(vocabulary, device, spread=0.1)
+    model = demo_model(vocabulary, device, spread=0.11)
+
+    def ours() -> list[float]:
+        found = []
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            spans = key_tokens.merged(key_tokens.find(evaluator, tokenizer, text, by).spans)
+            inside = key_tokens.tokens_inside(key_tokens.offsets_of(tokenizer, text, ids), spans)
+            sums = longppl.of_document(model, torch.tensor(ids), torch.tensor(inside), lengths, by)
+            found += [float(np.exp(sums[str(length)][1] / sums[str(length)][0])) for length in lengths]
+        return found
+
+    def official() -> list[float]:
+        return [
+            float(
+                compute_longppl(
+                    text[:length], model, evaluator, tokenizer, tokenizer,
+                    trunc_len=short, sliding_window=stride, alpha=by["gain"], beta=-by["below"],
+                )["longppl"]
+            )
+            for text in texts
+            for length in lengths
+        ]  # fmt: skip
+
+    for one, other in zip(ours(), official(), strict=True):
+        assert abs(one / other - 1) < 1e-4, (one, other)
+    seconds = alternate({"ours": ours, "official": official}, rounds, device)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    what = f"2 documents at {', '.join(map(str, lengths))}, short {short}, stride {stride}, V {vocabulary:,}: "
+    what += f"{median['ours']:.3g} / {median['official']:.3g} s"
+    return {"longppl_time_over_official": ratio(seconds, "ours", "official")}, {"longppl_time_over_official": what}
+
+
 # ---- LongBench-E -----------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +320,7 @@ def main() -> None:
     set_verbosity_error()
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
-    for measure in (perplexity_figures, misalignment_figures, longbench_figures):
+    for measure in (perplexity_figures, misalignment_figures, longppl_figures, longbench_figures):
         with tempfile.TemporaryDirectory(prefix="longshort-evaluation-") as folder:
             more, said = measure(Path(folder), given.rounds, given.toy, given.device)
         figures.update(more)

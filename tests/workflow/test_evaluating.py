@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.support.project import on_a_small_disk, run_python
+from tests.support.project import edit_study, on_a_small_disk, planned, run_python, run_snakemake
 from tests.support.waiting import PATIENCE, wait_until
+from tests.unit.evaluation.test_longppl import llama, words
 
 
 def perplexity(finished: Path, folder: Path, documents: int, work: str) -> list[str]:
@@ -75,3 +76,32 @@ def test_one_that_is_asked_to_stop_ends_and_the_next_attempt_goes_on(finished: P
     said = run_python(finished, *command).stdout
     assert f"going on after {before} finished items" in said, said
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "work.parquet"), expected, check_exact=True)
+
+
+@pytest.mark.wide
+def test_key_tokens_are_found_once_and_shared(finished_copy: Path) -> None:
+    """LongPPL with an evaluator of another tokenizer, and LongBench-E by likelihood on the items that are there."""
+    for part in (llama(2), words()):
+        part.save_pretrained(finished_copy / "evaluator")
+    longppl = {
+        **{"evaluator": {"kind": "pretrained", "name": "evaluator"}, "lengths": [64, 128], "documents": 3},
+        **{"short": 16, "stride": 8, "gain": 0.1, "below": 8.0},
+    }
+    source = {"kind": "stand-in", "items_per_task": 1}
+    edit_study(finished_copy, evaluations__longppl=longppl)
+    edit_study(
+        finished_copy, evaluations__longbench_likelihood={"source": source, "max_length": 128, "answer_tokens": 4}
+    )
+    runs = len(list((finished_copy / "results/runs").glob("*/training")))
+    jobs = planned(finished_copy)
+    assert jobs["key_tokens"] == 1 and jobs["longppl"] == jobs["longbench_likelihood"] == runs
+    assert "longbench_stand_in" not in jobs
+    run_snakemake(finished_copy, "all")
+    table = pandas.read_csv(finished_copy / "results/tiny/tables/main.csv")
+    shown = table[table["arm"].isin(["baseline", "constant"])].groupby("column")["mean"].agg(["min", "max"])
+    assert shown.loc["longppl@128", "min"] > 1 and shown.loc["longbench_likelihood", "min"] > 0
+    assert shown.loc["key_tokens@128", "min"] == shown.loc["key_tokens@128", "max"] > 0
+    # Another evaluator: its key tokens and the numbers on them, and no more.
+    edit_study(finished_copy, evaluations__longppl={**longppl, "gain": 0.2})
+    jobs = planned(finished_copy)
+    assert jobs["key_tokens"] == 1 and jobs["longppl"] == runs and "longbench_likelihood" not in jobs
