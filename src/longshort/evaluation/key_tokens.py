@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from longshort.data import prepared, splits, tokenizers
+from longshort.data import integrity, splits, tokenizers
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.forward import (
     TOKENS_PER_FORWARD,
@@ -243,7 +243,7 @@ def main() -> None:
 def make(data: Path, by: dict[str, Any], out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
     manifest = read_record(data)
     wait_for_files(data.parent, manifest["files"])
-    prepared.refuse_altered(data, "test")
+    integrity.refuse_altered(data, "test")
     made = {"evaluator": content_of(by["evaluator"]), "data": manifest["content"], "code": code}
     made["environment"] = provenance.environment()
     place = Path(layout.finished_evaluation(run_id(by, code, made), work))
