@@ -49,5 +49,5 @@ if "longppl" in STUDY.evaluations:
             by=lambda wildcards: STUDY.key_tokens_by(),  # its braces would be wildcards
             code=code_hash("longshort.evaluation.key_tokens"),
         shell:
-            f"exec python -m longshort.evaluation.key_tokens --data {layout.data_folder('{wildcards.data:q}')}"
-            " --by {params.by:q} --out {output.record:q} --code {params.code:q} > {log:q} 2>&1"
+            "exec python -m longshort.evaluation.key_tokens --data {input:q} --by {params.by:q} --out {output.record:q}"
+            " --code {params.code:q} > {log:q} 2>&1"
