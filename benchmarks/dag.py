@@ -290,6 +290,7 @@ def make_study(folder: Path, runs: int) -> Planned:
         else:
             shutil.copy(source, folder / name)
     demo = yaml.safe_load((ROOT / "config/studies/demo.yaml").read_text())
+    demo["model"]["seed"] = 0
     study = {**demo, "arms": ARMS, "overrides": {}, "seeds": list(range(runs // len(ARMS)))}
     (folder / f"config/studies/{STUDY}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return Planned(folder)
@@ -299,12 +300,13 @@ def make_bare(folder: Path, project: Path, runs: int) -> Planned:
     """The bare Snakefile with the jobs of a study."""
     study = resolve.load(STUDY, project / "config")
     assert len(study.runs) == runs + 1, "two arms are the same run"
+    (base,) = study.first_seeds.values()
     names = {
         "NAME": study.name,
         "DATA": study.data,
-        "BASE": study.base,
+        "BASE": base,
         "BASE_STEPS": str(study.base_steps),
-        "RUNS": [run for run in study.runs if run != study.base],
+        "RUNS": [run for run in study.runs if run != base],
         "STEPS": study.steps_key,
         "METRICS": {metric: identity for metric, (identity, _) in study.evaluations.items()},
         "ITEMS": study.items(),

@@ -56,7 +56,7 @@ study = resolve.load("tiny")
 run = study.arm_runs["baseline"][0]
 print(json.dumps({
     "data": f"results/data/{study.data}/manifest.json",
-    "base": study.record(study.base),
+    "base": study.base_record(run)[0],
     "items": study.items(),
     "run": f"results/runs/{run}/spec.json",
     "evaluations": {

@@ -140,7 +140,7 @@ def accept(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
         )
-    _say(f"The base counts as accepted with the arm. It stands in {ACCEPTED} and in the tables' notes.")
+    _say(f"Its bases count as accepted with the arm. It stands in {ACCEPTED} and in the tables' notes.")
 
 
 @app.command()

@@ -54,10 +54,10 @@ def test_only_the_missing_steps_are_counted(here: Path) -> None:
 
 def test_other_code_or_another_base_trains_all_steps(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = resolve.load("tiny")
-    base = Work("train", study.base, str(study.base_steps))
+    base = Work("train", study.bases[0], str(study.base_steps))
     assert steps(study, base, training(study)) == 0  # the base is only published again, so the arm is
     code = type(study).training_code
-    for changed in ({study.base}, set(study.runs)):
+    for changed in ({study.bases[0]}, set(study.runs)):
         monkeypatch.setattr(
             type(study),
             "training_code",
@@ -72,7 +72,7 @@ def test_a_later_last_step_counts_from_where_it_goes_on(here: Path) -> None:
     study = resolve.load("tiny")
     run = study.arm_runs["constant"][0]
     assert Resuming(study).pieces(run, [6, 8]) == [(0, [6, 8])]
-    base = checkpoints.last_of(read_record(Path(study.record(study.base))))
+    base = checkpoints.last_of(read_record(Path(study.record(study.bases[0]))))
     assert base is not None
     manifest = read_record(Path(f"results/data/{study.data}/manifest.json"))
     spec = json.loads(study.texts[run])

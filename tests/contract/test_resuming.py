@@ -27,7 +27,7 @@ TRAINED = re.compile(r"training from step (\d+) to (\d+)")
 
 def record_of(project: Path, arm: str) -> Path:
     """The record that a training of the arm's first seed publishes, or of the base."""
-    code = f"s = resolve.load('tiny'); print(s.record(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0]))"
+    code = f"s = resolve.load('tiny'); print(s.record(s.bases[0] if {arm!r} == 'base' else s.arm_runs[{arm!r}][0]))"
     return project / run_python(project, "-c", f"from longshort.study import resolve; {code}").stdout.strip()
 
 

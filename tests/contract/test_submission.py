@@ -111,7 +111,7 @@ def test_an_evaluation_takes_one_gpu_and_data_none(study_of: Any) -> None:
 def test_runs_of_one_study_may_ask_for_different_things(study_of: Any) -> None:
     """The base is trained by one process, the arms by two on two nodes."""
     study = study_of(**GPU, training__nodes=2)
-    base = sbatch(study.training_resources(), study.cpus(study.base), study.base)
+    base = sbatch(study.training_resources(), study.cpus(study.bases[0]), study.bases[0])
     assert base.endswith(f"--no-requeue --cpus-per-task=1 {END} --gres=gpu:1")
     assert "--nodes=2 --no-requeue --ntasks=2" in training(study)
 

@@ -100,7 +100,7 @@ class Training(NamedTuple):
 
 @cache
 def run_of(project: Path, arm: str) -> str:
-    code = f"s = resolve.load('tiny'); print(s.base if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
+    code = f"s = resolve.load('tiny'); print(s.bases[0] if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
     command = [sys.executable, "-c", f"from longshort.study import resolve; {code}"]
     return subprocess.run(

@@ -41,7 +41,7 @@ def make_study() -> dict[str, Any]:
         "steps": 4,
         "checkpoints": [2, 4],
         "seeds": SEEDS,
-        "base": "base",
+        "bases": {str(seed): "base" for seed in SEEDS},
         "primary": "perplexity@32",
         "published": [],
         "settings": {"lengths": {"train": 8}},

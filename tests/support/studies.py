@@ -35,6 +35,10 @@ def arms_yaml(config: Path, **arms: dict) -> None:
 
 
 PRETRAINED = {"kind": "pretrained", "name": "some/model", "layers": 3, "max_length": 128}
+POLYPYTHIAS = {
+    **{key: value for key, value in PRETRAINED.items() if key != "name"},
+    "bases": [{"name": f"some/model-seed{seed}", "revision": str(seed) * 40} for seed in (1, 2)],
+}
 LORA = {"kind": "lora", "rank": 2, "alpha": 4.0}
 
 

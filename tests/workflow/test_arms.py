@@ -75,7 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
         os.environ[variable] = value
     os.environ.update(launch.environment(1), MASTER_PORT="29533")
     unpickling.allow_the_states_of_deepspeed()
-    train(resolved, folder, resolved.base, resolved.base_steps, None)
+    train(resolved, folder, resolved.bases[0], resolved.base_steps, None)
     return resolved, folder
 
 
@@ -113,7 +113,7 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
 ) -> None:
     resolved, folder = prepared
     run = resolved.arm_runs[arm][0]
-    base = folder / resolved.base / f"checkpoint-{resolved.base_steps}"
+    base = folder / resolved.bases[0] / f"checkpoint-{resolved.base_steps}"
     path = folder / run / log.NAME
     if path.exists():  # an equal arm came before
         rows = [json.loads(line) for line in path.read_text().splitlines()]

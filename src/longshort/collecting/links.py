@@ -8,17 +8,21 @@ from typing import Any
 from longshort.identity.spec import NAME
 from longshort.records import layout
 from longshort.records.publish import Altered
+from longshort.results.replicates import BASE_SEED, base_rows
 
 
 def link_arms(study: dict[str, Any], out: Path) -> None:
-    """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people. Links of arms
-    and seeds that the study no longer has are removed; what is no link stays."""
+    """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people; several bases
+    are results/<study>/base-<seed>. Links of what the study no longer has are removed; what is no link stays."""
     for arm in study["arms"]:
         if not NAME.fullmatch(arm["name"]):
             raise Altered(f"the study's arm {arm['name']!r} is no name of a folder; run snakemake again")
-    base = Path(layout.base(out))
-    base.unlink(missing_ok=True)
-    base.symlink_to(layout.folder(layout.RUNS, study["base"], ".."))
+    for link in [Path(layout.base(out)), *out.glob(Path(layout.base(out, "*")).name)]:
+        if link.is_symlink():
+            link.unlink()
+    for seed, run in base_rows(study).items():
+        link = Path(layout.base(out) if seed == BASE_SEED else layout.base(out, str(seed)))
+        link.symlink_to(layout.folder(layout.RUNS, run, ".."))
     wanted = {
         Path(layout.arm(out, arm["name"], seed)): run for arm in study["arms"] for seed, run in arm["runs"].items()
     }

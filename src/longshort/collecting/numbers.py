@@ -10,7 +10,8 @@ import pandas
 from longshort.jobs import heartbeat
 from longshort.records import layout
 from longshort.records.publish import Altered, file_digest, read_record, write_atomic, write_record
-from longshort.results.long_table import BASE, BASE_SEED
+from longshort.results.long_table import BASE
+from longshort.results.replicates import base_rows
 
 COLUMNS = [
     *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
@@ -23,7 +24,7 @@ Codes = dict[str, dict[str, str]]
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
-    """The rows of every arm and seed, and of the base model (arm "(base)", seed -1, step 0).
+    """The rows of every arm and seed, and of the base (arm "(base)", step 0): seed -1, or one a base, by first seed.
 
     Args:
         study: the resolved study (study.json).
@@ -44,8 +45,8 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
 
 
 def runs_of(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
-    """Arm, seed, run and steps of every run of a study, the base first."""
-    runs = [(BASE, BASE_SEED, study["base"], str(study["base_steps"]))]
+    """Arm, seed, run and steps of every run of a study, the bases first."""
+    runs = [(BASE, seed, run, str(study["base_steps"])) for seed, run in base_rows(study).items()]
     for arm in study["arms"]:
         runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
     return runs

@@ -1,6 +1,6 @@
 """`longshort accept`: a person declares that a change of the code leaves the results of finished runs as they are.
 
-The results of an arm, and those of the base that it starts from, keep the code that they were made with; reason, time
+The results of an arm, and those of the bases that it starts from, keep the code that they were made with; reason, time
 and both hashes stand in results/accepted.json and in the notes of the tables. A changed parameter, an evaluation's too,
 and an added checkpoint have other results and are never accepted.
 """
@@ -31,7 +31,7 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
     if not because.strip():
         raise StudyError(f"{where}: give a reason with --because: it stands in the tables' notes")
     changes: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in [study.base, *study.arm_runs[arm].values()]:
+    for run in [*study.first_seeds.values(), *study.arm_runs[arm].values()]:
         for stage, path, record in _records(study, run, where):
             chosen = study.runs[run].modules if stage == TRAINING else ()
             now = code_hash(stage, chosen)

@@ -133,12 +133,17 @@ def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once
     """The longest jobs first, each when a place is free and what it waits for is done."""
     places = [0.0] * max(1, jobs_at_once)
     ready: dict[str, float] = {}
-    waves = (lambda one: one.rule == "train" and one.run == study.base, lambda one: one.rule == "train", lambda _: True)
+    waves = (
+        lambda one: one.rule == "train" and study.is_base(one.run),
+        lambda one: one.rule == "train",
+        lambda _: True,
+    )
     waiting = dict(seconds)
     for wave in waves:
         for one in sorted((one for one in waiting if wave(one)), key=lambda one: -seconds[one]):
             place = places.index(min(places))
-            after = ready.get(one.run, 0.0) if one.rule != "train" else ready.get(study.base, 0.0)
+            waits_for = study.runs[one.run].base if one.rule == "train" else one.run
+            after = ready.get(waits_for or "", 0.0)
             places[place] = max(places[place], after) + waiting.pop(one)
             if one.rule == "train":
                 ready[one.run] = places[place]
@@ -149,13 +154,13 @@ class _Known:
     """What finished work tells, read once for all planned jobs."""
 
     def __init__(self, study: ResolvedStudy, work: list[Work], data_anew: bool) -> None:
-        self.study = study
+        self.study, self.bases = study, set(study.bases.values())
         self.resuming = Resuming(study, {one.run for one in work if one.rule == "train"}, data_anew)
         self.finished = _finished_trainings()
         each: dict[str, list[float]] = {}
         for spec, record in self.finished:
             spent = record["spent"]
-            each.setdefault(_kind(spec), []).append(spent["seconds"] / (spent["steps"] * _tokens_per_step(spec)))
+            each.setdefault(self.kind(spec), []).append(spent["seconds"] / (spent["steps"] * _tokens_per_step(spec)))
         # Kind of training -> seconds a token, and of how many trainings that is the median.
         self.trainings = {kind: (statistics.median(some), len(some)) for kind, some in each.items()}
         # Metric -> seconds a checkpoint, and of how many evaluations that is the median.
@@ -163,6 +168,15 @@ class _Known:
         for metric in {one.rule for one in work} - {"train"}:
             if measured := _finished_evaluations(metric, study.evaluations[metric][0]):
                 self.evaluations[metric] = statistics.median(measured), len(measured)
+
+    def kind(self, spec: dict[str, Any]) -> str:
+        """What a token's cost depends on: model, length, processes, precision, what is trained."""
+        training = spec["training"]
+        kind = {key: training.get(key) for key in ("processes", "nodes", "precision", "attention", "adapter")}
+        model = {key: spec.get(key) for key in ("architecture", "pretrained", "base", "rope", "length", "deepspeed")}
+        if model["base"] in self.bases:  # they differ by chance alone
+            model["base"] = "one of this study"
+        return dumps({**model, "training": kind})
 
     def pieces(self, one: Work) -> list[tuple[int, list[int]]]:
         spec = self.study.runs[one.run]
@@ -193,7 +207,7 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     if not missing:
         return JOB_START, "its checkpoints are there, it is only published"
     tokens = missing * _tokens_per_step(spec)
-    if alike := known.trainings.get(_kind(spec)):
+    if alike := known.trainings.get(known.kind(spec)):
         return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
     operations = (4 if spec["training"].get("adapter") else 6) * _model(study)[0].in_blocks * tokens
     computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
@@ -212,13 +226,6 @@ def _tokens_per_step(spec: dict[str, Any]) -> int:
     views = 2 if spec.get("alignment") else 1
     tokens: int = views * spec["length"] * spec["training"]["batch"]
     return tokens
-
-
-def _kind(spec: dict[str, Any]) -> str:
-    """What a token's cost depends on: model, length, processes, precision, what is trained."""
-    training = {key: spec["training"].get(key) for key in ("processes", "nodes", "precision", "attention", "adapter")}
-    kind = {key: spec.get(key) for key in ("architecture", "pretrained", "base", "rope", "length", "deepspeed")}
-    return dumps({**kind, "training": training})
 
 
 def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -265,15 +272,17 @@ def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
         vocabulary = 257 if study.study.data.tokenizer.kind == "bytes" else 32_000
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
         return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
-    for path in (Path(model.name) / "config.json", *hub.fetched_config(canonical(model))):
+    model = model.each()[0]  # they have one shape
+    name = str(model.name)
+    for path in (Path(name) / "config.json", *hub.fetched_config(canonical(model))):
         if path.exists():
             try:
                 return memory.Model.of(read_json(path)), f"from {path}"
             except KeyError:
                 continue
-    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", model.name)
+    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
     weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
-    source = f"from the name {model.name}" if named else f"as {model.name} names none"
+    source = f"from the name {name}" if named else f"as {name} names none"
     return memory.guessed(weights, model.layers), f"guessed, {weights:.3g} weights {source}, in {model.layers} blocks"
 
 
@@ -286,7 +295,7 @@ def _checkpoint_bytes(
         weights = memory.adapted(_model(study)[0], training.adapter.model_dump())
         return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights of the adapter"
     for spec, record in finished:
-        if spec.get("base") == study.base:
+        if spec.get("base") in study.bases.values():
             for checkpoint in record["checkpoints"].values():
                 folder = Path(checkpoint["path"])
                 if folder.is_dir():

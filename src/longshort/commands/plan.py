@@ -93,7 +93,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
 def _explain_arms(plan: Plan, asked: Asked) -> None:
     study, by_run = asked.study, asked.by_run
     first: dict[str, str] = {}
-    for arm, runs in {BASE: {0: study.base}, **study.arm_runs}.items():
+    for arm, runs in {BASE: study.first_seeds, **study.arm_runs}.items():
         needed = {seed: run for seed, run in runs.items() if run in by_run}
         if not needed:
             if plan.target == "all":
@@ -160,7 +160,7 @@ def _why_again(asked: Asked, run: str, record: Path) -> list[str]:
         return [f"{', '.join(changed)} changed"]
     if asked.data_anew:
         return ["the corpus is prepared again"]
-    if run != asked.study.base and asked.study.base in asked.resuming.trained:
+    if asked.study.runs[run].base in asked.resuming.trained:
         return ["its base is trained again"]
     return []
 
@@ -173,7 +173,8 @@ def _why_new(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
     then = {some["name"]: some for some in before["arms"]}
     shared = differences(before.get("settings", {}), study.settings["study"])
     if arm == BASE:
-        return shared or ["not trained yet"]
+        new = str(seed) not in map(str, before["seeds"])
+        return shared or ([f"new seed {seed}"] if new else ["not trained yet"])
     if arm not in then:
         return ["new arm"]
     if str(seed) not in then[arm]["runs"]:

@@ -72,7 +72,8 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     from longshort.metrics.catalog import of_row
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of, kind_of
-    from longshort.results.long_table import BASE, BASE_SEED
+    from longshort.results.long_table import BASE
+    from longshort.results.replicates import base_rows
 
     collected = Path(layout.metrics(layout.study_folder(study)))
     if not collected.exists():
@@ -103,7 +104,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     shown = columns[column]
     behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
-    runs[BASE] = {str(BASE_SEED): summary["base"]}
+    runs[BASE] = {str(seed): run for seed, run in base_rows(summary).items()}
     metric = of_row(columns[column].metric).name
     found = []
     for seed, run in runs[row].items():

@@ -230,9 +230,9 @@ def arm(folder_of_study: Folder, name: str, seed: int | str) -> str:
     return f"{arms(folder_of_study)}/{name}/seed-{seed}"
 
 
-def base(folder_of_study: Folder) -> str:
-    """The link to the base's run."""
-    return f"{folder_of_study}/base"
+def base(folder_of_study: Folder, seed: str | None = None) -> str:
+    """The link to the base's run; seed: the first that starts from it, where there are several bases."""
+    return f"{folder_of_study}/base" if seed is None else f"{folder_of_study}/base-{seed}"
 
 
 def tensorboard(study: str, arm_and_seed: str) -> str:

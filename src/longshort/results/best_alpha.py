@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.metrics.record import Column
-from longshort.results import compare, formats, long_table, statistics
+from longshort.results import compare, formats, long_table, replicates, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of
 
 # Fewer alphas have at most one that is not at the edge: the report says nothing of them.
@@ -93,7 +93,7 @@ def by_length(
     metrics: pd.DataFrame, study: dict[str, Any], table: dict[str, Any], numbers: compare.Numbers | None = None
 ) -> list[ByLength]:
     """The best alphas at the last checkpoint: of perplexity, and of each other headline metric with several lengths."""
-    numbers = numbers or compare.Numbers(metrics)
+    numbers = numbers or compare.Numbers(metrics, study)
     arms, diverged = grid(study, table), long_table.first_diverged_steps(metrics)
     groups: dict[str, list[Column]] = {}
     for column in columns_of(study, BEST_ALPHA):
@@ -108,8 +108,8 @@ def by_length(
             if metric != "perplexity" and not np.isfinite(log2).any():
                 continue
             slopes = _slopes(log2, np.log2([float(column.length or 0) for column in columns]))
-            means = [_mean(of_length) for of_length in log2.T]
-            result.append(ByLength(_name(columns[0]), columns, log2, at_edge, means, slopes, _mean(slopes)))
+            means = [_mean(study, of_length) for of_length in log2.T]
+            result.append(ByLength(_name(columns[0]), columns, log2, at_edge, means, slopes, _mean(study, slopes)))
     return result
 
 
@@ -143,9 +143,11 @@ def _slopes(log2: NDArray[np.float64], log_lengths: NDArray[np.float64]) -> NDAr
     return np.asarray(log2 @ centred / (centred @ centred), dtype="float64")
 
 
-def _mean(values: NDArray[np.float64]) -> statistics.Difference | None:
-    """Over seeds, with the t interval."""
-    there = values[np.isfinite(values)]
+def _mean(study: dict[str, Any], values: NDArray[np.float64]) -> statistics.Difference | None:
+    """Over seeds, or over bases that have several, with the t interval."""
+    unit_of = replicates.unit_of(study)
+    by_seed = pd.Series(values, index=[unit_of[int(seed)] for seed in study["seeds"]])
+    there = np.asarray(by_seed[np.isfinite(by_seed)].groupby(level=0, sort=False).mean(), dtype=np.float64)
     return statistics.paired_difference(there[:, None]) if len(there) else None
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.metrics.record import Column
-from longshort.results import long_table, statistics
+from longshort.results import long_table, replicates, statistics
 from longshort.results.columns import BEST_ALPHA
 
 NAN = float("nan")
@@ -21,6 +21,7 @@ class Compared(NamedTuple):
 
     sd: over seeds. low, high: 95 % interval; joint_low, joint_high: one that holds for all comparisons together. n:
     seeds that both arms have. documents: how many are paired, 0 where none are known. p: exact sign flips over seeds.
+    draws: the independent ones among the seeds; with several seeds of each base, the bases: interval and p are of them.
     """
 
     mean: float
@@ -32,23 +33,29 @@ class Compared(NamedTuple):
     n: int
     documents: int
     p: float
+    draws: int
 
 
-NOTHING = Compared(NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, NAN)
+NOTHING = Compared(NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, NAN, 0)
 
 
-def comparisons(study: dict[str, Any]) -> int:
-    """How many pairs of different runs the study's tables compare: the family of the joint intervals."""
+def pairs(study: dict[str, Any]) -> list[tuple[str, str]]:
+    """Arm and reference of all pairs of different runs that the study's tables compare, each by its first names."""
     runs = {arm["name"]: tuple(sorted(arm["runs"].values())) for arm in study["arms"]}
-    pairs = set()
+    found: dict[tuple[Any, Any], tuple[str, str]] = {}
     for table in study["tables"]:
         if table.get("columns") == BEST_ALPHA:  # it compares lengths
             continue
         for arm in table["arms"]:
             reference = reference_of(study, table, arm)
             if reference is not None and runs[arm] != runs[reference]:
-                pairs.add((runs[arm], runs[reference]))
-    return max(1, len(pairs))
+                found.setdefault((runs[arm], runs[reference]), (arm, reference))
+    return list(found.values())
+
+
+def comparisons(study: dict[str, Any]) -> int:
+    """The family of the joint intervals."""
+    return max(1, len(pairs(study)))
 
 
 def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str | None:
@@ -113,13 +120,34 @@ def documents_of(rows: pd.DataFrame) -> Documents:
     return Documents(names, seeds, values, np.array([n[name] for name in names], dtype="float64"))
 
 
+class Paired(NamedTuple):
+    """Differences of two arms, on the scale that they are compared on (logarithms of a perplexity).
+
+    differences: [seeds, documents]; [seeds, 1] where no documents are known (names None). units [seeds]: the
+    independent draw that each seed belongs to. weights, strata: as statistics.paired_difference takes them.
+    """
+
+    by_seed: pd.Series
+    differences: NDArray[np.float64]
+    units: NDArray[np.int64]
+    names: list[tuple[str, str]] | None
+    weights: NDArray[np.float64] | None
+    strata: NDArray[np.int64] | None
+
+    @property
+    def of_units(self) -> NDArray[np.float64]:
+        """The differences [draws, documents]: of each draw the mean of its seeds."""
+        return np.stack([self.differences[self.units == unit].mean(0) for unit in dict.fromkeys(self.units.tolist())])
+
+
 class Numbers:
     """The numbers of a study by column, of whole texts and of single documents.
 
     One serves all tables of a study: they show the same pairs of arms again and again, and each is compared once.
     """
 
-    def __init__(self, metrics: pd.DataFrame) -> None:
+    def __init__(self, metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+        self._unit_of = replicates.unit_of(study)
         self._single = long_table.single(metrics)
         of_documents = metrics[metrics["document"].notna()]
         # 0 stands for no length, as NaN would equal no key.
@@ -171,33 +199,41 @@ class Numbers:
     def _compare(
         self, column: Column, arm: str, reference: str, step: int, the_seeds: tuple[int, ...], comparisons: int
     ) -> Compared:
-        seeds = list(the_seeds)
-        values, others = (self.by_seed(column, name, step, seeds) for name in (arm, reference))
-        if column.relative:
-            values, others = values.map(log), others.map(log)
-        by_seed = (values - others).replace([np.inf, -np.inf], np.nan).dropna()
-        if by_seed.empty:
-            return NOTHING
-        paired = self._paired(column, arm, reference, step, list(by_seed.index))
-        weights = strata = None
+        paired = self.paired(column, arm, reference, step, list(the_seeds))
         if paired is None:
-            differences = by_seed.to_numpy()[:, None]
-        else:
-            differences, of = paired
-            strata = pd.factorize(np.array([task for task, _ in of.names], dtype=object))[0]
-            # Every task counts alike, whatever the number of its documents.
-            weights = of.n / np.bincount(strata, weights=of.n)[strata]
-        found = statistics.paired_difference(differences, weights, strata, comparisons)
+            return NOTHING
+        by_seed, of_units = paired.by_seed, paired.of_units
+        found = statistics.paired_difference(of_units, paired.weights, paired.strata, comparisons)
         ends = [found.mean, found.low, found.high, found.joint_low, found.joint_high]
         spread: pd.Series = by_seed
         if column.relative:
             ends = [math.inf if end >= 700 else 100 * math.expm1(end) for end in ends]
             spread = 100 * by_seed.map(math.expm1)
         sd = float(spread.std(ddof=1)) if len(spread) > 1 else NAN
-        p = statistics.sign_flip(by_seed.to_numpy())
-        return Compared(ends[0], sd, ends[1], ends[2], ends[3], ends[4], len(by_seed), found.documents, p)
+        flipped = [by_seed.to_numpy()[paired.units == unit].mean() for unit in dict.fromkeys(paired.units.tolist())]
+        p = statistics.sign_flip(np.array(flipped))
+        n = len(by_seed)
+        return Compared(ends[0], sd, ends[1], ends[2], ends[3], ends[4], n, found.documents, p, len(of_units))
 
-    def _paired(
+    def paired(self, column: Column, arm: str, reference: str, step: int, seeds: list[int]) -> Paired | None:
+        """The differences of the seeds that both arms have; None where there are none."""
+        values, others = (self.by_seed(column, name, step, seeds) for name in (arm, reference))
+        if column.relative:
+            values, others = values.map(log), others.map(log)
+        by_seed = (values - others).replace([np.inf, -np.inf], np.nan).dropna()
+        if by_seed.empty:
+            return None
+        units = np.array([self._unit_of.get(int(seed), int(seed)) for seed in by_seed.index])
+        found = self._by_document(column, arm, reference, step, list(by_seed.index))
+        if found is None:
+            return Paired(by_seed, by_seed.to_numpy()[:, None], units, None, None, None)
+        differences, of = found
+        strata = pd.factorize(np.array([task for task, _ in of.names], dtype=object))[0]
+        # Every task counts alike, whatever the number of its documents.
+        weights = of.n / np.bincount(strata, weights=of.n)[strata]
+        return Paired(by_seed, differences, units, of.names, weights, strata)
+
+    def _by_document(
         self, column: Column, arm: str, reference: str, step: int, seeds: list[int]
     ) -> tuple[NDArray[np.float64], Documents] | None:
         """Differences [seeds, documents] and what they are of, where both arms have every document with every seed."""

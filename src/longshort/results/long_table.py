@@ -10,9 +10,10 @@ import pandas as pd
 
 from longshort.metrics.catalog import of_row
 from longshort.records.publish import refuse_altered_table
+from longshort.results import replicates
 
-# The base model before fine-tuning stands in the table as an arm of its own, at step 0.
-BASE, BASE_SEED = "(base)", -1
+# The base models before fine-tuning stand in the table as an arm of its own, at step 0: replicates.base_rows.
+BASE, BASE_SEED = "(base)", replicates.BASE_SEED
 
 
 def read(path: Path) -> pd.DataFrame:

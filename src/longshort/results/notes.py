@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.metrics.catalog import METRICS
-from longshort.results import compare, formats, long_table, statistics
+from longshort.results import compare, formats, long_table, replicates, statistics
 from longshort.results.columns import columns_of, kind_of
 from longshort.results.long_table import BASE
 
@@ -29,11 +29,11 @@ def notes_of(
     listed = ", ".join(str(seed) for seed in seeds)
     if len(seeds) > 1:
         notes = [
-            f"Mean ± sample sd over n = {len(seeds)} seeds ({listed}) unless a cell says otherwise; all seeds share "
-            "one base model, so the sd is that of fine-tuning alone."
+            f"Mean ± sample sd over n = {len(seeds)} seeds ({listed}) unless a cell says otherwise.",
+            replicates.sentence(study),
         ]
     else:
-        notes = [f"n = 1 seed ({listed}): no spread can be given."]
+        notes = [f"n = 1 seed ({listed}): no spread can be given.", replicates.sentence(study)]
     if kind_of(table) == "cost":
         notes.append(
             "Devices times hours that the jobs took, failed attempts included; planned: as `longshort plan` estimated "
@@ -43,7 +43,9 @@ def notes_of(
         notes += _comparison_notes(study, table) + _claim_notes(study, table) + _equivalence_notes(tidy)
     shown = set(tidy["metric"])
     if table["name"] == "main":
-        notes.append(f"{BASE} is the base model before fine-tuning: one run, no part of the comparison.")
+        bases = len(replicates.base_rows(study))
+        said = "the base model before fine-tuning: one run" if bases == 1 else f"the {bases} bases before fine-tuning"
+        notes.append(f"{BASE} is {said}, no part of the comparison.")
     lengths = {"l_train": study["l_train"], "half": study["l_train"] // 2}
     for metric in METRICS.values():
         notes += [sentence.format(**lengths) for row, sentence in metric.legend.items() if row in shown]
@@ -103,28 +105,29 @@ def _comparison_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]
         marks += " Amounts of alpha match over the whole training: before its end, a growing alpha has spent less."
     if len(study["seeds"]) < 2:
         return [f"{said}; perplexities in per cent.", marks]
+    components, unit = replicates.components(study), replicates.unit(study)
     return [
         f"{said} and, where single documents are measured, by document; perplexities in per cent. In brackets: 95 % "
-        "interval of each difference alone, with seeds and documents as crossed random effects (over seeds alone for "
-        "ECE, length buckets and the harness). At other checkpoints: in the .csv and .parquet of this table.",
+        f"interval of each difference alone, with {components} and documents as crossed random effects (over {unit}s "
+        "alone for ECE, length buckets and the harness). At other checkpoints: in the .csv and .parquet of this table.",
         marks,
     ]
 
 
 def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     """What the numbers may be taken for."""
-    seeds, primary = len(study["seeds"]), study.get("primary")
-    floor = statistics.sign_flip_floor(seeds)
+    draws, unit, primary = replicates.count(study), replicates.unit(study), study.get("primary")
+    floor = statistics.sign_flip_floor(draws)
     few = (
-        f"With n = {seeds} an exact sign-flip test over seeds cannot come below p = {floor:.2g}"
-        + (", so that it cannot show significance" if seeds < statistics.SEEDS_FOR_A_TEST else "")
+        f"With n = {draws} an exact sign-flip test over {unit}s cannot come below p = {floor:.2g}"
+        + (", so that it cannot show significance" if draws < statistics.SEEDS_FOR_A_TEST else "")
         + "."
     )
     columns = {column.key: column.header for column in columns_of(study, kind_of(table))}
     notes = []
-    if seeds < statistics.SEEDS_FOR_AN_INTERVAL:
+    if draws < statistics.SEEDS_FOR_AN_INTERVAL:
         notes.append(
-            f"{few} Below {statistics.SEEDS_FOR_AN_INTERVAL} seeds no effect is claimed: read the differences as "
+            f"{few} Below {statistics.SEEDS_FOR_AN_INTERVAL} {unit}s no effect is claimed: read the differences as "
             "leads, not as results."
         )
     elif primary in columns:

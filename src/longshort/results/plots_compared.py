@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from longshort.metrics.catalog import TASKS, scores_of
 from longshort.metrics.record import Column, Score
-from longshort.results import compare, long_table, statistics
+from longshort.results import compare, long_table, replicates, statistics
 from longshort.results.columns import columns_of
 from longshort.results.drawing import (
     LABEL_SIZE,
@@ -30,7 +30,7 @@ INTERVALS = "bars are 95 % intervals, paired by seed and document, as crossed ra
 
 def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any], metric: str) -> list[Ending]:
     """A metric at the last checkpoint against the reference arm's, in per cent, with a band for the interval."""
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
     columns = [column for column in columns_of(study) if column.metric == metric]
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
@@ -68,9 +68,12 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     overall = next(column for column in columns_of(study) if column.key == "longbench_e")
     columns = [*columns_of(study, "tasks"), overall]
     names = [*TASKS, "mean"]
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
-    footer = f"LongBench-E, step {step}; {INTERVALS}.\nA task without a bar shows no difference that can be measured."
+    footer = (
+        f"LongBench-E, step {step}; {INTERVALS};\n{replicates.caption(study)}. A task without a bar shows no "
+        "difference that can be measured."
+    )
     figure, drawn = _small_multiples(max(len(arms), 1), footer)
     places = -np.arange(len(names), dtype="float64")
     places[-1] -= 0.5
@@ -128,12 +131,13 @@ def gained(study: dict[str, Any]) -> Column:
 
 def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     """What an arm costs, in training time of the reference, against what it gains."""
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     looks, reference, column = looks_of(study), reference_arm(study), gained(study)
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
     hours = next(one for one in columns_of(study, "cost") if one.key == "cost/training_hours")
     footer = (
-        f"Step {step}; {INTERVALS}.\nCost: device-hours of the training, mean over seeds, over those of {reference}; "
+        f"Step {step}; {INTERVALS}; {replicates.caption(study)}.\nCost: device-hours of the training, mean over seeds, "
+        f"over those of {reference}; "
         "other jobs on the same machine change it."
     )
     left, below, right, height = 0.6, 0.75, 1.7, 3.0

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from longshort.results import best_alpha, long_table, plots_compared
+from longshort.results import best_alpha, long_table, plots_compared, replicates
 from longshort.results.columns import columns_of
 from longshort.results.drawing import (
     COLOURS,
@@ -31,7 +31,7 @@ from longshort.results.drawing import (
     reference_arm,
     squares,
 )
-from longshort.results.long_table import BASE, BASE_SEED
+from longshort.results.long_table import BASE
 
 RIGHT_PANEL = "Right: paired by seed; points are shifted sideways for legibility."
 BANDS = "Right: bands are 95 % intervals, paired by seed and document, as crossed random effects."
@@ -97,7 +97,7 @@ def against_length(
         shift = 2 ** (0.22 * (place / max(len(looks) - 1, 1) - 0.5)) if beside else 1.0
         endings.append(curve(axes, x, values, look, shift))
     if against is None:
-        base = evaluated(rows, BASE, 0, metric, lengths, [BASE_SEED])
+        base = evaluated(rows, BASE, 0, metric, lengths, list(replicates.base_rows(study)))
         if base.notna().any(axis=None):
             endings.append(curve(axes, x, base, Look("base model", "0.55", "+", (0, (1, 2)))))
     return endings
@@ -110,7 +110,8 @@ def percent_of(values: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
 def seeds_text(study: dict[str, Any]) -> str:
     count = len(study["seeds"])
-    return "one seed" if count == 1 else f"mean over {count} seeds, whiskers from the least to the greatest seed"
+    drawn = "one seed" if count == 1 else f"mean over {count} seeds, whiskers from the least to the greatest seed"
+    return f"{drawn}; {replicates.caption(study)}"
 
 
 def draw_against_length(metrics: pd.DataFrame, study: dict[str, Any], metric: str) -> Figure:
@@ -224,7 +225,7 @@ def grids_of(metrics: pd.DataFrame, study: dict[str, Any]) -> dict[str, tuple[pd
     grids = {}
     for arm in [BASE, *looks_of(study)]:
         step = 0 if arm == BASE else int(study["checkpoints"][-1])
-        seeds = [BASE_SEED] if arm == BASE else [int(seed) for seed in study["seeds"]]
+        seeds = list(replicates.base_rows(study)) if arm == BASE else [int(seed) for seed in study["seeds"]]
         chosen = rows[rows["arm"].eq(arm) & rows["step"].eq(step) & rows["seed"].isin(seeds)]
         mean = chosen.pivot_table(index="shorter", columns="longer", values="value", aggfunc="mean")
         mean = mean.reindex(index=lengths[:-1], columns=lengths[1:]).astype("float64")

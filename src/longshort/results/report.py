@@ -21,8 +21,8 @@ from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import plots_of, scores_of
 from longshort.metrics.record import Column, Plot
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import best_alpha, compare, formats, long_table, plots_compared, statistics, tables
-from longshort.results.long_table import BASE
+from longshort.results import best_alpha, compare, formats, long_table, plots_compared, replicates, statistics, tables
+from longshort.results.long_table import BASE, BASE_SEED
 
 SCRIPT = """
 document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
@@ -67,9 +67,9 @@ dd { margin: 0; overflow-wrap: anywhere; } td.left { text-align: left; white-spa
 
 def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
-    views where there are such arms, hidden layers, and the best alpha by length.
+    views where there are such arms, hidden layers, and the best alpha by length; and what they say of the base.
     """
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     names = [arm["name"] for arm in study["arms"]]
     control = {arm["name"]: arm["control"] for arm in study["arms"]}
     hidden = [arm["name"] for arm in study["arms"] if (arm["settings"]["alignment"].get("hidden") or {}).get("alpha")]
@@ -96,13 +96,14 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     for subject, pairs in asked:
         there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
         said.append(_answer(numbers, study, column, subject, there))
-    return said + best_alpha.answer(metrics, study, numbers)
+    return [*said, *best_alpha.answer(metrics, study, numbers), replicates.sentence(study)]
 
 
 def _answer(
     numbers: compare.Numbers, study: dict[str, Any], column: Column, subject: str, pairs: list[tuple[str, str]]
 ) -> str:
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    draws, unit = replicates.count(study), replicates.unit(study)
     runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
     family = compare.comparisons(study)
     parts: dict[str, list[str]] = {}
@@ -118,7 +119,7 @@ def _answer(
         unit = " %" if column.relative else ""
         decimals = 1 if column.relative else column.decimals
         shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
-        judged = study.get("primary") == column.key and len(seeds) >= statistics.SEEDS_FOR_AN_INTERVAL
+        judged = study.get("primary") == column.key and draws >= statistics.SEEDS_FOR_AN_INTERVAL
         if judged:
             ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
             shown += f" [{', '.join(ends)}]"
@@ -134,8 +135,8 @@ def _answer(
         return f"{subject}: no arm of this study asks that."
     why = ""
     if "no claim is made" in parts:
-        few = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} cannot show one"
-        why = f" ({few if len(seeds) < statistics.SEEDS_FOR_AN_INTERVAL else 'the study names no primary number'})"
+        few = f"{draws} {unit}{'s' if draws > 1 else ''} cannot show one"
+        why = f" ({few if draws < statistics.SEEDS_FOR_AN_INTERVAL else 'the study names no primary number'})"
     listed = "; ".join(
         f"{verdict}{why if verdict == 'no claim is made' else ''}: {', '.join(some)}" for verdict, some in parts.items()
     )
@@ -148,7 +149,7 @@ def _answer(
 def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots: list[Path]) -> str:
     """The whole report; nothing in it asks for anything outside."""
     links = {name: f"#arm-{name}" for name in [BASE, *(arm["name"] for arm in study["arms"])]}
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     made = {}
     for table in study["tables"]:
         tidy = tables.tidy_table(metrics, study, table, numbers)
@@ -192,11 +193,11 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
 
 
 def _primary(study: dict[str, Any]) -> str:
-    seeds = len(study["seeds"])
-    floor = statistics.sign_flip_floor(seeds)
+    seeds, unit = len(study["seeds"]), replicates.unit(study)
+    floor = statistics.sign_flip_floor(replicates.count(study))
     return (
         f'<p class="notes">{seeds} seed{"s" if seeds > 1 else ""}; intervals hold together for all '
-        f"{compare.comparisons(study)} comparisons; an exact sign-flip test over seeds cannot come below "
+        f"{compare.comparisons(study)} comparisons; an exact sign-flip test over {unit}s cannot come below "
         f"p = {floor:.2g}. Every number leads to the runs behind it.</p>"
     )
 
@@ -329,7 +330,7 @@ def _provenance(runs: pd.DataFrame, study: dict[str, Any]) -> str:
     for arm, of_arm in runs.groupby("arm", sort=False):
         inside = []
         for seed, stages in of_arm.groupby("seed", sort=False):
-            label = "base model" if arm == BASE else f"seed {seed}"
+            label = f"seed {seed}" if seed != BASE_SEED else "base model"
             spec = str(stages["spec"].iloc[0])
             about = "".join(_stage(one) for one in stages.itertuples())
             about += f"<details><summary>specification</summary><pre>{escape(spec)}</pre></details>"

@@ -20,9 +20,9 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.record import Column
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import best_alpha, compare, formats, long_table, notes, statistics
+from longshort.results import best_alpha, compare, formats, long_table, notes, replicates, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of, kind_of
-from longshort.results.long_table import BASE, BASE_SEED
+from longshort.results.long_table import BASE
 
 
 def table_of(study: dict[str, Any], name: str) -> dict[str, Any]:
@@ -52,13 +52,13 @@ def tidy_table(
     """
     if kind_of(table) == BEST_ALPHA:
         return best_alpha.tidy_table(study, best_alpha.by_length(metrics, study, table, numbers))
-    numbers = numbers or compare.Numbers(metrics)
+    numbers = numbers or compare.Numbers(metrics, study)
     diverged, why = long_table.first_diverged_steps(metrics), long_table.reasons(metrics)
     columns = columns_of(study, kind_of(table))
     seeds = [int(seed) for seed in study["seeds"]]
     places = [(step, arm, seeds) for step in steps_of(study, table) for arm in table["arms"]]
     if table["name"] == "main":
-        places.insert(0, (0, BASE, [BASE_SEED]))
+        places.insert(0, (0, BASE, list(replicates.base_rows(study))))
     family = compare.comparisons(study)
     published = {(one["arm"], one["step"], one["column"]): one["value"] for one in study.get("published", [])}
     last = int(study["checkpoints"][-1])
@@ -118,7 +118,7 @@ def _of_difference(column: Column, difference: compare.Compared) -> dict[str, An
 
 
 def _verdict(difference: compare.Compared) -> str | None:
-    if difference.n < statistics.SEEDS_FOR_AN_INTERVAL or math.isnan(difference.joint_low):
+    if difference.draws < statistics.SEEDS_FOR_AN_INTERVAL or math.isnan(difference.joint_low):
         return None
     return "yes" if difference.joint_low > 0 or difference.joint_high < 0 else "no"
 
@@ -184,7 +184,7 @@ def write_tables(
 ) -> list[Path]:
     """Writes every table of the study in five formats; returns the paths."""
     paths = []
-    numbers = compare.Numbers(metrics)
+    numbers = compare.Numbers(metrics, study)
     for table in study["tables"]:
         name = table["name"]
         tidy = tidy_table(metrics, study, table, numbers)

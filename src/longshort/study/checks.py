@@ -70,6 +70,25 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
     for table_name, table in tables.items():
         _check_table(where, table_name, table, study, arms)
     _check_lengths(where, study)
+    _check_bases(where, study)
+
+
+def _check_bases(where: str, study: Study) -> None:
+    """The seeds of a study are shared out among its bases."""
+    model, seeds = study.model, len(study.seeds)
+    several = model.bases is not None if model.kind == "pretrained" else model.seed == "per-run"
+    given = f"{where}: model.seeds_per_base = {model.seeds_per_base}"
+    if model.seeds_per_base > 1 and not several:
+        remedy = "give bases" if model.kind == "pretrained" else "give model.seed per-run"
+        raise StudyError(f"{given}: all seeds start from one base; {remedy}, or leave it out")
+    if seeds % model.seeds_per_base:
+        raise StudyError(f"{given}: the {seeds} seeds cannot be shared out evenly; change one of the two")
+    wanted = seeds // model.seeds_per_base
+    if model.kind == "pretrained" and model.bases is not None and len(model.bases) != wanted:
+        raise StudyError(
+            f"{where}: model.bases: {len(model.bases)} bases for {seeds} seeds with {model.seeds_per_base} each; "
+            f"give {wanted} bases, or other seeds"
+        )
 
 
 def _check_table(where: str, name: str, table: Table, study: Study, arms: Arms) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -48,20 +49,26 @@ def check(where: str, study: Study) -> None:
             _check_longbench(where, settings)
         if isinstance(settings, Harness):
             _check_harness(where, settings)
-    evaluator = study.evaluations.longppl and study.evaluations.longppl.evaluator
-    named = {"model": study.model, "data.tokenizer": study.data.tokenizer, "evaluations.longppl.evaluator": evaluator}
-    for key, chosen in named.items():
-        if not isinstance(chosen, PretrainedModel | PretrainedTokenizer | PretrainedEvaluator):
+    chosen: list[tuple[str, PretrainedModel | PretrainedTokenizer | PretrainedEvaluator]] = []
+    if isinstance(study.model, PretrainedModel):
+        several = study.model.bases is not None
+        places = (f"model.bases[{place}]" if several else "model" for place in count())
+        chosen += zip(places, study.model.each(), strict=False)
+    if isinstance(study.data.tokenizer, PretrainedTokenizer):
+        chosen.append(("data.tokenizer", study.data.tokenizer))
+    if study.evaluations.longppl and isinstance(study.evaluations.longppl.evaluator, PretrainedEvaluator):
+        chosen.append(("evaluations.longppl.evaluator", study.evaluations.longppl.evaluator))
+    for key, one in chosen:
+        name = str(one.name)
+        if Path(name).is_dir():
+            if isinstance(one, PretrainedEvaluator):
+                model_files.check_whole(f"{where}: {key}.name = {name!r}", Path(name))
             continue
-        if Path(chosen.name).is_dir():
-            if isinstance(chosen, PretrainedEvaluator):
-                model_files.check_whole(f"{where}: {key}.name = {chosen.name!r}", Path(chosen.name))
-            continue
-        if chosen.name.startswith((".", "/")) or Path(chosen.name).exists():
-            raise StudyError(f"{where}: {key}.name = {chosen.name!r}: no folder there; give a folder or a hub id")
-        if chosen.revision is None:
+        if name.startswith((".", "/")) or Path(name).exists():
+            raise StudyError(f"{where}: {key}.name = {name!r}: no folder there; give a folder or a hub id")
+        if one.revision is None:
             raise StudyError(
-                f"{where}: {key}.revision = null: {chosen.name!r} is no local folder, hence a hub id; "
+                f"{where}: {key}.revision = null: {name!r} is no local folder, hence a hub id; "
                 "give the commit, so that the study stays the same"
             )
     check_models(where, study, fetched=False)
@@ -74,8 +81,8 @@ def check_adapter(where: str, targets: list[str], model: Any) -> None:
     """
     layers = OF_A_TRAINED_MODEL
     if isinstance(model, PretrainedModel):
-        folder = Path(model.name)
-        if not folder.is_dir():
+        folder = next((Path(str(one.name)) for one in model.each() if Path(str(one.name)).is_dir()), None)
+        if folder is None:
             return  # known when it has been loaded
         tensors = model_files.weights(folder)
         names = {name.split(".")[-2] for name in tensors if name.endswith(".weight") and name.count(".") > 1}
@@ -96,16 +103,19 @@ def check_models(where: str, study: Study, fetched: bool) -> None:
 
     def folder(chosen: PretrainedModel | PretrainedTokenizer, part: hub.Part | None) -> Path | None:
         if part is None:
-            return Path(chosen.name)
+            return Path(str(chosen.name))
         return hub.snapshot(part) if fetched and hub.record(part).exists() else None
 
     model, tokenizer = study.model, study.data.tokenizer
-    of_model = of_tokenizer = None
-    if isinstance(model, PretrainedModel):
-        of_model = folder(model, hub.weights(model.model_dump()))
+    of_tokenizer = None
     if isinstance(tokenizer, PretrainedTokenizer):
         of_tokenizer = folder(tokenizer, hub.tokenizer(tokenizer.model_dump()))
-    model_files.check(where, study, of_model, of_tokenizer)
+    if not isinstance(model, PretrainedModel):
+        model_files.check(where, study, None, of_tokenizer)
+        return
+    for base in model.each():
+        alone = study.model_copy(update={"model": base})
+        model_files.check(where, alone, folder(base, hub.weights(base.model_dump())), of_tokenizer)
 
 
 def _check_longbench(where: str, longbench: LongBench | LongBenchLikelihood) -> None:

@@ -94,9 +94,14 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
 
 
 def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], config: Path) -> ResolvedStudy:
-    base_spec, base_steps = _base(f"study {name}: model.training", study, config)
-    base, text = _named(base_spec)
-    runs, texts = {base: base_spec}, {base: text}
+    base_specs, base_steps = _bases(f"study {name}: model.training", study, config)
+    runs: dict[str, RunSpec] = {}
+    texts: dict[str, str] = {}
+    bases: dict[int, str] = {}
+    for seed, spec in base_specs.items():
+        bases[seed], text = _named(spec)
+        runs.setdefault(bases[seed], spec)
+        texts[bases[seed]] = text
     # The study's mistake, not its first arm's.
     parse(Alignment, merge(arms.alignment, study.alignment), f"study {name}", "alignment")
     arm_runs: dict[str, dict[int, str]] = {}
@@ -108,7 +113,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         for seed in study.seeds:
             two_views = _two_views(where, alignment, study, of_arm["training"].steps, seed)
             spec = RunSpec(
-                data=study.data, length=study.lengths.train, seed=seed, base=base, alignment=two_views, **of_arm
+                data=study.data, length=study.lengths.train, seed=seed, base=bases[seed], alignment=two_views, **of_arm
             )
             run, text = _named(spec)
             runs.setdefault(run, spec)
@@ -125,7 +130,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         arms={arm: arms.arms[arm] for arm in study.arms},
         runs=runs,
         arm_runs=arm_runs,
-        base=base,
+        bases=bases,
         base_steps=base_steps,
         data=data,
         evaluations=evaluations,
@@ -137,20 +142,30 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     )
 
 
-def _base(where: str, study: Study, config: Path) -> tuple[RunSpec, int]:
-    """The run that every arm starts from, and its optimiser steps: 0 where it exists already."""
+def _bases(where: str, study: Study, config: Path) -> tuple[dict[int, RunSpec], int]:
+    """Seed -> the run that its arms start from, and the optimiser steps of these: 0 where they exist already."""
     data, length, model = study.data, study.lengths.train, study.model
     if not isinstance(model, TrainedModel):
-        return RunSpec(data=data, length=length, seed=0, pretrained=model), 0
-    spec = RunSpec(
-        data=data,
-        length=length,
-        seed=model.seed,
-        architecture=model.architecture,
-        training=model.training,
-        deepspeed=read_deepspeed(where, model.training, config),
-    )
-    return spec, model.training.steps
+        specs = [RunSpec(data=data, length=length, seed=0, pretrained=one) for one in model.each()]
+        if model.bases is None:
+            return dict.fromkeys(study.seeds, specs[0]), 0
+        return {seed: specs[place // model.seeds_per_base] for place, seed in enumerate(study.seeds)}, 0
+    deepspeed = read_deepspeed(where, model.training, config)
+
+    def trained(seed: int) -> RunSpec:
+        return RunSpec(
+            data=data,
+            length=length,
+            seed=seed,
+            architecture=model.architecture,
+            training=model.training,
+            deepspeed=deepspeed,
+        )
+
+    if model.seed != "per-run":
+        return dict.fromkeys(study.seeds, trained(model.seed)), model.training.steps
+    firsts = [study.seeds[place - place % model.seeds_per_base] for place in range(len(study.seeds))]
+    return {seed: trained(first) for seed, first in zip(study.seeds, firsts, strict=True)}, model.training.steps
 
 
 def _arm(

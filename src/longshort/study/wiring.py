@@ -18,6 +18,7 @@ from longshort.identity.spec import canonical, dumps
 from longshort.metrics.catalog import METRICS, plots_of
 from longshort.metrics.settings import key_tokens_by
 from longshort.records import hub, layout
+from longshort.results import replicates
 from longshort.results.columns import BEST_ALPHA
 from longshort.study import resources
 from longshort.study.run import Evaluation, RunSpec
@@ -41,7 +42,7 @@ class ResolvedStudy(Wired):
     arms: dict[str, Arm]
     runs: dict[str, RunSpec]
     arm_runs: dict[str, dict[int, str]]
-    base: str
+    bases: dict[int, str]
     base_steps: int
     data: str
     evaluations: dict[str, tuple[str, Evaluation]]
@@ -59,7 +60,15 @@ class ResolvedStudy(Wired):
         return "-".join(str(step) for step in sorted(self.study.checkpoints))
 
     def steps_of(self, run: str) -> str:
-        return str(self.base_steps) if run == self.base else self.steps_key
+        return str(self.base_steps) if self.is_base(run) else self.steps_key
+
+    def is_base(self, run: str) -> bool:
+        return self.runs[run].base is None
+
+    @property
+    def first_seeds(self) -> dict[int, str]:
+        """The bases, each by the first seed that starts from it."""
+        return replicates.by_first_seed(self.bases)
 
     def record(self, run: str) -> str:
         """The file that says how a run's training ended."""
@@ -105,7 +114,8 @@ class ResolvedStudy(Wired):
 
     def names(self) -> dict[str, str]:
         """Run -> the arms and seeds that it belongs to."""
-        names: dict[str, list[str]] = {self.base: ["base"]}
+        first_seeds = self.first_seeds
+        names = {run: ["base" if len(first_seeds) == 1 else f"base, {seed}"] for seed, run in first_seeds.items()}
         for arm, runs in self.arm_runs.items():
             for seed, run in runs.items():
                 names.setdefault(run, []).append(f"{arm}, {seed}")
@@ -115,9 +125,10 @@ class ResolvedStudy(Wired):
         return {*self.runs, self.data}
 
     def in_words(self) -> str:
+        bases = self.first_seeds
         return (
             f"{len(self.arm_runs)} arms x {len(self.study.seeds)} seeds, {len(self.runs)} different runs "
-            f"(the base included), checkpoints {self.steps_key}"
+            f"({'the base' if len(bases) == 1 else f'{len(bases)} bases'} included), checkpoints {self.steps_key}"
         )
 
     def _accepted(self, record: str, code: str) -> str:
@@ -189,7 +200,8 @@ class ResolvedStudy(Wired):
 
     def external_paths(self) -> list[str]:
         model, data = self.study.model, self.study.data
-        named = [getattr(model, "name", None), getattr(data.tokenizer, "name", None)]
+        named = [one.name for one in model.each()] if model.kind == "pretrained" else []
+        named.append(getattr(data.tokenizer, "name", None))
         named.append(getattr(data.corpus, "path", None))
         for metric, settings in self.study.evaluations.asked.items():
             named += METRICS[metric].named(settings.model_dump())
@@ -234,7 +246,7 @@ class ResolvedStudy(Wired):
             "checkpoints": sorted(self.study.checkpoints),
             "steps_key": self.steps_key,
             "seeds": list(self.study.seeds),
-            "base": self.base,
+            "bases": {str(seed): run for seed, run in self.bases.items()},
             "base_steps": self.base_steps,
             "primary": self.study.primary,
             "published": [canonical(number) for number in self.study.published],
@@ -272,7 +284,7 @@ def hub_parts(study: Study) -> list[hub.Part]:
     values = study.model_dump(mode="json")
     parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
     if values["model"]["kind"] == "pretrained":
-        parts.append(hub.weights(values["model"]))
+        parts += [hub.weights(base) for base in values["model"]["bases"] or [values["model"]]]
     for metric in ("longbench_e", "longbench_likelihood"):
         if longbench := values["evaluations"][metric]:
             parts.append(hub.longbench(longbench["source"]))

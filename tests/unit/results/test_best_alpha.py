@@ -37,7 +37,14 @@ def study_of(seeds: int, lengths: list[int], grid: list[float] = GRID) -> dict[s
         for name, alignment in alignments.items()
     ]
     evaluations = {"perplexity": {"lengths": lengths, "temperature_documents": 0}}
-    common = {"name": "s", "l_train": 8, "checkpoints": [4], "seeds": list(range(seeds)), "evaluations": evaluations}
+    common = {
+        "name": "s",
+        "l_train": 8,
+        "checkpoints": [4],
+        "seeds": list(range(seeds)),
+        "base": "b",
+        "evaluations": evaluations,
+    }
     return {**common, "arms": arms, "tables": [{**TABLE, "arms": list(alignments)}]}
 
 

@@ -60,7 +60,7 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
         value = (value + factor.map(math.log)).where(one["metric"].eq("nll"), value)
         copies.append(one.assign(seed=one["seed"].where(one["arm"].eq(long_table.BASE), seed), value=value))
     together = pd.concat([copies[0], *(c[c["arm"].ne(long_table.BASE)] for c in copies[1:])])
-    study["seeds"] = seeds
+    study |= {"seeds": seeds, "bases": {str(seed): "base" for seed in seeds}}
     for arm in study["arms"]:
         arm["runs"] = {str(seed): f"{'constant' if arm['name'] == 'twin' else arm['name']}-{seed}" for seed in seeds}
     tidy = tidy_of(together, study)
@@ -169,7 +169,7 @@ def test_notes(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     text = tables.format_table(metrics, study)
     for expected in [
         "n = 2 seeds (0, 1)",
-        "all seeds share one base model",
+        "Another base was not drawn: all runs start from one base model",
         "cannot come below p = 0.5, so that it cannot show significance",
         "Below 3 seeds no effect is claimed",
         "twin is the same run as constant: trained once, shown in both rows.",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import StudyError
-from tests.support.studies import PRETRAINED, load
+from tests.support.studies import POLYPYTHIAS, PRETRAINED, load
 
 ADAPTER = {"kind": "qlora", "rank": 4, "alpha": 8.0}
 COMMIT = "give the commit, so that the study stays the same"
@@ -131,6 +131,19 @@ COMMIT = "give the commit, so that the study stays the same"
             ["training.adapter = 'qlora': model.rope clex trains weights of its own", "train all weights"],
         ),
         ({"model__training__adapter": ADAPTER}, ["model.training", "trained whole"]),
+        ({"model__seed": "per-arm"}, ["model.seed = 'per-arm': must be an integer from 0", "or per-run"]),
+        ({"model__seeds_per_base": 2}, ["model.seeds_per_base = 2: all seeds start from one base", "per-run"]),
+        (
+            {"model__seed": "per-run", "model__seeds_per_base": 2, "seeds": [0, 1, 2]},
+            ["model.seeds_per_base = 2: the 3 seeds cannot be shared out evenly"],
+        ),
+        ({"model": {**PRETRAINED, "bases": [{"name": "other"}]}}, ["model", "give either a name or bases"]),
+        ({"model": {**POLYPYTHIAS, "revision": "0" * 40}}, ["model", "revision goes with each of bases"]),
+        ({"model": POLYPYTHIAS}, ["model.bases: 2 bases for 1 seeds with 1 each; give 1 bases, or other seeds"]),
+        (
+            {"model": {**POLYPYTHIAS, "bases": [{"name": "some/model"}]}},
+            ["model.bases[0].revision = null: 'some/model'", COMMIT],
+        ),
         (
             {"training__attention": "shifted-sparse", "model__rope": {"kind": "eabf"}},
             ["training.attention = 'shifted-sparse': model.rope eabf", "use full"],

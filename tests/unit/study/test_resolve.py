@@ -16,7 +16,7 @@ from longshort.data.streams import extra_length
 from longshort.errors import StudyError
 from longshort.study import resolve
 from tests.support.project import ROOT
-from tests.support.studies import PRETRAINED, arms_yaml, check, load, refused
+from tests.support.studies import POLYPYTHIAS, PRETRAINED, arms_yaml, check, load, refused
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,41 @@ def test_layers_are_blocks_or_fractions_of_the_depth(config: Path, layer: float,
             load(config, arms=["baseline", "chosen"])
 
 
+def test_each_seed_starts_from_a_base_of_its_own(config: Path) -> None:
+    """Arms of one seed share it; a fixed base is what it was, whatever the study's seeds."""
+    fixed = load(config, seeds=[0, 5])
+    own = load(config, seeds=[0, 5], model__seed="per-run")
+    assert fixed.bases == {0: own.bases[0], 5: own.bases[0]} and own.bases[5] != own.bases[0]
+    assert [fixed.arm_runs[arm][0] for arm in fixed.arm_runs] == [own.arm_runs[arm][0] for arm in own.arm_runs]
+    assert all(own.runs[runs[seed]].base == own.bases[seed] for runs in own.arm_runs.values() for seed in (0, 5))
+    assert own.runs[own.bases[5]].seed == 5 and own.base_record(own.arm_runs["constant"][5]) == [
+        own.record(own.bases[5])
+    ]
+    assert own.names()[own.bases[5]] == "base, 5" and "6 different runs (2 bases included)" in own.in_words()
+    assert own.summary()["bases"] == {"0": own.bases[0], "5": own.bases[5]}
+    shared = load(config, seeds=[3, 1, 2, 0], model__seed="per-run", model__seeds_per_base=2)
+    assert shared.bases[3] == shared.bases[1] != shared.bases[2] == shared.bases[0]
+    assert [shared.runs[run].seed for run in shared.first_seeds.values()] == [3, 2]
+
+
+def test_pretrained_bases_go_by_the_order_of_the_seeds(config: Path) -> None:
+    study = load(config, model=POLYPYTHIAS, seeds=[7, 3])
+    alone = load(config, model={**PRETRAINED, **POLYPYTHIAS["bases"][1]}, seeds=[3])
+    assert study.bases[3] == alone.bases[3] and study.arm_runs["constant"][3] == alone.arm_runs["constant"][3]
+    assert study.runs[study.bases[7]].pretrained.name == "some/model-seed1"
+    assert [part.name for part in study.hub_parts()] == ["some/model-seed1", "some/model-seed2"]
+    assert study.external_paths()[:2] == ["some/model-seed1", "some/model-seed2"]
+
+
+# Of studies that were finished before a seed could have a base of its own.
+FORMER = {"base": "77feb5bb9f0f83d5", "baseline": "0fb9b8028bed4d5f", "constant": "68da98811f0cd14a"}
+
+
+def test_runs_keep_the_names_that_they_had(config: Path) -> None:
+    study = load(config)
+    assert {"base": study.bases[0], **{arm: runs[0] for arm, runs in study.arm_runs.items()}} == FORMER
+
+
 @pytest.mark.parametrize("layers", [[1, 2, 2], [2, 0.5, 1]])
 def test_a_block_that_is_named_twice_is_told(config: Path, layers: list[float]) -> None:
     arms_yaml(config, chosen={"alignment": {"hidden": {"alpha": 1, "layers": layers}}})
@@ -43,7 +78,7 @@ def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
     short = load(config, evaluations__harness=["hellaswag", "ruler@64"])
     identity, evaluation = short.evaluations["harness"]
     assert evaluation.settings.max_length == 128  # the model's
-    assert cost.estimate(short, [cost.Work("harness", short.base, "4")], jobs_at_once=1).device_hours > 0
+    assert cost.estimate(short, [cost.Work("harness", short.bases[0], "4")], jobs_at_once=1).device_hours > 0
     written = {"tasks": ["hellaswag", "ruler@64"], "max_length": 128}
     assert load(config, evaluations__harness=written).evaluations["harness"][0] == identity
     assert load(config, evaluations__harness={**written, "limit": 5}).evaluations["harness"][0] != identity

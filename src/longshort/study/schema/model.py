@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
@@ -77,13 +77,25 @@ class CLEX(Strict):
 Rope = Annotated[Interpolation | YaRN | ABF | EABF | CLEX, Field(discriminator="kind")]
 
 
+SEEDS_PER_BASE = Field(
+    1,
+    gt=0,
+    description="so many seeds, in the order of seeds, start from each base: tells its share of chance from theirs",
+    json_schema_extra={"neutral": 1},
+)
+
+
 class TrainedModel(Strict):
-    """A base that a rule trains once, by plain next-token prediction; every arm starts from it."""
+    """A base that a rule trains, by plain next-token prediction: one that every arm starts from, or one a seed."""
 
     kind: Literal["trained"]
     architecture: Architecture = Field(description="what is trained")
     training: Training = Field(description="how the base is trained")
-    seed: StrictInt = Field(0, ge=0, lt=MOST_SEEDS, description="seed of the base's weights and data order")
+    seed: int | Literal["per-run"] = Field(
+        0,
+        description="seed of the base's weights and data order; per-run: each seed of a study has a base of its own",
+    )
+    seeds_per_base: StrictInt = SEEDS_PER_BASE
     max_length: int = Field(gt=0, description="longest input the model can take, extended, tokens")
     rope: Rope | None = Field(
         None,
@@ -98,21 +110,48 @@ class TrainedModel(Strict):
             raise ValueError("a base that begins with random weights is trained whole; leave adapter to the arms")
         return training
 
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _a_seed_or_a_word(cls, seed: Any) -> Any:
+        if seed != "per-run" and (type(seed) is not int or not 0 <= seed < MOST_SEEDS):
+            raise ValueError(f"must be an integer from 0 to {MOST_SEEDS - 1}, or per-run")
+        return seed
+
     @property
     def layers(self) -> int:
         return self.architecture.layers
 
 
-class PretrainedModel(Strict):
-    """A base that exists: a hub id or a local folder, safetensors only."""
+class PretrainedBase(Strict):
+    """One of several bases that exist."""
 
-    kind: Literal["pretrained"]
     name: str = Field(min_length=1, description="hub id or path of a local folder")
     revision: str | None = Field(
         None,
         pattern=COMMIT,
         description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
     )
+
+
+class PretrainedModel(Strict):
+    """A base that exists, or several that differ by chance alone: hub ids or local folders, safetensors only."""
+
+    kind: Literal["pretrained"]
+    name: str | None = Field(
+        None, min_length=1, description="hub id or path of a local folder", json_schema_extra={"neutral": None}
+    )
+    revision: str | None = Field(
+        None,
+        pattern=COMMIT,
+        description="commit of the hub repository, its 40 hexadecimal digits; null for a local folder",
+    )
+    bases: list[PretrainedBase] | None = Field(
+        None,
+        min_length=1,
+        description="in place of one name: the s-th of seeds starts from the s-th of these",
+        json_schema_extra={"neutral": None},
+    )
+    seeds_per_base: StrictInt = SEEDS_PER_BASE
     trust_remote_code: Literal[False] = Field(
         False, description="code that comes with a model is never run; the key stands in the names of finished runs"
     )
@@ -129,6 +168,21 @@ class PretrainedModel(Strict):
         description="context extension, before the arms are trained; null: none",
         json_schema_extra=NOT_IDENTITY,  # of the base; each run of an arm names it
     )
+
+    @model_validator(mode="after")
+    def _named_in_one_way(self) -> PretrainedModel:
+        if (self.name is None) == (self.bases is None):
+            raise ValueError("give either a name or bases")
+        if self.bases is not None and self.revision is not None:
+            raise ValueError("revision goes with each of bases; take it out here")
+        return self
+
+    def each(self) -> list[PretrainedModel]:
+        """The bases, each as a model of its own."""
+        if self.bases is None:
+            return [self]
+        alone = {"bases": None, "seeds_per_base": 1}
+        return [self.model_copy(update={**alone, **base.model_dump()}) for base in self.bases]
 
 
 Model = Annotated[TrainedModel | PretrainedModel, Field(discriminator="kind")]

@@ -53,7 +53,7 @@ class Study(Strict):
     title: str = Field(description="one line")
     question: str = Field(description="what the study asks, in a sentence or two")
     data: Data = Field(description="corpus and tokens")
-    model: Model = Field(description="the base that every arm starts from")
+    model: Model = Field(description="the base that every arm starts from, or one for each seed")
     lengths: Lengths = Field(description="training and test length")
     training: Training = Field(description="fine-tuning; an arm may patch it")
     alignment: dict[str, Any] = Field(
