@@ -38,9 +38,20 @@ def tables(
     partial: Annotated[
         bool, typer.Option("--partial", help="make the tables from what exists, the rest marked")
     ] = False,
+    margin: Annotated[
+        str | None, typer.Option(help="with --show components: ± of an effect to plan for, e.g. 2%, or 0.5")
+    ] = None,
 ) -> None:
-    """Print a table of a study; with --partial, make all tables from what exists first."""
+    """Print a table of a study; with --partial, make all tables from what exists first.
+
+    --show components: how much of the primary number's differences is a draw of what.
+    """
     resolved = studies.load(study)
+    if show == "components":
+        _say(_components(study, margin))
+        return
+    if margin is not None:
+        raise SystemExit("--margin goes with --show components; leave it out")
     names = resolved.table_names()
     show = show or ("main" if "main" in names else names[0])
     if show not in names:
@@ -68,6 +79,25 @@ def tables(
         _say(f"All tables: {folder}/   every number: {layout.metrics(numbers)}")
     else:
         _say(f"All tables: {folder}/   plots: {layout.plots(study)}/   every number: {layout.metrics(numbers)}")
+
+
+@app.command("compare")
+def compare_studies(
+    one: Annotated[Path, typer.Argument(help="a folder results/STUDY, or metrics.parquet with study.json beside it")],
+    other: Annotated[Path, typer.Argument(help="another, of this or another machine")],
+    every_column: Annotated[bool, typer.Option("--all", help="all headline columns, not the primary alone")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+) -> None:
+    """Show the effects of two studies, or of one study from two machines, side by side, and whether they agree."""
+    from longshort.results import agreement
+
+    sides = agreement.read(one), agreement.read(other)
+    frame, overall = agreement.against(*sides, every_column)
+    if as_json:
+        rows = json.loads(frame.to_json(orient="records"))
+        _say(json.dumps({"effects": rows, "overall": overall}, indent=2))
+        return
+    _say(agreement.text(frame, overall, *sides))
 
 
 @app.command()
@@ -266,6 +296,19 @@ def _fitted(folder: str, study: Path, table: str) -> str | None:
     summary = read_record(study)
     read, runs = long_table.read_with_costs(Path(layout.metrics(folder)), Path(layout.runs(folder)), summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
+
+
+def _components(study: str, margin: str | None) -> str:
+    numbers = Path(layout.metrics(layout.study_folder(study)))
+    if not numbers.exists():
+        raise SystemExit(f"{numbers} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
+    from longshort.results import components, long_table
+
+    summary = read_record(Path(layout.study_json(study)))
+    if "seeds" not in summary or "arms" not in summary:
+        raise SystemExit(f"study {study} is synthetic: only studies of language models have components")
+    wanted = None if margin is None else components.margin_of(margin, summary)
+    return components.text(components.table(long_table.read(numbers), summary, wanted), summary, wanted)
 
 
 def _say(text: str) -> None:

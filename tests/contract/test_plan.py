@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from longshort.jobs import ownership
-from longshort.records.publish import file_digest, write_record
+from longshort.records.publish import file_digest, read_record, write_record
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
 from tests.support.reruns import RESULTS
 
@@ -58,6 +58,20 @@ def test_a_parameter_is_named_with_both_values_and_the_rest_stays(finished_copy:
     assert set(made["stays"]) == {"(base)", *ARMS} - {"hidden+output"}
     assert any("finished trainings of this model" in source for source in made["cost"]["sources"])
     assert made["cost"]["device_hours"] > 0 and made["cost"]["storage_bytes"] > 1000
+
+
+def test_a_study_of_a_fixed_base_keeps_its_runs(finished_copy: Path) -> None:
+    """Finished when study.json named one base; then each seed gets its own, and seed 0 has what it had."""
+    path = finished_copy / "results/tiny/study.json"
+    before = read_record(path)
+    before["base"] = before.pop("bases")["0"]
+    write_record(path, {key: value for key, value in before.items() if key != "seal"})
+    made = plan(finished_copy)
+    assert made["jobs"] == {} and set(made["stays"]) == {"(base)", *ARMS}
+    edit_study(finished_copy, seeds=[0, 1], model__seed="per-run")
+    made = plan(finished_copy)
+    assert made["why"] == {"(base)": ["model.seed 0 -> per-run"], **each("new seed 1")}
+    assert made["jobs"] == {arm: {"train": 1, **EVALUATED} for arm in ("(base)", *ARMS) if arm != "ratio"}
 
 
 @pytest.mark.parametrize(

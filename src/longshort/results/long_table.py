@@ -24,6 +24,15 @@ def read(path: Path) -> pd.DataFrame:
             share a column.
     """
     refuse_altered_table(path)
+    return checked(path)
+
+
+def checked(path: Path) -> pd.DataFrame:
+    """The same of a file whose record is not there, as of another machine.
+
+    Raises:
+        ValueError: as read, but for the first.
+    """
     metrics = pd.read_parquet(path)
     needed = "arm seed step metric length task document value status protocol code commit environment".split()
     absent = [name for name in needed if name not in metrics.columns]

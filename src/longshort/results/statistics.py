@@ -122,10 +122,10 @@ def paired_difference(
     of_documents = rest = 0.0
     freedom = math.inf
     if documents > 1:
-        of_documents, rest, freedom = _document_parts(differences, w, _usable(strata, documents))
+        of_documents, rest, freedom = document_parts(differences, w, strata)
 
     def half_width(level: float, twice: float) -> float:
-        parts = [(_quantile(level, seeds - 1), of_seeds), (_quantile(level, freedom), of_documents)]
+        parts = [(t_quantile(level, seeds - 1), of_seeds), (t_quantile(level, freedom), of_documents)]
         (less, well_known), (more, little_known) = sorted(parts)
         return math.sqrt(more**2 * little_known + less**2 * max(well_known - twice, 0.0))
 
@@ -135,7 +135,7 @@ def paired_difference(
 
 
 @cache
-def _quantile(level: float, freedom: float) -> float:
+def t_quantile(level: float, freedom: float) -> float:
     return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
@@ -145,11 +145,12 @@ def _usable(strata: NDArray[np.int64] | None, documents: int) -> NDArray[np.int6
     return strata
 
 
-def _document_parts(
-    differences: NDArray[np.float64], w: NDArray[np.float64], strata: NDArray[np.int64]
+def document_parts(
+    differences: NDArray[np.float64], w: NDArray[np.float64], strata: NDArray[np.int64] | None
 ) -> tuple[float, float, float]:
     """The documents' part, the rest, and the documents' degrees of freedom (Satterthwaite's, over strata)."""
     seeds = len(differences)
+    strata = _usable(strata, differences.shape[1])
     of_documents, rests = [], []
     for stratum in np.unique(strata):
         inside = strata == stratum

@@ -1,0 +1,169 @@
+"""Two studies, or one study from two machines, side by side: do their effects agree? `longshort compare A B`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from longshort.errors import UserError
+from longshort.metrics.catalog import Column
+from longshort.records.publish import read_json
+from longshort.results import compare, formats, long_table, replicates, statistics
+from longshort.results.columns import columns_of
+from longshort.results.components import aligned
+
+ASSUMED = (
+    "Agree: the difference of the two effects, on the scale that they are compared on, against its standard error (t, "
+    "5 %, degrees of freedom by Welch and Satterthwaite). Seeds, and bases where drawn, count as new in each study, "
+    "documents where the two have others. What the studies do not draw anew, a fixed base above all, is in neither "
+    "error: such effects may disagree by that alone.",
+    "Overall: the sum of the squares of the normal quantiles of each p, against chi-square with as many degrees of "
+    "freedom as effects. It takes effects for independent. Those against one reference are not, which makes a small p "
+    "more frequent than it says.",
+)
+
+
+class Side(NamedTuple):
+    """A study's numbers and its study.json."""
+
+    path: Path
+    metrics: pd.DataFrame
+    study: dict[str, Any]
+    numbers: compare.Numbers
+
+
+def read(path: Path) -> Side:
+    """A results folder, or a metrics.parquet with study.json beside it, of this or another machine.
+
+    Raises:
+        UserError: one of the two files is not there, or is none of a study of language models.
+    """
+    table = path / "metrics.parquet" if path.is_dir() else path
+    for needed in (table, table.with_name("study.json")):
+        if not needed.is_file():
+            raise UserError(f"{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
+    study = read_json(table.with_name("study.json"))
+    if "arms" not in study or "seeds" not in study:
+        raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
+    metrics = long_table.read(table) if table.with_suffix(".json").exists() else long_table.checked(table)
+    return Side(path, metrics, study, compare.Numbers(metrics, study))
+
+
+def against(one: Side, other: Side, every_column: bool = False) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One row for each comparison and column that both have, and the overall test of the primary's.
+
+    difference_*, low_*, high_*: as in the tables, in per cent or the column's unit. error: standard error of the
+    difference of the effects, on the scale of the comparison; p: two-sided. agree: p of 5 % or more.
+
+    Raises:
+        UserError: they share no comparison, or have no primary number in common.
+    """
+    names = f"{one.path} and {other.path}"
+    pairs = [pair for pair in compare.pairs(one.study) if _has(other, pair)]
+    if not pairs:
+        raise UserError(f"{names} share no arm with its reference: there is nothing to compare")
+    columns = _columns(one, other, every_column)
+    if not columns:
+        raise UserError(
+            f"{names}: their primary numbers are {one.study.get('primary')} and {other.study.get('primary')}; name one "
+            "that both measure, or compare --all columns"
+        )
+    rows = [_row(one, other, column, *pair) for column in columns for pair in pairs]
+    frame = pd.DataFrame(rows)
+    judged = frame[frame["column"].eq(columns[0].key) & frame["p"].notna()]
+    chi_square = float((stats.norm.isf(judged["p"] / 2) ** 2).sum())
+    p = float(stats.chi2.sf(chi_square, len(judged))) if len(judged) else math.nan
+    overall = {"column": columns[0].key, "chi_square": chi_square, "effects": len(judged), "p": p}
+    return frame, overall
+
+
+def _has(side: Side, pair: tuple[str, str]) -> bool:
+    return set(pair) <= {arm["name"] for arm in side.study["arms"]}
+
+
+def _columns(one: Side, other: Side, every_column: bool) -> list[Column]:
+    """The first study's primary column first."""
+    known = {column.key for column in columns_of(other.study) if column.compared}
+    shared = [column for column in columns_of(one.study) if column.compared and column.key in known]
+    primary = [column for column in shared if column.key == one.study.get("primary")]
+    return primary + [column for column in shared if column not in primary] if every_column else primary
+
+
+def _row(one: Side, other: Side, column: Column, arm: str, reference: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"column": column.key, "header": column.header, "arm": arm, "reference": reference}
+    row |= {"unit": "%" if column.relative else "", "decimals": 1 if column.relative else column.decimals}
+    both: list[compare.Paired | None] = []
+    for name, side in (("a", one), ("b", other)):
+        seeds, step = [int(seed) for seed in side.study["seeds"]], int(side.study["checkpoints"][-1])
+        shown = side.numbers.compared(column, arm, reference, step, seeds)
+        row |= {f"difference_{name}": shown.mean, f"low_{name}": shown.low, f"high_{name}": shown.high}
+        both.append(side.numbers.paired(column, arm, reference, step, seeds))
+    row |= {"error": math.nan, "p": math.nan, "agree": None}
+    found = [paired for paired in both if paired is not None]
+    if len(found) < 2:
+        return row
+    same_documents = found[0].names is not None and found[0].names == found[1].names and _data(one) == _data(other)
+    parts = [part for paired in found for part in _variances(paired, same_documents)]
+    means = [float(paired.by_seed.groupby(paired.units).mean().mean()) for paired in found]
+    gap, total = means[0] - means[1], sum(part for part, _ in parts)
+    if gap == 0:  # the same run twice
+        return {**row, "error": math.sqrt(total) if math.isfinite(total) else math.nan, "p": 1.0, "agree": True}
+    if not 0 < total < math.inf:
+        return row
+    freedom = total**2 / sum(part**2 / freedom for part, freedom in parts)
+    p = float(2 * stats.t.sf(abs(gap) / math.sqrt(total), freedom))
+    return {**row, "error": math.sqrt(total), "p": p, "agree": p >= 1 - statistics.LEVEL}
+
+
+def _data(side: Side) -> set[str]:
+    return set(side.metrics["data"].dropna()) - {""} if "data" in side.metrics else {str(side.path)}
+
+
+def _variances(paired: compare.Paired, same_documents: bool) -> list[tuple[float, float]]:
+    """(variance, degrees of freedom) of the parts of an effect that another study draws anew; infinite for one draw."""
+    of_units = paired.of_units
+    draws, documents = of_units.shape
+    if draws < 2:
+        return [(math.inf, 1.0)]
+    w = np.full(documents, 1 / documents) if paired.weights is None else paired.weights / paired.weights.sum()
+    parts = [(float((of_units @ w).var(ddof=1)) / draws, float(draws - 1))]
+    if documents > 1 and not same_documents:
+        of_documents, rest, freedom = statistics.document_parts(of_units, w, paired.strata)
+        parts.append((max(of_documents - rest, 0.0), freedom if math.isfinite(freedom) else 1e9))
+    return parts
+
+
+def text(frame: pd.DataFrame, overall: dict[str, Any], one: Side, other: Side) -> str:
+    """The comparison for people."""
+    head = ["arm", "to", "column", "A", "B", "p", "agree?"]
+    lines = []
+    for row in frame.to_dict("records"):
+        cells = [_effect(row, name) for name in ("a", "b")]
+        p = "–" if pd.isna(row["p"]) else f"{row['p']:.2g}"
+        agree = "not known" if row["agree"] is None or pd.isna(row["agree"]) else "yes" if row["agree"] else "no"
+        lines.append([row["arm"], row["reference"], row["header"], *cells, p, agree])
+    said = "no error is known of any effect"
+    if overall["effects"]:
+        said = f"chi-square {overall['chi_square']:.1f} over {overall['effects']} effects, p = {overall['p']:.2g}"
+    notes = [f"{name}: {side.path} ({_drawn(side)})." for name, side in (("A", one), ("B", other))]
+    notes += [f"Overall, {overall['column']}: {said}.", *ASSUMED]
+    return "\n".join([aligned(head, lines), "", *(f"- {note}" for note in notes)])
+
+
+def _drawn(side: Side) -> str:
+    data = ", ".join(sorted(one[:10] for one in _data(side)))
+    return f"{len(side.study['seeds'])} seeds; {replicates.caption(side.study)}; data {data}"
+
+
+def _effect(row: Any, name: str) -> str:
+    mean, low, high = (row[f"{part}_{name}"] for part in ("difference", "low", "high"))
+    if math.isnan(mean):
+        return "missing"
+    numbers = [formats.number(value, row["decimals"], sign=True) for value in (mean, low, high)]
+    unit = f" {row['unit']}" if row["unit"] else ""
+    return numbers[0] + unit + ("" if math.isnan(low) else f" [{numbers[1]}, {numbers[2]}]")

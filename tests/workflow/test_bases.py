@@ -1,0 +1,51 @@
+"""A study whose seeds each have a base of their own, through the real engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from longshort.study import resolve
+from tests.support.project import TINY, edit_study, longshort, make_project, planned, run_snakemake
+
+
+@pytest.mark.wide
+def test_a_base_for_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = {**TINY, "seeds": [0, 4], "evaluations": {"perplexity": {"lengths": [16, 32], "documents": 3}}}
+    study["model"] = {**TINY["model"], "seed": "per-run"}
+    project = make_project(tmp_path / "project", study)
+    run_snakemake(project, "all")
+    folder = project / "results/tiny"
+    metrics = pandas.read_parquet(folder / "metrics.parquet")
+    shown = metrics[metrics["metric"].eq("perplexity") & metrics["length"].eq(32) & metrics["document"].isna()]
+    values = shown.set_index(["arm", "step", "seed"])["value"]
+    assert values.is_unique and {seed for arm, _, seed in values.index if arm == "(base)"} == {0, 4}
+    monkeypatch.chdir(project)
+    resolved = resolve.load("tiny")
+    # The seed is that of weights, data order and fine-tuning: nothing of the two pairs is the same.
+    logs = [pandas.read_parquet(Path(resolved.record(run)).with_suffix(".parquet")) for run in resolved.bases.values()]
+    assert not logs[0]["loss"].equals(logs[1]["loss"])
+    for seed, run in resolved.bases.items():
+        assert (folder / f"base-{seed}").resolve() == (project / "results/runs" / run).resolve()
+    table = (folder / "tables/main.md").read_text()
+    assert "Each seed has a base model of its own" in table and "seeds, each with its own base, and documents" in table
+    assert "(base) is the 2 bases before fine-tuning" in table
+    base = (
+        pandas.read_parquet(folder / "tables/main.parquet")
+        .set_index(["arm", "column"])
+        .loc[("(base)", "perplexity@32")]
+    )
+    assert base["n"] == 2 and base["mean"] == pytest.approx(values["(base)", 0].mean()) and base["sd"] > 0
+    assert "each with its own base" not in (folder / "report.html").read_text().split("</section>")[0]
+    said = longshort(project, "why", "main", "(base)", "PPL 32", "--study", "tiny").stdout
+    assert "seed 0" in said and f"results/runs/{resolved.bases[4]}" in said
+    assert longshort(project, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")
+    # Back to one base: what seed 0 has stays, and seed 4 starts from another base than it did.
+    edit_study(project, model__seed=0)
+    made = json.loads(longshort(project, "plan", "--study", "tiny", "--json").stdout)
+    assert made["why"] == {arm: ["model.seed per-run -> 0"] for arm in ("baseline", "constant")}
+    assert made["jobs"] == {arm: {"train": 1, "perplexity": 1} for arm in ("baseline", "constant")}
+    assert planned(project)["train"] == 2
