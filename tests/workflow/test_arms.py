@@ -141,10 +141,13 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
 
 def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch: dict, arm: str) -> dict[str, float]:
     """The parts of the first batch's loss from the base's weights: plain forwards in float64, loops over positions."""
-    max_extra = MAX_EXTRA.get(arm, [16] * STEPS)
+    max_extra: list[int] | None = MAX_EXTRA.get(arm, [16] * STEPS)
     stream = TokenStream(folder / "data" / "train", 256)
-    windows = Windows(stream, length=LENGTH, seed=0, batch=4, steps=STEPS, max_extra=max_extra)
-    batch = collate([windows[sample] for sample in range(4)], LENGTH)
+    rows = 4
+    if patch.get("views") == 1:  # twice the windows: as many tokens
+        max_extra, rows = None, 8
+    windows = Windows(stream, length=LENGTH, seed=0, batch=rows, steps=STEPS, max_extra=max_extra)
+    batch = collate([windows[sample] for sample in range(rows)], LENGTH)
     extra = int(batch["extra"][0])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     with torch.no_grad():
@@ -168,6 +171,9 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
 
     kind = patch.get("divergence", "symmetric-kl")
     parts = {"ce": float(torch.cat(nll).mean()), "hidden": 0.0}
+    if len(outs) == 1:
+        assert batch["inputs"].numel() == 2 * 4 * LENGTH
+        return parts
     parts["divergence"] = of_logits(*on_overlap(outs[0].logits, outs[1].logits), kind)
     if patch.get("hidden"):
         a, b = on_overlap(outs[0].hidden_states[2], outs[1].hidden_states[2])  # 0.5 of 3 blocks: block 2

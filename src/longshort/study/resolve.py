@@ -111,7 +111,8 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         of_arm, alignment, settings[arm] = _arm(where, arm, study, arms, config)
         arm_runs[arm] = {}
         for seed in study.seeds:
-            two_views = _two_views(where, alignment, study, of_arm["training"].steps, seed)
+            steps = of_arm["training"].steps
+            two_views = _two_views(where, alignment, study, steps, seed) if alignment.views == 2 else None
             spec = RunSpec(
                 data=study.data, length=study.lengths.train, seed=seed, base=bases[seed], alignment=two_views, **of_arm
             )
@@ -188,6 +189,9 @@ def _arm(
     deepspeed = read_deepspeed(where, training, config)
     checks.check_attention(where, training, study)
     checks.check_adapter(where, training, study, deepspeed)
+    if alignment.views == 1:  # as many tokens a step, and in each forward, as arms with two views
+        micro_batch = training.micro_batch and 2 * training.micro_batch
+        training = training.model_copy(update={"batch": 2 * training.batch, "micro_batch": micro_batch})
     extension = parse_rope(study.model.rope, arm.rope, where)
     of_arm = {"rope": extension, "training": training, "deepspeed": deepspeed}
     settings = {"alignment": canonical(alignment), "training": canonical(training)}

@@ -200,6 +200,16 @@ def test_notation_does_not_matter_and_values_do(config: Path) -> None:
     assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
 
 
+def test_a_single_view_reads_as_many_tokens_a_step(config: Path) -> None:
+    both = {"steps": 6, "batch": 4, "micro_batch": 2, "learning_rate": 0.01}
+    resolved = load(config, arms=["baseline", "baseline-single-view", "constant"], training=both)
+    two, one = (resolved.runs[resolved.arm_runs[arm][0]] for arm in ("baseline", "baseline-single-view"))
+    assert two.alignment is not None and one.alignment is None
+    assert one.training is not None and (one.training.batch, one.training.micro_batch) == (8, 4)
+    with pytest.raises(StudyError, match="views 1 leaves nothing to align; give alpha 0"):
+        load(config, arms=["baseline", "constant"], overrides={"constant": {"alignment": {"views": 1}}})
+
+
 @pytest.mark.parametrize("name", ["step-linear", "step-cosine", "step-exponential", "step-linear-1-to-8", "view-ratio"])
 def test_a_schedule_uses_as_much_alpha_as_its_control(config: Path, name: str) -> None:
     resolved = load(config, arms=["baseline", "constant", "step-linear-1-to-8-control", name])

@@ -121,6 +121,18 @@ class Alignment(Strict):
     sampling_per: Literal["batch", "row"] = Field("batch", description="one l_extra per optimiser step or per window")
     schedule: Schedule = Field(Constant(), description="multiplies alpha and hidden.alpha over training")
     hidden: Hidden | None = Field(None, description="alignment of hidden layers; null: none")
+    views: Literal[1, 2] = Field(
+        2,
+        description="views of each window that are trained on; 1: plain next-token prediction on twice as many windows "
+        "of l_train tokens, so that a step has as many tokens",
+        json_schema_extra={"neutral": 2},
+    )
+
+    @model_validator(mode="after")
+    def _one_view_is_not_aligned(self) -> Alignment:
+        if self.views == 1 and (self.alpha or self.hidden):
+            raise ValueError("views 1 leaves nothing to align; give alpha 0 and hidden null, or views 2")
+        return self
 
     @model_validator(mode="after")
     def _targets_is_for_sce(self) -> Alignment:
