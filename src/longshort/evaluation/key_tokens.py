@@ -88,7 +88,7 @@ def find(model: Any, tokenizer: Any, text: str, by: dict[str, Any]) -> KeyTokens
 
 def long_losses(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
     """Loss of the tokens ids[positions], each given all before it, nats, float64 [positions]."""
-    return score_tokens(model, ids[None, :-1], ids[None, 1:], positions - 1).nll[0, 0]
+    return score_tokens(model, ids[None], ids[None, 1:], positions - 1).nll[0, 0]
 
 
 def short_losses(model: Any, ids: Tensor, positions: Tensor, short: int, stride: int) -> Tensor:
@@ -112,7 +112,7 @@ def short_losses(model: Any, ids: Tensor, positions: Tensor, short: int, stride:
         row = torch.searchsorted(together, windows[inside])
         places = positions[inside] - windows[inside] * stride - 1
         scored = places.unique()
-        losses = score_tokens(model, read[:, :-1], read[:, 1:], scored).nll[0]
+        losses = score_tokens(model, read, read[:, 1:], scored).nll[0]
         found[inside] = losses[row, torch.searchsorted(scored, places)]
     return found
 

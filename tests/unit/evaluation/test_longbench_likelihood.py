@@ -21,7 +21,7 @@ def question(prompt: list[int], answers: list[str], task: str = "qasper", name: 
 
 def plainly(model: Any, prompt: list[int], answer: list[int]) -> float:
     model(torch.tensor([[0]]))  # where frequencies depend on the length, they keep those of longer texts before
-    logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    logits = model(torch.tensor([prompt + answer[:-1]])).logits[0, len(prompt) - 1 :]
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)))
 
 
