@@ -58,9 +58,9 @@ def notes_of(
     if tidy["paper"].notna().any():
         sources = dict.fromkeys(one["source"] for one in study["published"])
         notes.append(
-            f"paper: the published number, where the setting is comparable ({'; '.join(sources)}). The baseline here is "
-            "trained on both views of each window, as every arm is; the paper's was probably trained on one, as the arm "
-            "baseline-single-view is."
+            f"paper: the published number, where the setting is comparable ({'; '.join(sources)}). The baseline here "
+            "is trained on both views of each window, as every arm is; the paper's was probably trained on one, as the "
+            "arm baseline-single-view is."
         )
     notes += _same_run_notes(study, table)
     notes += absence_notes(metrics, tidy)
