@@ -34,6 +34,7 @@ ELSEWHERE = {
     "collecting/links.py": "workflow/test_study.py",
     "collecting/numbers.py": "workflow/test_study.py",
     "collecting/runs.py": "workflow/test_study.py",
+    "evaluation/key_tokens.py": "unit/evaluation/test_longppl.py",  # what they find is what LongPPL is of
     "data/integrity.py": "contract/test_refusals.py",
     # The report needs a browser.
     "results/report.py": "page/test_report.py",

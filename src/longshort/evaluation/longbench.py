@@ -19,28 +19,9 @@ from typing import Any
 from longshort.evaluation import stage
 from longshort.evaluation.journal import Measured, Part
 from longshort.evaluation.longbench_answers import predict
-from longshort.evaluation.longbench_items import digest_of, questions
-from longshort.evaluation.prompts import prompts_digest
+from longshort.evaluation.longbench_items import protocol, questions
 from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise
 from longshort.metrics.settings import LongBench
-
-
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    """The name of what was done; "official" is official data with official answer lengths and nothing else."""
-    source, cap = settings["source"], settings["max_new_tokens"]
-    given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
-    if cap is not None:
-        given.insert(1, f"new={cap}")
-    if source["kind"] == "stand-in":
-        given.insert(0, f"items={source['items_per_task']}")
-        kind = "stand-in"
-    else:
-        kind = "official" if cap is None else "capped"
-        if source["kind"] == "hub":
-            given.insert(0, f"data={source['revision'][:12]}")
-        else:
-            given.insert(0, f"data={digest_of(source)}")
-    return f"longbench-e/{kind}-v1?{'&'.join(given)}"
 
 
 def evaluate(

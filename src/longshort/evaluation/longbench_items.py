@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 
 import fsspec
 
-from longshort.evaluation.prompts import TASKS, official_prompts
+from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
 from longshort.records import hub, layout
 
 FIELDS = ("context", "answers", "length", "all_classes", "_id")
@@ -101,6 +101,24 @@ def task_files(source: dict[str, Any], data: Path) -> str:
     part = hub.longbench(source)
     assert part is not None
     return "zip://data/{task}_e.jsonl::" + str(hub.folder(part) / "data.zip")
+
+
+def protocol(settings: dict[str, Any], l_train: int) -> str:
+    """The name of what was done; "official" is official data with official answer lengths and nothing else."""
+    source, cap = settings["source"], settings["max_new_tokens"]
+    given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
+    if cap is not None:
+        given.insert(1, f"new={cap}")
+    if source["kind"] == "stand-in":
+        given.insert(0, f"items={source['items_per_task']}")
+        kind = "stand-in"
+    else:
+        kind = "official" if cap is None else "capped"
+        if source["kind"] == "hub":
+            given.insert(0, f"data={source['revision'][:12]}")
+        else:
+            given.insert(0, f"data={digest_of(source)}")
+    return f"longbench-e/{kind}-v1?{'&'.join(given)}"
 
 
 def digest_of(source: dict[str, Any]) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor
 from longshort.evaluation import stage
 from longshort.evaluation.forward import head_of, rope_depends_on_length, score_tokens, tokens_per_head
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.evaluation.longbench import protocol as longbench_protocol
 from longshort.evaluation.longbench_items import Question, questions
+from longshort.evaluation.longbench_items import protocol as longbench_protocol
 from longshort.evaluation.scoring import BUCKETS, bucket_of
 from longshort.metrics.settings import LongBenchLikelihood
 

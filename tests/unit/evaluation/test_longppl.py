@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,41 +14,17 @@ import pytest
 import torch
 from datasets import Dataset
 from longppl.longppl import compute_longppl
-from tokenizers import ByteLevelBPETokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig
 
 from longshort.data import tokenizers
 from longshort.evaluation import key_tokens, longppl
 from longshort.metrics.settings import LongPPL, key_tokens_by, key_tokens_id
 from longshort.records import layout
 from longshort.records.publish import folder_digests, write_record
+from tests.support.llamas import DYNAMIC, TEXTS, llama, words
 
 # Random models gain little by a context: what counts as much is set lower than the paper does.
 BY = {"short": 24, "stride": 16, "gain": 0.1, "below": 8.0}
-WORDS = ["the", "context", "café", "of", "length", "naïve", "and", "model", "…", "tokens", "long"]
-TEXTS = [" ".join(WORDS[(k * k + 3 * number * k) % 11] for k in range(20 + number)) for number in range(20)]
-DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-
-
-def llama(seed: int, vocabulary: int = 300, rope: dict | None = None) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.2, rope_parameters=rope,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-@cache
-def words() -> PreTrainedTokenizerFast:
-    """Byte pairs, with a BOS before each text."""
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(TEXTS, vocab_size=290, special_tokens=["<s>"], show_progress=False)
-    trained._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token="<s>")
-
-
 TOKENIZERS = {"bytes": tokenizers.byte_tokenizer, "words": words}
 
 
