@@ -99,6 +99,17 @@ def test_finished_work_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(read) > 10 and max(read.values()) == 1
 
 
+def test_operations_are_counted_of_the_whole_work_finished_or_not(here: Path) -> None:
+    """By hand: 3 blocks of 4 x 16 x 16 and 3 x 16 x 32 weights; 6 steps of 4 windows of 16 tokens, twice."""
+    study = resolve.load("tiny")
+    cost.write_down(study)
+    planned = read_record(Path("results/tiny/planned.json"))
+    weights = 3 * (4 * 16 * 16 + 3 * 16 * 32)
+    for run, views, steps in ((study.base, 1, 4), (study.arm_runs["constant"][0], 2, 6)):
+        said = planned[f"{run}/training/{study.steps_of(run)}"]["operations"]
+        assert said == pytest.approx(6 * weights * steps * 4 * 16 * views, rel=0.02)  # the norms are hundredths
+
+
 def test_a_training_that_is_published_again_still_tells_what_it_took(here: Path) -> None:
     """And one that diverged counts the steps until then: this one at its first."""
     study = resolve.load("tiny")

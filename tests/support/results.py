@@ -134,7 +134,8 @@ def make_runs() -> pd.DataFrame:
                     "arm": arm, "seed": seed, "run": f"{'constant' if arm == 'twin' else arm}-{seed}", "stage": stage,
                     "steps": "2-4", "status": "diverged" if lost else "ok", "spec": '{"seed": 0}', "log": "a.log",
                     "log_tail": "loss <nan>\nended" if lost else "finished", "hardware": "a processor",
-                    "device_seconds": 360.0 * (1 + place), "planned_seconds": 300.0, "planned_from": "counted",
+                    "device_seconds": 360.0 * (1 + place), "cpu_seconds": 180.0 * (1 + place), "operations": 3e15,
+                    "planned_seconds": 300.0, "planned_from": "counted",
                     "tokens_per_second": 1000.0, "peak_memory_mb": 2048.0, "path": f"{stage}.json",
                 }
             )  # fmt: skip

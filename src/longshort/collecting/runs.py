@@ -20,7 +20,7 @@ RUNS = {
     **dict.fromkeys(
         ("hardware", "host", "job", "finished", "path", "log", "log_tail", "spec", "planned_from"), "string"
     ),
-    **dict.fromkeys(("device_seconds", "planned_seconds", "tokens_per_second"), "float64"),
+    **dict.fromkeys(("device_seconds", "cpu_seconds", "planned_seconds", "operations", "tokens_per_second"), "float64"),
     **dict.fromkeys(("peak_memory_mb", "device_memory_mb"), "float64"),
     "attempts": "Int64",
 }
@@ -40,6 +40,7 @@ def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
             row = _how_made(files, stage, spec)
             expected = planned.get(f"{run}/{stage}/{steps}", {})
             row |= {"planned_seconds": expected.get("seconds"), "planned_from": expected.get("source")}
+            row["operations"] = expected.get("operations")
             row |= {"run": run, "stage": stage, "steps": steps, "spec": text_of(spec_path)}
             rows.append({"arm": arm, "seed": seed, **row})
     return pandas.DataFrame(rows, columns=[*RUNS]).astype(RUNS)
@@ -77,5 +78,13 @@ def _how_made(files: layout.Stage, stage: str, spec: dict[str, Any]) -> dict[str
         seconds = max(seconds, float((record.get("spent") or {}).get("seconds", 0.0)))
         if "device_memory_mb" in steps:
             said["device_memory_mb"] = float(steps["device_memory_mb"].max()) * devices
-    said["device_seconds"] = devices * seconds
+    said |= {"device_seconds": devices * seconds, "cpu_seconds": _cpu_seconds(record, beat)}
     return said
+
+
+def _cpu_seconds(record: dict[str, Any], beat: dict[str, Any]) -> float | None:
+    """What a stage took of the processors, attempts that failed included; None where one of them did not record it."""
+    own = record.get("cpu_seconds", None if record.get("seconds") else 0.0)
+    before = beat.get("cpu_seconds_before") if beat.get("seconds_before") else 0.0
+    spent = (record.get("spent") or {"cpu_seconds": 0.0}).get("cpu_seconds")
+    return None if own is None or before is None or spent is None else float(max(own + before, spent))

@@ -8,6 +8,7 @@ what a training takes of memory, are counted in memory.py.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import statistics
@@ -105,27 +106,30 @@ def estimate(
 
 
 def write_down(study: ResolvedStudy) -> None:
-    """Keeps what each job of a study was expected to take when it was first asked for, in device-seconds: for the
-    report, in results/<study>/planned.json. Jobs that are done, or written down already, are left as they are.
+    """Keeps what each job of a study was expected to take when it was first asked for, in device-seconds, and its
+    operations: for tables and report, in results/<study>/planned.json. Seconds of jobs that are done, or written down
+    already, are left as they are.
 
     Raises:
         Altered: as seconds_of.
     """
     path = Path(layout.planned(study.name))
     known = whole_record(path)
+    before, in_blocks = copy.deepcopy(known), _model(study)[0].in_blocks
     work = {}
     for run in study.runs:
         steps = study.steps_of(run)
         records = {layout.TRAINING: study.record(run)}
         records |= {metric: study.evaluation_record(metric, run) for metric in study.evaluations}
         for stage, record in records.items():
-            if f"{run}/{stage}/{steps}" not in known and not Path(record).exists():
-                rule = "train" if stage == layout.TRAINING else stage
-                work[Work(rule, run, steps)] = f"{run}/{stage}/{steps}"
+            one = Work("train" if stage == layout.TRAINING else stage, run, steps)
+            if "seconds" not in known.get(f"{run}/{stage}/{steps}", {}) and not Path(record).exists():
+                work[one] = f"{run}/{stage}/{steps}"
+            known.setdefault(f"{run}/{stage}/{steps}", {})["operations"] = _operations(study, one, in_blocks)
     for one, (seconds, source) in seconds_of(study, list(work)).items():
         devices = _processes(study, one.run) if one.rule == "train" else 1
-        known[work[one]] = {"seconds": seconds * devices, "source": source}
-    if work:
+        known[work[one]] |= {"seconds": seconds * devices, "source": source}
+    if known != before:
         write_record(path, known)
 
 
@@ -195,6 +199,22 @@ def _seconds_of(known: _Known, work: list[Work], throughput: float) -> dict[Work
     return found
 
 
+def _operations(study: ResolvedStudy, one: Work, in_blocks: float) -> float:
+    """Of a whole training, or of an evaluation at all its checkpoints. in_blocks: weights of the model's blocks."""
+    if one.rule == "train":
+        spec = json.loads(study.texts[one.run])
+        if not spec.get("training"):
+            return 0.0
+        return _operations_a_step(spec, in_blocks) * int(one.steps.split("-")[-1])
+    evaluation = study.evaluations[one.rule][1]
+    tokens = METRICS[one.rule].tokens(evaluation.settings.model_dump(), evaluation.length)
+    return 2 * in_blocks * tokens * len(one.steps.split("-"))
+
+
+def _operations_a_step(spec: dict[str, Any], in_blocks: float) -> float:
+    return (4 if spec["training"].get("adapter") else 6) * in_blocks * _tokens_per_step(spec)
+
+
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +229,7 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     tokens = missing * _tokens_per_step(spec)
     if alike := known.trainings.get(known.kind(spec)):
         return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
-    operations = (4 if spec["training"].get("adapter") else 6) * _model(study)[0].in_blocks * tokens
+    operations = _operations_a_step(spec, _model(study)[0].in_blocks) * missing
     computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
     return JOB_START + computing, _counted(study, throughput)
 
@@ -321,10 +341,8 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
 
 def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:
     study = known.study
-    evaluation = study.evaluations[one.rule][1]
     checkpoints = len(one.steps.split("-"))
     if measured := known.evaluations.get(one.rule):
         return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
-    tokens = METRICS[one.rule].tokens(evaluation.settings.model_dump(), evaluation.length)
-    operations = 2 * _model(study)[0].in_blocks * tokens * checkpoints
+    operations = _operations(study, one, _model(study)[0].in_blocks)
     return JOB_START + operations / throughput, _counted(study, throughput)

@@ -115,7 +115,7 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
             print(f"found finished: {finished}")
         else:
             integrity.refuse_altered(arguments.data, "validation", "test")
-            began = time.monotonic()
+            began, cpu_began = time.monotonic(), heartbeat.cpu_seconds()
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]
             beat.watch(journal.progress)
@@ -135,6 +135,7 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
                 "modules": modules(entry),
                 "machine": provenance.machine(),
                 "seconds": time.monotonic() - began,
+                "cpu_seconds": heartbeat.cpu_seconds() - cpu_began,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
             owner.refuse_if_lost()

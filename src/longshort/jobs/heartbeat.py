@@ -1,9 +1,10 @@
 """What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
 
 <steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, earlier (how each one before ended),
-seconds_before (what those took), host, boot, node, pid, born, job, began and beat (seconds since 1970), memory_mb (what
-SLURM gave on this node) and peak_memory_mb (the most that was seen at a beat), and, as far as the stage knows them,
-run_id, done, total, unit, loss, tokens_per_second, seconds_left and message.
+seconds_before (what those took), cpu_seconds and cpu_seconds_before (of the processors: this attempt, and those), host,
+boot, node, pid, born, job, began and beat (seconds since 1970), memory_mb (what SLURM gave on this node) and
+peak_memory_mb (the most that was seen at a beat), and, as far as the stage knows them, run_id, done, total, unit, loss,
+tokens_per_second, seconds_left and message.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("stage", "state", "host", "boot", "node", "job", "run_id", "unit", "message"), str),
     **dict.fromkeys(("pid", "born", "attempt"), int),
     **dict.fromkeys(("began", "beat", "seconds_before", "memory_mb", "peak_memory_mb", "done", "total"), int | float),
-    **dict.fromkeys(("loss", "tokens_per_second", "seconds_left"), int | float),
+    **dict.fromkeys(("cpu_seconds", "cpu_seconds_before", "loss", "tokens_per_second", "seconds_left"), int | float),
     "earlier": list,
 }
 Progress = Callable[[], dict[str, Any]]
@@ -134,6 +135,7 @@ class Heartbeat:
         self._progress: Progress = dict
         self._first: tuple[float, float] | None = None  # time and progress of the first look
         self._lock = threading.Lock()
+        self._cpu_began = cpu_seconds()
         now = time.time()
         me = ownership.about_me()
         job = me["job"]
@@ -145,6 +147,8 @@ class Heartbeat:
             "attempt": len(self.earlier) + 1,
             "earlier": self.earlier,
             "seconds_before": _seconds_before(before),
+            "cpu_seconds": 0.0,
+            "cpu_seconds_before": _cpu_seconds_before(before),
             **{key: me[key] for key in ("host", "boot", "pid", "born", "job")},
             "node": os.environ.get("SLURMD_NODENAME"),
             "began": now,
@@ -168,6 +172,7 @@ class Heartbeat:
         with self._lock:
             self._facts.update(self._progress(), beat=time.time())
             self._facts["seconds_left"] = self._seconds_left()
+            self._facts["cpu_seconds"] = cpu_seconds() - self._cpu_began
             self._facts["peak_memory_mb"] = max(self._facts["peak_memory_mb"], _memory_mb())
             write_json(self._path, self._facts)
 
@@ -245,6 +250,16 @@ def _memory_mb() -> float:
     return total / 2**20
 
 
+def cpu_seconds() -> float:
+    """What this process and all below it took of the processors, on this machine; those that ended included."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
 def _before(path: Path) -> dict[str, Any]:
     """The heartbeat of the attempt before, if the result was not finished by it."""
     before = read(path)
@@ -256,6 +271,15 @@ def _seconds_before(before: dict[str, Any]) -> float:
     if not before:
         return 0.0
     return float((before.get("seconds_before") or 0.0) + before["beat"] - before["began"])
+
+
+def _cpu_seconds_before(before: dict[str, Any]) -> float | None:
+    """As _seconds_before; None where an attempt did not say it."""
+    if not before:
+        return 0.0
+    earlier = before.get("cpu_seconds_before") if before.get("seconds_before") else 0.0
+    last = before.get("cpu_seconds")
+    return None if earlier is None or last is None else float(earlier + last)
 
 
 def _earlier_attempts(before: dict[str, Any]) -> list[str]:

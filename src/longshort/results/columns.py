@@ -42,7 +42,10 @@ def columns_of(study: dict[str, Any], kind: str = "headline") -> list[Column]:
 
 def _cost() -> list[Column]:
     shown = {
+        "training_cpu_hours": ("training (CPU-hours)", 4),
         "training_hours": ("training (device-hours)", 4),
+        "training_operations": ("training operations (10^15)", 4),
+        "evaluation_cpu_hours": ("evaluation (CPU-hours)", 4),
         "evaluation_hours": ("evaluation (device-hours)", 4),
         "planned_hours": ("planned (device-hours)", 4),
         "tokens_per_second": ("training tokens/s", 0),

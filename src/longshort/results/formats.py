@@ -125,7 +125,7 @@ def _decimals(rows: pd.DataFrame, column: Column) -> int:
     """Enough digits for three significant ones of the smallest symKL or cost, which span orders of magnitude."""
     means = rows["mean"].abs()
     means = means[np.isfinite(means) & means.gt(0)]
-    if not (column.metric == "symkl" or column.metric.endswith("_hours")) or means.empty:
+    if not (column.metric == "symkl" or column.metric.endswith(("_hours", "_operations"))) or means.empty:
         return column.decimals
     wanted = 2 - math.floor(math.log10(means.min()))
     return min(max(column.decimals, wanted), 5) if column.metric == "symkl" else min(max(1, wanted), 5)

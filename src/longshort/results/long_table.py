@@ -51,7 +51,8 @@ def read_with_costs(metrics: Path, runs: Path, study: dict[str, Any]) -> tuple[p
         ValueError: as read.
     """
     made = read_runs(runs)
-    return with_costs(read(metrics), made, int(study["checkpoints"][-1])), made
+    cpu_time = study.get("device") == "cpu" and knows_cpu_time(made)
+    return with_costs(read(metrics), made, int(study["checkpoints"][-1]), cpu_time), made
 
 
 def read_runs(path: Path) -> pd.DataFrame:
@@ -64,18 +65,28 @@ def read_runs(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int) -> pd.DataFrame:
+def knows_cpu_time(runs: pd.DataFrame) -> bool:
+    """Whether all that took time recorded its CPU time: arms are compared by one kind of time."""
+    took = runs["device_seconds"].gt(0)
+    return bool(took.any() and runs.loc[took, "cpu_seconds"].notna().all())
+
+
+def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int, cpu_time: bool = False) -> pd.DataFrame:
     """The long table with what each arm and seed cost as further numbers, `cost/...`, at a step.
 
-    training_hours, evaluation_hours, planned_hours: devices times hours; tokens_per_second of the training;
-    memory_gib and device_memory_gib: the most that the training took, all its processes together.
+    training_hours, evaluation_hours, planned_hours: devices times hours; the first two are training_cpu_hours and
+    evaluation_cpu_hours if `cpu_time`: on CPUs, jobs that share a machine lengthen each other; training_operations:
+    counted, in 10^15; tokens_per_second of the training; memory_gib and device_memory_gib: the most that the training
+    took, all its processes together.
     """
+    unit, seconds = ("cpu_hours", "cpu_seconds") if cpu_time else ("hours", "device_seconds")
     rows = []
     for (arm, seed), stages in runs[runs["arm"].ne(BASE)].groupby(["arm", "seed"], sort=False):
         training, evaluated = stages[stages["stage"].eq("training")], stages[stages["stage"].ne("training")]
         costs = {
-            "training_hours": training["device_seconds"].sum(min_count=1) / 3600,
-            "evaluation_hours": evaluated["device_seconds"].sum(min_count=1) / 3600,
+            f"training_{unit}": training[seconds].sum(min_count=1) / 3600,
+            f"evaluation_{unit}": evaluated[seconds].sum(min_count=1) / 3600,
+            "training_operations": training["operations"].sum(min_count=1) / 1e15,
             "planned_hours": stages["planned_seconds"].sum(min_count=len(stages)) / 3600,
             "tokens_per_second": training["tokens_per_second"].mean(),
             "memory_gib": training["peak_memory_mb"].max() / 1024,

@@ -134,11 +134,13 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     numbers = compare.Numbers(metrics, study)
     looks, reference, column = looks_of(study), reference_arm(study), gained(study)
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
-    hours = next(one for one in columns_of(study, "cost") if one.key == "cost/training_hours")
+    measured = set(metrics["metric"])
+    key = "cost/training_cpu_hours" if "cost/training_cpu_hours" in measured else "cost/training_hours"
+    hours = next(one for one in columns_of(study, "cost") if one.key == key)
+    shared = "." if "CPU" in hours.header else "; other jobs on the same machine change it."
     footer = (
-        f"Step {step}; {INTERVALS}; {replicates.caption(study)}.\nCost: device-hours of the training, mean over seeds, "
-        f"over those of {reference}; "
-        "other jobs on the same machine change it."
+        f"Step {step}; {INTERVALS}; {replicates.caption(study)}.\nCost: {hours.header}, mean over seeds, "
+        f"over those of {reference}{shared}"
     )
     left, below, right, height = 0.6, 0.75, 1.7, 3.0
     figure = Figure(figsize=(WIDTH, height))

@@ -248,6 +248,7 @@ class ResolvedStudy(Wired):
             "seeds": list(self.study.seeds),
             "bases": {str(seed): run for seed, run in self.bases.items()},
             "base_steps": self.base_steps,
+            "device": self.study.needs.device,
             "primary": self.study.primary,
             "published": [canonical(number) for number in self.study.published],
             "settings": self.settings["study"],

@@ -107,12 +107,14 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
         beat.watch(partial(progress, work / log.NAME, max(wanted)))
+        cpu_began = heartbeat.cpu_seconds()
         there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
         ended = checkpoints.diverged_at(work)
         diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
         record["checkpoints"] = {str(step): {**weights_of(work, step), **adapts} for step in there}
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         record["spent"] = launch.spent(work)
+        record["cpu_seconds"] = heartbeat.cpu_seconds() - cpu_began if spec["training"]["nodes"] == 1 else None
         owner.refuse_if_lost()
         publish(arguments.out, record, log.read(work / log.NAME, max(wanted)))
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")

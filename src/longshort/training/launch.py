@@ -17,7 +17,7 @@ from typing import Any
 
 from longshort.data import integrity
 from longshort.errors import Interrupted, JobFailed, UserError
-from longshort.jobs import slurm
+from longshort.jobs import heartbeat, slurm
 from longshort.jobs.ownership import Owner
 from longshort.records import layout
 from longshort.records.publish import LATE, read_json, write_json
@@ -25,6 +25,7 @@ from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 
 SPENT = "spent.json"
+NOTHING_SPENT = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0}
 # The variable that names users, by number, whose checkpoints may be resumed from.
 TRUSTED_USERS = "LONGSHORT_TRUSTED_USERS"
 
@@ -63,14 +64,16 @@ def complete(
             log.forget_steps(work / log.NAME, resume, max(targets))
             piece = {"resume": resume, "targets": targets, "keep": keep}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
-            since = time.monotonic()
+            since, cpu_since = time.monotonic(), heartbeat.cpu_seconds()
             stopped = _run_processes(job_file, job, spec["training"], owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
             reached = newest if interrupted else int(min(max(targets), checkpoints.diverged_at(work)))
             trained += reached - resume
-            add_spent(work, reached - resume, time.monotonic() - since)
+            # What ranks on other nodes take is not seen from here.
+            cpu_seconds = heartbeat.cpu_seconds() - cpu_since if spec["training"].get("nodes", 1) == 1 else None
+            add_spent(work, reached - resume, time.monotonic() - since, cpu_seconds)
             if interrupted:
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise Interrupted
@@ -97,15 +100,19 @@ def refuse_foreign(checkpoint: Path) -> None:
         )
 
 
-def add_spent(work: Path, steps: int, seconds: float) -> None:
+def add_spent(work: Path, steps: int, seconds: float, cpu_seconds: float | None) -> None:
+    """cpu_seconds: None where it is not known, and then the sum is not."""
     before = spent(work)
-    write_json(work / SPENT, {"steps": before["steps"] + steps, "seconds": before["seconds"] + seconds})
+    known = before.get("cpu_seconds")
+    total = None if known is None or cpu_seconds is None else known + cpu_seconds
+    now = {"steps": before["steps"] + steps, "seconds": before["seconds"] + seconds, "cpu_seconds": total}
+    write_json(work / SPENT, now)
 
 
-def spent(work: Path) -> dict[str, float]:
+def spent(work: Path) -> dict[str, Any]:
     """What a training took over all jobs that took part in it: steps whose weights were kept, and seconds. What is
     published again must still say it, as estimates are made from it."""
-    return read_json(work / SPENT) if (work / SPENT).exists() else {"steps": 0, "seconds": 0.0}
+    return read_json(work / SPENT) if (work / SPENT).exists() else dict(NOTHING_SPENT)
 
 
 def build_extensions() -> None:

@@ -123,6 +123,23 @@ def test_costs_are_numbers_of_arm_and_seed(metrics: pd.DataFrame, study: dict[st
     pd.testing.assert_frame_equal(tidy_of(together, study), tidy_of(metrics, study))
 
 
+def test_on_cpus_the_cost_is_cpu_time_and_says_so(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    study, made = {**study, "device": "cpu"}, make_runs()
+    together = long_table.with_costs(metrics, made, 4, cpu_time=long_table.knows_cpu_time(made))
+    tidy = tidy_of(together, study, "cost")
+    assert cell(tidy, "constant", "cost/training_cpu_hours")["mean"] == pytest.approx(0.05)
+    assert cell(tidy, "constant", "cost/evaluation_cpu_hours")["mean"] == pytest.approx(0.45)
+    assert cell(tidy, "constant", "cost/training_operations")["mean"] == pytest.approx(3)
+    text = tables.format_table(together, study, "cost", runs=made)
+    assert "training (CPU-hours)" in text and "training (device-hours)" not in text and "CPU-hours: time on" in text
+
+    made.loc[0, "cpu_seconds"] = None  # of an older record: all arms by one measure
+    assert not long_table.knows_cpu_time(made)
+    together = long_table.with_costs(metrics, made, 4, cpu_time=long_table.knows_cpu_time(made))
+    text = tables.format_table(together, study, "cost", runs=made)
+    assert "training (device-hours)" in text and "CPU-hours" not in text and "hold no CPU time" in text
+
+
 def test_best_and_second_are_marked_without_base_and_unfinished_arms(
     metrics: pd.DataFrame, study: dict[str, Any]
 ) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from longshort.records.publish import Altered, write_json, write_record
 from longshort.training import checkpoints, launch
 
 DIVERGES = 4
+TICKS = 0.04  # seconds: the system's clock of processes counts hundredths, for user and system of each
 
 
 @pytest.fixture
@@ -23,6 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def run_processes(job_file: Path, *_: Any) -> bool:
         work = job_file.parent
+        subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
         end = DIVERGES if (tmp_path / "diverges").exists() else 100
         for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
             checkpoints.folder(work, step).mkdir()
@@ -36,6 +41,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"data": str(tmp_path / "data"), "threads": 1}
 
 
+def used() -> float:
+    """CPU seconds of this process and of those that have ended below it, as the system counts them."""
+    rusages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(rusage.ru_utime + rusage.ru_stime for rusage in rusages)
+
+
 def complete(job: dict[str, Any], work: Path, wanted: list[int]) -> tuple[list[int], int]:
     with sole_owner(work) as owner:
         there, trained, _ = launch.complete(job, work, wanted, {"training": {}}, owner)
@@ -43,14 +54,24 @@ def complete(job: dict[str, Any], work: Path, wanted: list[int]) -> tuple[list[i
 
 
 def test_what_was_spent_is_remembered_where_nothing_is_left_to_train(job: dict[str, Any], tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work, before = tmp_path / "work", used()
     assert complete(job, work, [2, 6]) == ([2, 6], 6)
     spent = launch.spent(work)
-    assert spent["steps"] == 6 and spent["seconds"] > 0
+    assert spent["steps"] == 6 and 0.2 - TICKS <= spent["cpu_seconds"] <= used() - before + TICKS
     assert complete(job, work, [2, 6]) == ([2, 6], 0)
     assert launch.spent(work) == spent
     assert complete(job, work, [2, 4, 6]) == ([2, 4, 6], 2)
     assert launch.spent(work)["steps"] == 8
+    assert launch.spent(work)["cpu_seconds"] >= spent["cpu_seconds"] + 0.2 - TICKS
+
+
+def test_cpu_time_is_unknown_where_a_part_of_it_is(tmp_path: Path) -> None:
+    """What an earlier version trained, or other nodes did."""
+    launch.add_spent(tmp_path, 2, 3.0, 4.0)
+    assert launch.spent(tmp_path) == {"steps": 2, "seconds": 3.0, "cpu_seconds": 4.0}
+    launch.add_spent(tmp_path, 2, 3.0, None)
+    launch.add_spent(tmp_path, 2, 3.0, 4.0)
+    assert launch.spent(tmp_path) == {"steps": 6, "seconds": 9.0, "cpu_seconds": None}
 
 
 def test_a_training_that_diverged_counts_the_steps_until_then(job: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""What a stage took, from its record and its heartbeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from longshort.collecting import runs
+from longshort.jobs import heartbeat
+from longshort.records import layout
+from longshort.records.publish import write_record
+
+BEAT = {"state": heartbeat.FINISHED, "host": "h", "pid": 1, "began": 0.0, "beat": 1.0, "attempt": 2}
+SPENT = {"steps": 6, "seconds": 50.0, "cpu_seconds": 90.0}
+
+
+@pytest.mark.parametrize(
+    ("record", "beat", "cpu_seconds"),
+    [
+        ({"seconds": 10.0, "cpu_seconds": 8.0}, {"seconds_before": 0.0}, 8.0),
+        ({"seconds": 10.0, "cpu_seconds": 8.0}, {"seconds_before": 4.0, "cpu_seconds_before": 3.0}, 11.0),
+        ({"seconds": 10.0, "cpu_seconds": 8.0}, {"seconds_before": 4.0}, None),  # an older attempt
+        ({"seconds": 10.0}, {}, None),
+        ({"seconds": 0.0}, {}, 0.0),  # a pretrained base is only read
+        ({"seconds": 1.0, "cpu_seconds": 1.0, "spent": SPENT}, {}, 90.0),  # published again
+        ({"seconds": 1.0, "cpu_seconds": 1.0, "spent": {"steps": 6, "seconds": 50.0}}, {}, None),
+    ],
+)
+def test_cpu_time_holds_all_attempts_or_is_unknown(
+    tmp_path: Path, record: dict[str, Any], beat: dict[str, Any], cpu_seconds: float | None
+) -> None:
+    study = {"name": "s", "base": "b", "base_steps": 4, "arms": [], "evaluations": {}, "steps_key": "6"}
+    files = layout.training("b", "4", tmp_path)
+    Path(files.record).parent.mkdir(parents=True)
+    write_record(Path(files.record), record)
+    heartbeat.path_of(Path(files.record)).write_text(json.dumps({**BEAT, **beat}))
+    planned = Path(layout.planned("s", tmp_path))
+    planned.parent.mkdir(parents=True)
+    write_record(planned, {"b/training/4": {"operations": 7e12}})
+    row = runs.collect_runs(study, tmp_path).iloc[0]
+    assert row["operations"] == 7e12 and pandas.isna(row["planned_seconds"])
+    assert row["cpu_seconds"] == cpu_seconds or (cpu_seconds is None and pandas.isna(row["cpu_seconds"]))
