@@ -34,7 +34,6 @@ ELSEWHERE = {
     "collecting/links.py": "workflow/test_study.py",
     "collecting/numbers.py": "workflow/test_study.py",
     "collecting/runs.py": "workflow/test_study.py",
-    "evaluation/key_tokens.py": "unit/evaluation/test_longppl.py",  # what they find is what LongPPL is of
     "data/integrity.py": "contract/test_refusals.py",
     # The report needs a browser.
     "results/report.py": "page/test_report.py",
@@ -54,7 +53,6 @@ ELSEWHERE = {
     "records/provenance.py": "unit/evaluation/test_stage.py",
     "results/columns.py": "unit/results/test_tables.py",
     "results/compare.py": "unit/results/test_tables.py",
-    "results/notes.py": "unit/results/test_tables.py",
 }
 # Of the repository, not of a module.
 OF_NO_MODULE = {"test_environments.py", "test_mirror.py", "test_pages.py", "test_setup.py"}

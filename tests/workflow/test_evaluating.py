@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.support.llamas import llama, words
+from tests.support.longppl import llama, words
 from tests.support.project import edit_study, on_a_small_disk, planned, run_python, run_snakemake
 from tests.support.waiting import PATIENCE, wait_until
 

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from longshort.data import __main__ as stage
-
-ROWS = [f"document {n}" for n in range(30)]
-
-
-def lines(rows: list[str]) -> bytes:
-    return "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
-
-
-def put(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def prepare(root: Path, **options: float) -> dict:
-    corpus = {"kind": "text", "path": str(root), "column": "text"}
-    spec = {"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.1, "test": 0.3}
-    return stage.prepare(spec, root.parent / "out", **options)
+from tests.support.corpora import ROWS, lines, prepare, put
 
 
 def test_more_than_may_be_left_out_stops_it_before_anything_is_made(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,10 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
-from longshort.data import __main__ as stage
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
+from tests.support.corpora import ROWS, lines, prepare, put, text
 
-
-def text(n: int) -> str:
-    return f"doc {n} " + " ".join(str((n * 7 + k * k) % 97) for k in range(60 + 5 * n))
-
-
-def lines(rows: list[str]) -> bytes:
-    return "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
-
-
-ROWS = [text(n) for n in range(30)]
 TABLE = pyarrow.table({"text": ROWS})
 
 
@@ -37,11 +26,6 @@ def write_texts(root: Path) -> None:
 
 def a_bad_line(line: bytes) -> Callable[[Path], None]:
     return lambda root: put(root / "a.jsonl", lines(ROWS[:15]) + line + b"\n" + lines(ROWS[15:]))
-
-
-def put(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
 
 
 def no_rows(root: Path) -> None:
@@ -137,12 +121,6 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
         {"a folder with the name of a file": "folder.txt", "no file": "nowhere.txt; pipe.txt"},
     ),
 }
-
-
-def prepare(root: Path, path: str | None = None, **options: float) -> dict:
-    corpus = {"kind": "text", "path": path or str(root), "column": "text"}
-    spec = {"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.1, "test": 0.3}
-    return stage.prepare(spec, root.parent / "out", **options)
 
 
 def texts(root: Path) -> list[str]:

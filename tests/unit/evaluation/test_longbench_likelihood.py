@@ -12,7 +12,7 @@ from longshort.data import tokenizers
 from longshort.evaluation import longbench, longbench_likelihood
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.longbench_items import Question
-from tests.support.llamas import DYNAMIC, llama, words
+from tests.support.longppl import DYNAMIC, llama, words
 
 
 def question(prompt: list[int], answers: list[str], task: str = "qasper", name: str = "a", length: int = 5) -> Question:

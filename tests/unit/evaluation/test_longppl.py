@@ -21,10 +21,8 @@ from longshort.evaluation import key_tokens, longppl
 from longshort.metrics.settings import LongPPL, key_tokens_by, key_tokens_id
 from longshort.records import layout
 from longshort.records.publish import folder_digests, write_record
-from tests.support.llamas import DYNAMIC, TEXTS, llama, words
+from tests.support.longppl import BY, DYNAMIC, TEXTS, llama, words
 
-# Random models gain little by a context: what counts as much is set lower than the paper does.
-BY = {"short": 24, "stride": 16, "gain": 0.1, "below": 8.0}
 TOKENIZERS = {"bytes": tokenizers.byte_tokenizer, "words": words}
 
 
@@ -47,16 +45,6 @@ def test_equals_the_official_package(pair: tuple[str, str]) -> None:
             assert math.exp(total / n) == pytest.approx(float(official["longppl"]), rel=1e-5)
             compared += 1
     assert compared >= 15, "texts with key tokens"
-
-
-def test_a_tokenizer_without_offsets_is_followed_by_decoding() -> None:
-    fast = words()
-    slow = SimpleNamespace(is_fast=False, decode=fast.decode)
-    text = "the length of the context and the model"
-    ids = fast(text, add_special_tokens=False).input_ids
-    assert key_tokens.offsets_of(slow, text, ids)[-1][1] == len(text)
-    with pytest.raises(ValueError, match="has no offsets"):
-        key_tokens.find(llama(1), slow, text, BY)
 
 
 class Copies(torch.nn.Module):

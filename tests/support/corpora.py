@@ -1,0 +1,30 @@
+"""A corpus of thirty texts, in files of one kind or another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from longshort.data import __main__ as stage
+
+
+def text(n: int) -> str:
+    return f"doc {n} " + " ".join(str((n * 7 + k * k) % 97) for k in range(60 + 5 * n))
+
+
+def lines(rows: list[str]) -> bytes:
+    return "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
+
+
+ROWS = [text(n) for n in range(30)]
+
+
+def put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def prepare(root: Path, path: str | None = None, **options: float) -> dict:
+    corpus = {"kind": "text", "path": path or str(root), "column": "text"}
+    spec = {"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.1, "test": 0.3}
+    return stage.prepare(spec, root.parent / "out", **options)
