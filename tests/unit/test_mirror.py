@@ -33,7 +33,6 @@ ELSEWHERE = {
     "collecting/__main__.py": "workflow/test_study.py",
     "collecting/links.py": "workflow/test_study.py",
     "collecting/numbers.py": "workflow/test_study.py",
-    "collecting/runs.py": "workflow/test_study.py",
     "data/integrity.py": "contract/test_refusals.py",
     # The report needs a browser.
     "results/report.py": "page/test_report.py",
