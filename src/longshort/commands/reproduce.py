@@ -127,7 +127,7 @@ def _joined(values: pd.Series) -> str:
 
 def _worst(both: pd.DataFrame, away: pd.Series) -> str:
     row = both.iloc[int(away.fillna(0.0).argmax())]
-    place = "" if pd.isna(row["length"]) else f" at length {row['length']}"
+    place = "" if pd.isna(row["length"]) else f" at length {int(row['length'])}"
     return (
         f"{away.max():.2g} ({row['metric']}{place}, arm {row['arm']}, seed {row['seed']}: {row['value']:.6g}, "
         f"published {row['value_published']:.6g})"
