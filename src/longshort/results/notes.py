@@ -35,9 +35,10 @@ def notes_of(
     else:
         notes = [f"n = 1 seed ({listed}): no spread can be given.", replicates.sentence(study)]
     if kind_of(table) == "cost":
+        notes.append(_hours_note(study, runs))
         notes.append(
-            "Devices times hours that the jobs took, failed attempts included; planned: as `longshort plan` estimated "
-            "it before the study began. Memory: the most that the training's processes took together."
+            "Failed attempts are included. Operations: of one whole training, as `longshort plan` counts. Planned: "
+            "as it estimated before the study began. Memory: the most that a training's processes took together."
         )
     else:
         notes += _comparison_notes(study, table) + _claim_notes(study, table) + _equivalence_notes(tidy)
@@ -67,6 +68,18 @@ def notes_of(
     notes += provenance_notes(metrics, study, table, tidy)
     notes += hardware_notes(runs, tidy)
     return notes
+
+
+def _hours_note(study: dict[str, Any], runs: pd.DataFrame | None) -> str:
+    """Which time the hours are of."""
+    if study.get("device") != "cpu" or runs is None:
+        return "Device-hours: devices times hours that the jobs took."
+    if long_table.knows_cpu_time(runs):
+        return "CPU-hours: time on processors of a job with all its processes, whatever else the machine did meanwhile."
+    return (
+        "Device-hours: processes times hours that the jobs took, on machines that they may have shared: some of their "
+        "records are older and hold no CPU time."
+    )
 
 
 def hardware_notes(runs: pd.DataFrame | None, tidy: pd.DataFrame) -> list[str]:

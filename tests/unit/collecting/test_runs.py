@@ -33,7 +33,7 @@ SPENT = {"steps": 6, "seconds": 50.0, "cpu_seconds": 90.0}
 def test_cpu_time_holds_all_attempts_or_is_unknown(
     tmp_path: Path, record: dict[str, Any], beat: dict[str, Any], cpu_seconds: float | None
 ) -> None:
-    study = {"name": "s", "base": "b", "base_steps": 4, "arms": [], "evaluations": {}, "steps_key": "6"}
+    study = {"name": "s", "base": "b", "base_steps": 4, "seeds": [0], "arms": [], "evaluations": {}, "steps_key": "6"}
     files = layout.training("b", "4", tmp_path)
     Path(files.record).parent.mkdir(parents=True)
     write_record(Path(files.record), record)

@@ -20,7 +20,7 @@ class Table(Strict):
         "headline",
         description="what is shown: headline: every metric; tasks, buckets: LongBench-E by task or by length of the "
         "document; lengths: perplexity and accuracy by length; alpha-by-length: the alpha that is best at each length; "
-        "cost: device-hours, speed and memory",
+        "cost: hours, operations, speed and memory",
         json_schema_extra={"enum": [*KINDS]},
     )
 
