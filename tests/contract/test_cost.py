@@ -105,7 +105,7 @@ def test_operations_are_counted_of_the_whole_work_finished_or_not(here: Path) ->
     cost.write_down(study)
     planned = read_record(Path("results/tiny/planned.json"))
     weights = 3 * (4 * 16 * 16 + 3 * 16 * 32)
-    for run, views, steps in ((study.base, 1, 4), (study.arm_runs["constant"][0], 2, 6)):
+    for run, views, steps in ((study.bases[0], 1, 4), (study.arm_runs["constant"][0], 2, 6)):
         said = planned[f"{run}/training/{study.steps_of(run)}"]["operations"]
         assert said == pytest.approx(6 * weights * steps * 4 * 16 * views, rel=0.02)  # the norms are hundredths
 

@@ -194,7 +194,7 @@ def test_what_depends_on_the_draws_depends_on_nothing_else(
 ) -> None:
     """Neither on the micro-batch nor on an interruption; a training that was resumed is the same to the last bit."""
     resolved, folder = prepared
-    run, base = resolved.arm_runs[arm][0], str(folder / resolved.base / f"checkpoint-{resolved.base_steps}")
+    run, base = resolved.arm_runs[arm][0], str(folder / resolved.bases[0] / f"checkpoint-{resolved.base_steps}")
     once = train(resolved, folder, run, STEPS, base, to=f"{arm}-once")
     alone = train(resolved, folder, run, STEPS, base, to=f"{arm}-alone", micro_batch=1)
     train(resolved, folder, run, STEPS - 1, base, to=f"{arm}-resumed")

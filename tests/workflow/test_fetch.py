@@ -113,7 +113,7 @@ def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) ->
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
-    base = f"results/runs/{json.loads((project / 'results/tiny/study.json').read_text())['base']}/training/0.json"
+    base = f"results/runs/{json.loads((project / 'results/tiny/study.json').read_text())['bases']['0']}/training/0.json"
     (project / base).unlink()
     failed = run(project, *snakemake[:-1], base)
     assert failed.returncode != 0
