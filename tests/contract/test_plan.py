@@ -71,7 +71,8 @@ def test_a_study_of_a_fixed_base_keeps_its_runs(finished_copy: Path) -> None:
     edit_study(finished_copy, seeds=[0, 1], model__seed="per-run")
     made = plan(finished_copy)
     assert made["why"] == {"(base)": ["model.seed 0 -> per-run"], **each("new seed 1")}
-    assert made["jobs"] == {arm: {"train": 1, **EVALUATED} for arm in ("(base)", *ARMS) if arm != "ratio"}
+    trained = {arm: {"train": 1, **EVALUATED} for arm in ("(base)", *ARMS)}
+    assert made["jobs"] == {**trained, "alpha-1x": {}}
 
 
 @pytest.mark.parametrize(
