@@ -14,9 +14,10 @@ import pandas
 import pytest
 import yaml
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation.prompts import TASKS
 from tests.support import forkserver, hub
 from tests.support.project import ROOT, longshort, make_project, run_snakemake
@@ -25,25 +26,81 @@ pytestmark = pytest.mark.wide
 SCALE = 128  # of all lengths
 STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml"))
 SHAPE = {
-    "vocab_size": 257,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
 }
+# Special tokens in the order of their ids, before all others or behind them, and which is what (tokenizer_config.json);
+# whether texts are given BOS (add_bos_token, or the template in tokenizer.json); how many embeddings have no token
+# (vocab_size of config.json less the tokens): each as in the repository that is named, on the hub.
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    # 32000 tokens and embeddings: <unk> 0, <s> 1, </s> 2; no padding.
+    "meta-llama/Llama-2-7b-hf": {
+        "first": ["<unk>", "<s>", "</s>"],
+        "named": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+        "adds_bos": True,
+        "unused": 0,
+    },
+    # 128256 tokens and embeddings: <|begin_of_text|> 128000, <|end_of_text|> 128001; no padding, nothing unknown.
+    "meta-llama/Meta-Llama-3-8B": {
+        "last": ["<|begin_of_text|>", "<|end_of_text|>"],
+        "named": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
+        "adds_bos": True,
+        "unused": 0,
+    },
+    # 151665 tokens, 151936 embeddings: <|endoftext|> 151643 ends and pads; "bos_token": null.
+    "Qwen/Qwen2.5-0.5B": {
+        "last": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "named": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+        "adds_bos": False,
+        "unused": 9,
+    },
+}
 BOTH = {"hidden": {"alignment": {"alpha": 0.1}}}  # terms: of the output and of a layer
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: data/train-*}]\n---\n"
 
 
+def tokenizer_like(name: str) -> PreTrainedTokenizerFast:
+    """Bytes, and what is special in the tokenizer that is named."""
+    about = TOKENIZERS[name]
+    tokens = [*about.get("first", []), *bytes_to_unicode().values(), *about.get("last", [])]
+    raw = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    if about["adds_bos"]:
+        bos = about["named"]["bos_token"]
+        raw.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokens.index(bos))]
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **about["named"])
+    assert tokenizer("a").input_ids[:-1] == ([tokenizer.bos_token_id] if about["adds_bos"] else [])
+    assert len(tokenizer) == len(tokens)
+    return tokenizer
+
+
 def tiny_model(name: str) -> Any:
-    """Grouped heads, tied embeddings, theta and reach as of the model that is named; lengths over SCALE."""
+    """Grouped heads, embeddings, theta and reach as of the model that is named; lengths over SCALE."""
+    size = {"vocab_size": len(tokenizer_like(name)) + TOKENIZERS[name]["unused"]}
     if "Qwen" in name:
         rope = {"rope_type": "default", "rope_theta": 1e6}
-        shape = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 32768 // SCALE, "rope_parameters": rope}
+        shape = {
+            **SHAPE,
+            **size,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32768 // SCALE,
+            "rope_parameters": rope,
+        }
         return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
     theta, reach, heads = (5e5, 8192, 2) if "Llama-3" in name else (1e4, 4096, 4)
     rope = {"rope_type": "default", "rope_theta": theta}
-    shape = {**SHAPE, "num_key_value_heads": heads, "max_position_embeddings": reach // SCALE, "rope_parameters": rope}
+    shape = {
+        **SHAPE,
+        **size,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": reach // SCALE,
+        "rope_parameters": rope,
+    }
     return LlamaForCausalLM(LlamaConfig(**shape))
 
 
@@ -51,10 +108,7 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
     """What the study takes from the hub, small."""
     model = root / "models" / study["model"]["name"]
     tiny_model(study["model"]["name"]).save_pretrained(model)
-    tokenizer = byte_tokenizer()
-    if "Qwen" in study["model"]["name"]:  # "bos_token": null in tokenizer_config.json of Qwen/Qwen2.5-0.5B
-        tokenizer.bos_token = None
-    tokenizer.save_pretrained(model)
+    tokenizer_like(study["data"]["tokenizer"]["name"]).save_pretrained(model)
     texts = root / "datasets" / study["data"]["corpus"]["dataset"]
     (texts / "data").mkdir(parents=True)
     books = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in range(60)]
@@ -112,7 +166,7 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
         assert "longbench_e" in set(measured["metric"])
     protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
     assert len(protocols) == 1 and next(iter(protocols)).endswith("&weights=bf16")
-    assert ("&bos=none" in protocols.pop()) == ("Qwen" in study["model"]["name"])
+    assert ("&bos=none" in protocols.pop()) == ("bos_token" not in TOKENIZERS[study["model"]["name"]]["named"])
     assert ("perplexity_block" in set(numbers["metric"])) == ("beside" in study["evaluations"]["perplexity"])
     arm = study["arms"][-1]
     record = json.loads(next(project.glob(f"results/tiny/arms/{arm}/seed-0/training/3.json")).read_text())
