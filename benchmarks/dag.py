@@ -309,7 +309,7 @@ def make_bare(folder: Path, project: Path, runs: int) -> Planned:
         "RUNS": [run for run in study.runs if run != base],
         "STEPS": study.steps_key,
         "METRICS": {metric: identity for metric, (identity, _) in study.evaluations.items()},
-        "ITEMS": study.items(),
+        "ITEMS": study.items("longbench_e"),
         "TABLES": study.table_files(),
         "PLOTS": study.plot_files(),
         "PLOTS_FOR_REPORT": study.plot_files("png"),

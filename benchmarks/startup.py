@@ -57,7 +57,7 @@ run = study.arm_runs["baseline"][0]
 print(json.dumps({
     "data": f"results/data/{study.data}/manifest.json",
     "base": study.base_record(run)[0],
-    "items": study.items(),
+    "items": study.items("longbench_e"),
     "run": f"results/runs/{run}/spec.json",
     "evaluations": {
         metric: f"results/evaluations/{identity}/spec.json" for metric, (identity, _) in study.evaluations.items()
