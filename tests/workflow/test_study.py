@@ -123,6 +123,8 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(
         finished / base, model, ignore=shutil.ignore_patterns("global_step*", "*.pt", "*.pth", "*manifest*")
     )
+    config = json.loads((model / "config.json").read_text())  # it says how far it was trained: a study reads no further
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
     study = {**TINY, "model": {"kind": "pretrained", "name": str(model), "layers": 3, "max_length": 128}}
     study = {**study, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
     project = make_project(tmp_path / "project", study)
