@@ -116,15 +116,19 @@ def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> Non
     assert values() == {"train": False, "perplexity": False, "misalignment": False}
 
 
+def copy_base(finished: Path, folder: Path) -> None:
+    """The base of the finished study as a model that exists; its configuration says how far a study may read."""
+    record = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())
+    left_out = shutil.ignore_patterns("global_step*", "*.pt", "*.pth", "*manifest*")
+    shutil.copytree(finished / record["checkpoints"]["4"]["path"], folder, ignore=left_out)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
+
+
 @pytest.mark.wide
 def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
-    base = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]["path"]
     model = tmp_path / "model"
-    shutil.copytree(
-        finished / base, model, ignore=shutil.ignore_patterns("global_step*", "*.pt", "*.pth", "*manifest*")
-    )
-    config = json.loads((model / "config.json").read_text())  # it says how far it was trained: a study reads no further
-    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
+    copy_base(finished, model)
     study = {**TINY, "model": {"kind": "pretrained", "name": str(model), "layers": 3, "max_length": 128}}
     study = {**study, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
     project = make_project(tmp_path / "project", study)
@@ -168,9 +172,8 @@ def test_names_are_names_and_never_commands(finished: Path, tmp_path: Path) -> N
     odd = "an odd 'name' \"of\" $(touch PWNED) `touch PWNED`; touch PWNED #"
     tasks = tmp_path / f"tasks {odd}"
     shutil.copytree(next(finished.glob("results/data/*/longbench-e-1")), tasks)
-    checkpoint = json.loads(next(finished.glob("results/runs/*/training/4.json")).read_text())["checkpoints"]["4"]
     model = tmp_path / f"model {odd}"
-    shutil.copytree(finished / checkpoint["path"], model, ignore=shutil.ignore_patterns("global_step*", "*.pt*"))
+    copy_base(finished, model)
     study = {
         **TINY,
         "question": "Is l_{train} enough, {wildcards.run} {0} {{x}} %s $(touch PWNED)?",
