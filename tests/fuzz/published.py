@@ -122,9 +122,9 @@ def edit_table(draw: random.Random, path: Path) -> str:
     what = draw.choice(["a value", "a row less", "cut", "a bit", "empty", "another order"])
     if what in ("a value", "a row less", "another order"):
         frame = pandas.read_parquet(path)
-        column = "value" if "value" in frame else "loss" if "loss" in frame else frame.columns[-1]
-        if what == "a value" and len(frame):
-            frame.loc[frame.index[draw.randrange(len(frame))], column] = 0.5
+        numbers = [column for column in ("value", "loss") if column in frame] or [*frame.select_dtypes("float")]
+        if what == "a value" and len(frame) and numbers:
+            frame.loc[frame.index[draw.randrange(len(frame))], numbers[0]] = 0.5
         elif what == "a row less":
             frame = frame.iloc[1:]
         else:
