@@ -20,7 +20,7 @@ from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
 from longshort.metrics.catalog import METRICS
 from longshort.records import layout
-from longshort.results.columns import KINDS
+from longshort.results.columns import BEST_ALPHA, KINDS
 from longshort.study import checks, external, resources
 from longshort.study.deepspeed import read_deepspeed
 from longshort.study.files import merge, yaml_mapping
@@ -33,6 +33,8 @@ Read = TypeVar("Read")
 CONFIG = Path("config")
 # The kind of the study that is none of language models: longshort.synthetic.
 SYNTHETIC = "synthetic"
+# Of two, one is the best at every length, and both are at the edge.
+FEWEST_ALPHAS = 3
 
 
 def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
@@ -88,6 +90,8 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
             tables[name] = table
             continue
         rows = [arm for arm in table.arms if arm in study.arms]
+        if table.columns == BEST_ALPHA and len(rows) < FEWEST_ALPHAS:
+            continue
         if set(rows) - {"baseline", "constant"}:
             tables[name] = table.model_copy(update={"arms": rows})
     return {**tables, **study.tables}

@@ -248,3 +248,8 @@ def test_an_acceptance_that_was_edited_is_refused(folder: Path, changed: dict[st
     assert check(folder).accepted == [whole]
     (folder / "results/accepted.json").write_text(json.dumps([{**whole, **changed}]))
     refused(folder, said)
+
+
+def test_the_best_alpha_is_looked_for_among_three_or_more(config: Path) -> None:
+    assert "alpha-by-length" not in load(config, arms=["baseline", "constant", "alpha-2x"]).tables
+    assert "alpha-by-length" in load(config, arms=["baseline", "constant", "alpha-2x", "alpha-4x"]).tables
