@@ -51,7 +51,7 @@ def tables(
         _say(_components(study, margin))
         return
     if margin is not None:
-        raise SystemExit("--margin goes with --show components; leave it out")
+        raise UserError("--margin goes with --show components; leave it out")
     names = resolved.table_names()
     show = show or ("main" if "main" in names else names[0])
     if show not in names:
@@ -110,6 +110,8 @@ def reproduce(
     from longshort.commands import reproduce as reproducing  # late: pandas is slow to import
 
     resolved = studies.load(study)
+    if write and study != published.stem:
+        raise UserError(f"{published} is for the numbers of {published.stem}; give --published docs/{study}.parquet")
     _say(reproducing.write(resolved, published) if write else "\n".join(reproducing.compare(resolved, published)))
 
 
@@ -301,12 +303,12 @@ def _fitted(folder: str, study: Path, table: str) -> str | None:
 def _components(study: str, margin: str | None) -> str:
     numbers = Path(layout.metrics(layout.study_folder(study)))
     if not numbers.exists():
-        raise SystemExit(f"{numbers} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
+        raise UserError(f"{numbers} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
     from longshort.results import components, long_table
 
     summary = read_record(Path(layout.study_json(study)))
     if "seeds" not in summary or "arms" not in summary:
-        raise SystemExit(f"study {study} is synthetic: only studies of language models have components")
+        raise UserError(f"study {study} is synthetic: only studies of language models have components")
     wanted = None if margin is None else components.margin_of(margin, summary)
     return components.text(components.table(long_table.read(numbers), summary, wanted), summary, wanted)
 

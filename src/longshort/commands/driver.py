@@ -21,7 +21,7 @@ from longshort.errors import UserError
 from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub, layout
-from longshort.records.publish import read_json, write_json
+from longshort.records.publish import read_json, text_of, write_json
 from longshort.studies import Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
@@ -136,7 +136,7 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
 
 def explain(logs: list[str]) -> None:
     """Says what to do where SLURM took no job. logs: what the engine has written."""
-    refusals = sorted({said for log in logs for said in engine.refusals(Path(log).read_text())})
+    refusals = sorted({said for log in logs for said in engine.refusals(text_of(Path(log)))})
     if refusals:
         variables = ", ".join(f"{key} (${name})" for key, name in VARIABLES.items())
         said = "\n".join(f"  {refusal}" for refusal in refusals)

@@ -29,9 +29,10 @@ ASSUMED = (
 
 
 class Side(NamedTuple):
-    """A study's numbers and its study.json."""
+    """A study's numbers and its study.json. sealed: a record tells the numbers from edited ones."""
 
     path: Path
+    sealed: bool
     metrics: pd.DataFrame
     study: dict[str, Any]
     numbers: compare.Numbers
@@ -50,8 +51,9 @@ def read(path: Path) -> Side:
     study = read_json(table.with_name("study.json"))
     if "arms" not in study or "seeds" not in study:
         raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
-    metrics = long_table.read(table) if table.with_suffix(".json").exists() else long_table.checked(table)
-    return Side(path, metrics, study, compare.Numbers(metrics, study))
+    sealed = table.with_suffix(".json").exists()  # which a table that was sent alone has left behind
+    metrics = long_table.read(table) if sealed else long_table.checked(table)
+    return Side(path, sealed, metrics, study, compare.Numbers(metrics, study))
 
 
 def against(one: Side, other: Side, every_column: bool = False) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -151,6 +153,11 @@ def text(frame: pd.DataFrame, overall: dict[str, Any], one: Side, other: Side) -
     if overall["effects"]:
         said = f"chi-square {overall['chi_square']:.1f} over {overall['effects']} effects, p = {overall['p']:.2g}"
     notes = [f"{name}: {side.path} ({_drawn(side)})." for name, side in (("A", one), ("B", other))]
+    notes += [
+        f"{side.path} came without the record beside its metrics.parquet: nothing would tell it from an edited one."
+        for side in (one, other)
+        if not side.sealed
+    ]
     notes += [f"Overall, {overall['column']}: {said}.", *ASSUMED]
     return "\n".join([aligned(head, lines), "", *(f"- {note}" for note in notes)])
 

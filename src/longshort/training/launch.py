@@ -20,7 +20,7 @@ from longshort.errors import Interrupted, JobFailed, UserError
 from longshort.jobs import heartbeat, slurm
 from longshort.jobs.ownership import Owner
 from longshort.records import layout
-from longshort.records.publish import LATE, read_json, write_json
+from longshort.records.publish import LATE, read_json, text_of, write_json
 from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 
@@ -193,7 +193,7 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any]
         asked = request.exists()
         if code and not asked:
             if last_words.exists():
-                raise JobFailed(f"the training failed: {last_words.read_text()}")
+                raise JobFailed(f"the training failed: {text_of(last_words)}")
             code = code if code > 0 else 128 - code
             raise JobFailed(f"exit code {code}; its log says why", code)
     return asked

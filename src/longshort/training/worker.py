@@ -39,7 +39,7 @@ def main() -> None:
 
 def leave_last_words(words: str) -> None:
     """For the launcher, which torchrun tells no more than an exit code; on another node there is no such file."""
-    with suppress(KeyError, OSError), Path(os.environ[LAST_WORDS]).open("x") as file:
+    with suppress(KeyError, OSError), Path(os.environ[LAST_WORDS]).open("x", encoding="utf-8") as file:
         file.write(words)
 
 

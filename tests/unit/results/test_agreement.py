@@ -41,6 +41,7 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
     assert overall["effects"] == frame["p"].notna().sum() and overall["p"] < 1
     text = agreement.text(frame, overall, one, other)
     assert " no |" in text and "another base was not drawn" in text
+    assert text.count("came without the record beside its metrics.parquet") == 2
     assert set(agreement.against(one, other, every_column=True)[0]["column"]) > {"perplexity@32", "longbench_e"}
     with pytest.raises(UserError, match="gone/metrics.parquet does not exist"):
         agreement.read(tmp_path / "gone/metrics.parquet")
