@@ -142,8 +142,11 @@ class Cluster:
 
     def start_database(self) -> None:
         """MariaDB, on a socket alone, and slurmdbd on top."""
-        database = self.folder / "database"
-        options = ["--no-defaults", "--user=root", f"--datadir={database}", "--innodb-log-file-size=4M"]
+        database, temporary = self.folder / "database", self.folder / "database-tmp"
+        temporary.mkdir(exist_ok=True)
+        # A server that starts removes every temporary table below its --tmpdir, those of another test's server too.
+        options = ["--no-defaults", "--user=root", f"--datadir={database}", f"--tmpdir={temporary}"]
+        options += ["--innodb-log-file-size=4M"]
         if not database.exists():
             self.run("mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db")
         options += ["--skip-networking", f"--socket={self._database_socket}"]
