@@ -78,7 +78,7 @@ def compared_with(study: dict[str, Any], table: dict[str, Any]) -> str:
         if reference is not None:
             controls.setdefault(reference, []).append(arm)
     listed = [f"{control} for {', '.join(arms)}" for control, arms in controls.items()]
-    return f"the matched control ({'; '.join(listed)})"
+    return f"the control of each arm ({'; '.join(listed)})"
 
 
 def log(value: float) -> float:

@@ -269,9 +269,11 @@ def _short(value: Any) -> str:
 
 def _costs(runs: pd.DataFrame, study: dict[str, Any]) -> str:
     """Cost planned against spent, by arm."""
+    by_processor = study.get("device") == "cpu" and long_table.knows_cpu_time(runs)
+    measured, unit = ("cpu_seconds", "CPU-hours") if by_processor else ("device_seconds", "device-hours")
     rows = []
     for arm, stages in runs.groupby("arm", sort=False):
-        spent = stages["device_seconds"].sum(min_count=1) / 3600
+        spent = stages[measured].sum(min_count=1) / 3600
         planned = stages["planned_seconds"].sum(min_count=len(stages)) / 3600
         sources = "; ".join(str(source) for source in stages["planned_from"].dropna().unique())
         rows.append(
@@ -283,10 +285,12 @@ def _costs(runs: pd.DataFrame, study: dict[str, Any]) -> str:
                 escape(sources),
             ]
         )
-    head = ["arm", "planned (device-hours)", "spent (device-hours)", "spent / planned", "planned from"]
-    note = '<p class="notes">Planned: the estimate of longshort plan when the jobs were first asked for. An arm that '
-    note += "shares runs with another one shows their cost, too.</p>"
-    return _rows(head, rows) + note
+    head = ["arm", f"planned ({unit})", f"spent ({unit})", "spent / planned", "planned from"]
+    note = "Planned: the estimate of longshort plan when the jobs were first asked for. "
+    if by_processor:
+        note += "CPU-hours: time on processors, whatever else the machine did meanwhile. "
+    note += "An arm that shares runs with another one shows their cost, too."
+    return _rows(head, rows) + f'<p class="notes">{note}</p>'
 
 
 def _failures(runs: pd.DataFrame) -> str:

@@ -131,12 +131,14 @@ def test_on_cpus_the_cost_is_cpu_time_and_says_so(metrics: pd.DataFrame, study: 
     assert cell(tidy, "constant", "cost/training_operations")["mean"] == pytest.approx(3)
     text = tables.format_table(together, study, "cost", runs=made)
     assert "training (CPU-hours)" in text and "training (device-hours)" not in text and "CPU-hours: time on" in text
+    assert "spent (CPU-hours)" in report.page(together, made, study, [])
 
     made.loc[0, "cpu_seconds"] = None  # of an older record: all arms by one measure
     assert not long_table.knows_cpu_time(made)
     together = long_table.with_costs(metrics, made, 4, cpu_time=long_table.knows_cpu_time(made))
     text = tables.format_table(together, study, "cost", runs=made)
     assert "training (device-hours)" in text and "CPU-hours" not in text and "hold no CPU time" in text
+    assert "spent (device-hours)" in report.page(together, made, study, [])
 
 
 def test_best_and_second_are_marked_without_base_and_unfinished_arms(
