@@ -15,7 +15,6 @@ import typer
 
 from longshort import studies
 from longshort.commands import accept as acceptance
-from longshort.commands import cost
 from longshort.commands import plan as plans
 from longshort.commands import prune as pruning
 from longshort.commands import why as reasons
@@ -121,8 +120,9 @@ def plan(
     study: StudyOption = "demo",
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="jobs at a time, for the wall-clock time")] = 1,
     throughput: Annotated[
-        float, typer.Option(min=1.0, help="operations per second of a device, where no finished run tells")
-    ] = cost.THROUGHPUT,
+        float | None,
+        typer.Option(min=1.0, help="operations per second of a GPU or a CPU's thread, where no finished run tells"),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="refuse above so many device-hours, e.g. 200h")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:

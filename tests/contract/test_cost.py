@@ -83,6 +83,17 @@ def test_a_later_last_step_counts_from_where_it_goes_on(here: Path) -> None:
     assert Resuming(study, data_anew=True).pieces(run, [6, 8]) == [(0, [6, 8])]
 
 
+def test_the_first_finished_training_corrects_those_of_other_kinds(here: Path) -> None:
+    """By hand: the base reads one view with two processes, an arm two with one. With an adapter it is another kind."""
+    edit_study(here, training__adapter={"kind": "lora", "rank": 2, "alpha": 2, "targets": ["q_proj"]})
+    study = resolve.load("tiny")
+    (seconds, source) = cost.seconds_of(study, [training(study)])[training(study)]
+    spent = read_record(Path(study.record(study.bases[0])))["spent"]
+    a_step_of_the_base, without_weight_gradients = 2 * spent["seconds"] / spent["steps"], 4 / 6
+    assert seconds == pytest.approx(cost.JOB_START + 6 * 2 * without_weight_gradients * a_step_of_the_base)
+    assert "as 1 finished trainings of this study reached" in source
+
+
 def test_finished_work_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
 

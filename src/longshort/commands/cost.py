@@ -24,8 +24,9 @@ from longshort.records import hub, layout
 from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy
 
-# Operations per second of one device where no finished run tells: 40 % of an A100's 312 TFLOP/s.
-THROUGHPUT = 1.25e14
+# Operations per second of one device where no finished run tells: of a GPU 40 % of an A100's 312 TFLOP/s; of a CPU's
+# thread what models of 0.4 M and 135 M weights reached in float32 on servers of 2023 (benchmarks/README.md).
+THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
 BYTES_PER_WEIGHT = 16
 UNNAMED = 7e9  # weights of a model whose name says no number
@@ -61,12 +62,13 @@ class Cost:
 
 
 def seconds_of(
-    study: ResolvedStudy, work: list[Work], throughput: float = THROUGHPUT, data_anew: bool = False
+    study: ResolvedStudy, work: list[Work], throughput: float | None = None, data_anew: bool = False
 ) -> dict[Work, tuple[float, str]]:
     """How long each planned job takes, and how that is known.
 
     Args:
-        throughput: operations per second and device, used where no finished run tells.
+        throughput: operations per second and device (a GPU, or a thread of a CPU), where no finished run tells; None:
+            that of the study's kind of device.
         data_anew: whether the corpus is prepared again, so that no training can count on its checkpoints.
 
     Raises:
@@ -79,7 +81,7 @@ def estimate(
     study: ResolvedStudy,
     work: list[Work],
     jobs_at_once: int,
-    throughput: float = THROUGHPUT,
+    throughput: float | None = None,
     data_anew: bool = False,
 ) -> Cost:
     """The cost of planned work; arguments and errors are those of seconds_of."""
@@ -167,11 +169,21 @@ class _Known:
             each.setdefault(self.kind(spec), []).append(spent["seconds"] / (spent["steps"] * _tokens_per_step(spec)))
         # Kind of training -> seconds a token, and of how many trainings that is the median.
         self.trainings = {kind: (statistics.median(some), len(some)) for kind, some in each.items()}
+        self.reached = self._reached()
         # Metric -> seconds a checkpoint, and of how many evaluations that is the median.
         self.evaluations: dict[str, tuple[float, int]] = {}
         for metric in {one.rule for one in work} - {"train"}:
             if measured := _finished_evaluations(metric, study.evaluations[metric][0]):
                 self.evaluations[metric] = statistics.median(measured), len(measured)
+
+    def _reached(self) -> tuple[float, int] | None:
+        """Operations per second and device of this study's finished trainings, and how many there are."""
+        in_blocks, each = _model(self.study)[0].in_blocks, []
+        for spec, record in self.finished:
+            if record["run"] in self.study.runs:
+                operations = _operations_a_step(spec, in_blocks) * record["spent"]["steps"]
+                each.append(operations / record["spent"]["seconds"] / _devices(self.study, record["run"]))
+        return (statistics.median(each), len(each)) if each else None
 
     def kind(self, spec: dict[str, Any]) -> str:
         """What a token's cost depends on: model, length, processes, precision, what is trained."""
@@ -191,8 +203,8 @@ class _Known:
         return [step for _, steps in self.pieces(one) for step in steps]
 
 
-def _seconds_of(known: _Known, work: list[Work], throughput: float) -> dict[Work, tuple[float, str]]:
-    found = {}
+def _seconds_of(known: _Known, work: list[Work], throughput: float | None) -> dict[Work, tuple[float, str]]:
+    throughput, found = throughput or THROUGHPUT[known.study.study.needs.device], {}
     for one in work:
         estimated = _training_seconds if one.rule == "train" else _evaluation_seconds
         found[one] = estimated(known, one, throughput)
@@ -230,16 +242,29 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     if alike := known.trainings.get(known.kind(spec)):
         return alike[0] * tokens, f"from {alike[1]} finished trainings of this model"
     operations = _operations_a_step(spec, _model(study)[0].in_blocks) * missing
-    computing = max(operations / throughput / _processes(study, one.run), missing * STEP_OVERHEAD)
-    return JOB_START + computing, _counted(study, throughput)
+    if known.reached:
+        return JOB_START + operations / known.reached[0] / _devices(study, one.run), _counted(study, *known.reached)
+    least = missing * STEP_OVERHEAD if study.study.needs.device == "gpu" else 0.0
+    return JOB_START + max(operations / throughput / _devices(study, one.run), least), _counted(study, throughput)
 
 
-def _counted(study: ResolvedStudy, throughput: float) -> str:
+def _counted(study: ResolvedStudy, throughput: float, trainings: int = 0) -> str:
+    """In words; trainings: how many finished ones reached that throughput, 0 where it is a stated one."""
     model, source = _model(study)
+    on_gpu = study.study.needs.device == "gpu"
+    least = f"at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job" if on_gpu else f"{JOB_START:g} s a job"
+    reached = f", as {trainings} finished trainings of this study reached" if trainings else ""
     return (
         f"counted, {model.in_blocks:.3g} weights without embeddings ({source}), "
-        f"{throughput:.3g} operations/s a device, at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job"
+        f"{throughput:.3g} operations/s a {'device' if on_gpu else 'CPU thread'}{reached}, {least}"
     )
+
+
+def _devices(study: ResolvedStudy, run: str) -> int:
+    """What computes at a time in a training: GPUs, or threads of CPUs."""
+    training = study.runs[run].training
+    threads = training.threads if training and study.study.needs.device == "cpu" else 1
+    return threads * _processes(study, run)
 
 
 def _tokens_per_step(spec: dict[str, Any]) -> int:
@@ -345,4 +370,6 @@ def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[fl
     if measured := known.evaluations.get(one.rule):
         return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
     operations = _operations(study, one, _model(study)[0].in_blocks)
+    if known.reached:
+        return JOB_START + operations / known.reached[0], _counted(study, *known.reached)
     return JOB_START + operations / throughput, _counted(study, throughput)

@@ -55,7 +55,7 @@ class Plan:
     cost: cost.Cost | None = None
 
 
-def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput: float = cost.THROUGHPUT) -> Plan:
+def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput: float | None = None) -> Plan:
     """The plan of a study.
 
     Raises:

@@ -42,7 +42,7 @@ def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monke
     assert training is not None
     operations = 6 * in_blocks * 100 * training.batch * study.runs[run].length * 2
     assert 3600 * planned.device_hours == pytest.approx(
-        operations / cost.THROUGHPUT + cost.JOB_START * training.world_size
+        operations / cost.THROUGHPUT["gpu"] + cost.JOB_START * training.world_size
     )
     assert sum("6.98e+09" in source for source in planned.sources) == 1
 
