@@ -15,7 +15,6 @@ os.environ.update(
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
 STUDY = studies.of_config(config)
-driver.keep_source(STUDY)
 
 
 wildcard_constraints:
@@ -31,6 +30,9 @@ for stage in STUDY.stages:
 
 
 include: "workflow/handlers.smk"
+
+
+driver.keep_source(STUDY, {rule.name: rule.shellcmd for rule in workflow.rules})
 
 
 rule all:

@@ -1,5 +1,29 @@
+if STUDY.study.needs.are_together:
+
+    TOGETHER = STUDY.measured_together()
+
+    rule evaluate:
+        input:
+            TOGETHER["inputs"],
+            run=layout.training("{run}", "{steps}").record,
+            data=layout.data_manifest(STUDY.data),
+        output:
+            [update(file) for file in TOGETHER["outputs"]],  # what is not due stays as it is
+        log:
+            layout.evaluations_log("{run}", "{steps}"),
+        conda:
+            "../../envs/evaluation.yaml"
+        resources:
+            **STUDY.evaluation_resources(),
+        params:
+            metrics=TOGETHER["metrics"],
+        shell:
+            "exec python -m longshort.evaluation --data {input.data:q} --run {input.run:q} --steps {wildcards.steps:q}"
+            " {params.metrics:q} > {log:q} 2>&1"
+
+
 for metric in METRICS.values():
-    if metric.name not in STUDY.evaluations:
+    if STUDY.study.needs.are_together or metric.name not in STUDY.evaluations:
         continue
 
     rule:

@@ -32,16 +32,21 @@ PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
 
 
-def keep_source(study: Wired) -> None:
+def keep_source(study: Resolved, shells: dict[str, str]) -> None:
     """Notes the source that is planned with: jobs refuse to start where it is no longer this one.
 
     A cluster's jobs parse the workflow again, and keep what they inherit.
+
+    Args:
+        shells: rule -> its command, as it is written there.
 
     Raises:
         StudyError: results are not of the present code, and the engine would not notice.
     """
     if PLANNED not in os.environ:
         stale.refuse_unnoticed(study)
+        if study.kind == "language-models":
+            stale.keep_together_or_apart(study, shells)
         os.environ[PLANNED] = source_as_planned()
 
 

@@ -24,7 +24,7 @@ from longshort.metrics.catalog import METRICS
 from longshort.records import layout
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
 from longshort.studies import Resolved
-from longshort.study.wiring import TRAINING, ResolvedStudy
+from longshort.study.wiring import EVALUATE, TRAINING, ResolvedStudy
 from longshort.synthetic import study as synthetic
 
 BASE = "(base)"
@@ -65,7 +65,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     """
     jobs = engine.dry_run(study.name, target)
     known = ("synthetic",) if study.kind == "synthetic" else STAGES
-    stages = [job for job in jobs if job.rule in known]
+    stages = [one for job in jobs for one in _measured_by(study, job) if one.rule in known]
     if target == "all":
         made_again = {str(job.record) for job in stages}
         stale.refuse(study, lambda record: record not in made_again)
@@ -76,7 +76,8 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     for job in stages:
         by_run.setdefault(job.run, []).append(job)
     rules = Counter(job.rule for job in jobs)
-    plan.others = {rule: count for rule, count in rules.items() if rule not in (*known, "all", "specification")}
+    not_others = (*known, EVALUATE, "all", "specification")
+    plan.others = {rule: count for rule, count in rules.items() if rule not in not_others}
     if study.kind == "synthetic":
         _explain_groups(plan, study, before, by_run)
         return plan
@@ -88,6 +89,24 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     work = [cost.Work(job.rule, run, job.steps) for run, some in by_run.items() for job in some]
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
+
+
+def _measured_by(study: Resolved, job: PlannedJob) -> list[PlannedJob]:
+    """A job that measures a run by several metrics as those jobs that would do so alone: it measures what is due, and
+    leaves the rest as it is."""
+    if study.kind == "synthetic" or job.rule != EVALUATE:
+        return [job]
+    records = {study.evaluation_record(metric, job.run): metric for metric in study.evaluations}
+    due = {record for record in records if not Path(record).exists()}
+    due |= {record for record, _ in stale.found(study, lambda record: record in records)}
+    # What it reads is made again, or was; what the engine says of parameters names files, too.
+    updated = " ".join(said for said in job.reason.split("; ") if "nput files" in said and "Set of" not in said)
+    of_all = (study.record(job.run), layout.data_manifest(study.data))
+    for record, metric in records.items():
+        if any(path in updated for path in (*of_all, *study.items(metric))):
+            due.add(record)
+    due = due or set(records)
+    return [job._replace(rule=metric, outputs=[Path(record)]) for record, metric in records.items() if record in due]
 
 
 def _explain_arms(plan: Plan, asked: Asked) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from longshort.errors import StudyError
 from longshort.jobs import engine
 from longshort.records.publish import Altered, read_record
-from longshort.study.wired import Wired
+from longshort.study.wired import Result, Wired
+from longshort.study.wiring import ResolvedStudy
 
 SHOWN = 10
 
@@ -50,6 +51,28 @@ def refuse(study: Wired, concerns: Callable[[str], bool]) -> None:
         )
 
 
+def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None:
+    """Where the evaluations of a run are one job now and were several, or the other way round, or were one with other
+    metrics, the engine would make them again for that. It is told that those that are of the present code, and measured
+    the present training, are what the present rules make.
+
+    shells: rule -> its command, as it is written there.
+    """
+    jobs = [job for job in study.evaluation_jobs() if engine.remembers_otherwise(job, shells[job.rule])]
+    results = {result.record: result for result in study.results()} if jobs else {}
+    for job in jobs:
+        made = [results[output] for output in job.outputs if output in results]
+        if all(map(os.path.exists, job.outputs)) and all(map(_is_current, made)):
+            engine.tell(job, shells[job.rule])
+
+
+def _is_current(result: Result) -> bool:
+    try:
+        return not _why(result)
+    except Altered:
+        return False
+
+
 def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
     """The records of a study that are not of the present code, and why.
 
@@ -57,12 +80,17 @@ def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -
         Altered: a record was edited or cut.
     """
     for result in study.results():
-        if not concerns(result.record) or not os.path.exists(result.record):
-            continue
-        made = read_record(Path(result.record))
-        if made["code"] != result.code:
-            yield result.record, f"code {made['code']}, now {result.code}"
-        elif result.measured and os.path.exists(result.measured):
-            now = read_record(Path(result.measured))["run_id"]
-            if made["run_id"] != now:
-                yield result.record, f"it measured the training {made['run_id']}, now {now}"
+        if concerns(result.record) and os.path.exists(result.record) and (why := _why(result)):
+            yield result.record, why
+
+
+def _why(result: Result) -> str:
+    """Why a result that is there is not of the present code; empty where it is."""
+    made = read_record(Path(result.record))
+    if made["code"] != result.code:
+        return f"code {made['code']}, now {result.code}"
+    if result.measured and os.path.exists(result.measured):
+        now = read_record(Path(result.measured))["run_id"]
+        if made["run_id"] != now:
+            return f"it measured the training {made['run_id']}, now {now}"
+    return ""

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from longshort.data import integrity, splits
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.loaded import Models
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import completed, digest, dumps, run_id
 from longshort.jobs import heartbeat, interruption
@@ -94,7 +95,82 @@ def main(measurement: Measurement) -> None:
         make(arguments, measurement, beat)
 
 
-def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbeat.Heartbeat) -> None:
+def make(
+    arguments: argparse.Namespace,
+    measurement: Measurement,
+    beat: heartbeat.Heartbeat,
+    models: Models | None = None,
+) -> None:
+    """Publishes a metric's numbers of a run: those that were finished before, or measured now.
+
+    Args:
+        arguments: as main's; `items` and `work` included.
+        models: the checkpoints that are loaded, where several metrics are measured by one process.
+    """
+    asked, run, spec, code, content, inputs = _read(arguments, measurement)
+    place = Path(layout.finished_evaluation(run_id(asked, code, inputs), arguments.work))
+    with sole_owner(place) as owner:
+        finished = place / "finished.parquet"
+        if _sound(finished):
+            print(f"found finished: {finished}")
+        else:
+            integrity.refuse_altered(arguments.data, "validation", "test")
+            began, cpu_began = time.monotonic(), heartbeat.cpu_seconds()
+            journal = Journal(place / "journal")
+            steps = [int(step) for step in arguments.steps.split("-")]
+            beat.watch(journal.progress)
+            models = models or Models()
+            measured = _checkpoints(measurement, run, steps, spec, arguments.data.parent, journal, models)
+            made = {
+                "run_id": run["run_id"],
+                "code": code,
+                "data": content,
+                "commit": provenance.commit(),
+                "environment": inputs["environment"],
+                "protocol": inputs["protocol"],
+            }
+            about = {
+                "run": run["run"],
+                "evaluation": digest(dumps(asked)),
+                "inputs": _whichever_libraries(inputs),
+                "steps": arguments.steps,
+                "modules": modules(measurement.module),
+                "machine": provenance.machine(),
+                "seconds": time.monotonic() - began,
+                "cpu_seconds": heartbeat.cpu_seconds() - cpu_began,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            owner.refuse_if_lost()
+            items = _parquet(_frame(measured.items)) if measurement.keeps_items else None
+            _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
+            (place / "journal").unlink(missing_ok=True)
+        items = _items(finished).read_bytes() if measurement.keeps_items else None
+        _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
+
+
+def stands(arguments: argparse.Namespace, measurement: Measurement) -> bool:
+    """Whether what is published is what make() would publish, be it by other versions of the libraries: these have
+    nothing measured again, as where each metric is a job of its own."""
+    if not _sound(arguments.out):
+        return False
+    asked, _, _, code, _, inputs = _read(arguments, measurement)
+    now = {"code": code, "evaluation": digest(dumps(asked)), "inputs": _whichever_libraries(inputs)}
+    return now.items() <= read_record(arguments.out.with_suffix(".json")).items()
+
+
+class _Read(NamedTuple):
+    """What a stage was given: the specification as it is named and as it is completed, the record of the training,
+    its own code, the content of the corpus, and all that finished work must have been made from."""
+
+    asked: dict[str, Any]
+    run: dict[str, Any]
+    spec: dict[str, Any]
+    code: str
+    content: str
+    inputs: dict[str, Any]
+
+
+def _read(arguments: argparse.Namespace, measurement: Measurement) -> _Read:
     metric, entry = measurement.metric, measurement.module
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     asked, run = read_spec(arguments.spec), read_record(arguments.run)
@@ -108,42 +184,11 @@ def make(arguments: argparse.Namespace, measurement: Measurement, beat: heartbea
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
             raise UserError(f"{metric}: {digests.parent}: {trouble}; delete {digests} and run snakemake again")
     inputs = _inputs(arguments, measurement, spec, run, manifest["content"])
-    place = Path(layout.finished_evaluation(run_id(asked, code, inputs), arguments.work))
-    with sole_owner(place) as owner:
-        finished = place / "finished.parquet"
-        if _sound(finished):
-            print(f"found finished: {finished}")
-        else:
-            integrity.refuse_altered(arguments.data, "validation", "test")
-            began, cpu_began = time.monotonic(), heartbeat.cpu_seconds()
-            journal = Journal(place / "journal")
-            steps = [int(step) for step in arguments.steps.split("-")]
-            beat.watch(journal.progress)
-            measured = _checkpoints(measurement, run, steps, spec, arguments.data.parent, journal)
-            made = {
-                "run_id": run["run_id"],
-                "code": code,
-                "data": manifest["content"],
-                "commit": provenance.commit(),
-                "environment": inputs["environment"],
-                "protocol": inputs["protocol"],
-            }
-            about = {
-                "run": run["run"],
-                "evaluation": digest(dumps(asked)),
-                "steps": arguments.steps,
-                "modules": modules(entry),
-                "machine": provenance.machine(),
-                "seconds": time.monotonic() - began,
-                "cpu_seconds": heartbeat.cpu_seconds() - cpu_began,
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            owner.refuse_if_lost()
-            items = _parquet(_frame(measured.items)) if measurement.keeps_items else None
-            _publish(finished, _parquet(_numbers(measured.rows, made)), items, {**made, **about})
-            (place / "journal").unlink(missing_ok=True)
-        items = _items(finished).read_bytes() if measurement.keeps_items else None
-        _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
+    return _Read(asked, run, spec, code, manifest["content"], inputs)
+
+
+def _whichever_libraries(inputs: dict[str, Any]) -> str:
+    return digest(dumps({name: value for name, value in inputs.items() if name != "environment"}))
 
 
 def _inputs(
@@ -193,6 +238,7 @@ def _checkpoints(
     spec: dict[str, Any],
     data: Path,
     journal: Journal,
+    models: Models,
 ) -> Measured:
     """Rows and items of every checkpoint, with its step; an empty row for one that a diverged training lacks."""
     together = Measured([], [])
@@ -208,7 +254,7 @@ def _checkpoints(
 
             tokenizer = tokenizers.load(spec["data"]["tokenizer"])
         began = time.monotonic()
-        model = _load(checkpoint, spec["precision"])
+        model = models.of(checkpoint, spec["precision"])
         if not _answers(model, data, spec["length"]):
             print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
             together.rows.append(_nothing(measurement.metric, step, "diverged"))
@@ -293,24 +339,3 @@ def _status(row: dict[str, Any]) -> str:
     if not row["n"] or math.isfinite(row["value"]):
         return "ok"
     return "undefined" if row["metric"].startswith("harness") and math.isnan(row["value"]) else "diverged"
-
-
-def _load(checkpoint: dict[str, Any], precision: str) -> Any:
-    """The model of a checkpoint whose weights are the ones that the training recorded."""
-    import torch
-
-    from longshort.evaluation.forward import refuse_unknown_logits
-    from longshort.models import load
-
-    base = checkpoint.get("adapts")
-    for part in [checkpoint, *([base] if base else [])]:
-        if trouble := altered(Path(part["path"]), part["files"], patience=LATE):
-            raise UserError(
-                f"the weights are not those that were trained: {part['path']}: {trouble}; "
-                "delete the run's record and run snakemake again, which trains it anew"
-            )
-    model = load.load(checkpoint["path"], precision=precision, adapts=base and base["path"])
-    model.eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    refuse_unknown_logits(model)
-    return model

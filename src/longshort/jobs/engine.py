@@ -7,6 +7,7 @@ where a new version does otherwise; the rest of the program asks here.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort.errors import StudyError
+from longshort.records.publish import file_digest
 
 # By the name of an output in base64: how it was made, and that its job has not ended.
 RECORDS = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
 LONGEST_NAME = 254  # of a file there; a longer one is cut into folders, which begin with @
+LARGEST_DIGESTED = 1_000_000  # bytes of an input whose content the engine compares
 SLURM_LOGS = Path(".snakemake/slurm_logs")
 REFUSED = re.compile(r"SLURM sbatch failed\. The error message was '(.*?)'\.?\n\s+sbatch call", re.DOTALL)
 ID = re.compile("[0-9a-f]{16}")
@@ -45,6 +48,15 @@ class PlannedJob(NamedTuple):
     @property
     def record(self) -> Path:
         return next(path for path in self.outputs if path.suffix == ".json")
+
+
+class Job(NamedTuple):
+    """A job as the engine remembers it, by each of its outputs: it runs again where one of these differs."""
+
+    rule: str
+    inputs: list[str]
+    outputs: list[str]
+    params: list[Any]
 
 
 def command(*arguments: str) -> list[str]:
@@ -96,8 +108,44 @@ def remembered() -> Callable[[str], bool]:
 
 
 def _record_name(output: str) -> str:
+    return _record_parts(output)[0]
+
+
+def _record_parts(output: str) -> list[str]:
     name = urlsafe_b64encode(output.encode()).decode()
-    return name if len(name) <= LONGEST_NAME else f"@{name[:LONGEST_NAME]}"
+    parts = [name[start : start + LONGEST_NAME] for start in range(0, len(name), LONGEST_NAME)]
+    return [*(f"@{part}" for part in parts[:-1]), parts[-1]]
+
+
+def remembers_otherwise(job: Job, shell: str) -> bool:
+    """Whether the engine knows each output of a job, and one of them as made by other parameters, inputs or another
+    command. shell: the command of its rule, as it is written there."""
+    told = _told(job, shell)
+    known = [_memory_of(output) for output in job.outputs]
+    return all(known) and any(said.get(key) != value for said in known for key, value in told.items())
+
+
+def tell(job: Job, shell: str) -> None:
+    """Lets the engine remember the outputs of a job as made by its rule as it stands now, from its inputs as they are
+    now: as `snakemake --touch` would, but with ages and all other jobs left alone."""
+    told = _told(job, shell)
+    small = [path for path in map(Path, job.inputs) if path.is_file() and path.stat().st_size <= LARGEST_DIGESTED]
+    digests = {str(path): f"sha256:{file_digest(path)}" for path in small}
+    for output in job.outputs:
+        said = {**_memory_of(output), **told, "rule": job.rule, "input_checksums": digests}
+        RECORDS[0].joinpath(*_record_parts(output)).write_text(json.dumps(said), encoding="utf-8")
+
+
+def _told(job: Job, shell: str) -> dict[str, Any]:
+    return {"code": shell, "input": sorted(job.inputs), "params": sorted(map(repr, job.params))}
+
+
+def _memory_of(output: str) -> dict[str, Any]:
+    try:
+        said = json.loads(RECORDS[0].joinpath(*_record_parts(output)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 # ---- what it asks functions for --------------------------------------------------------------------------------------

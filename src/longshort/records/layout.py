@@ -142,6 +142,11 @@ def evaluation(run: str, metric: str, evaluation: str, steps: str, results: Fold
     return Stage(f"{folder(RUNS, run, results)}/{metric}/{evaluation}/{steps}")
 
 
+def evaluations_log(run: str, steps: str) -> str:
+    """What the one job says that measures a run by several metrics, each of which has its own log beside its record."""
+    return f"{folder(RUNS, run)}/{EVALUATIONS}/{steps}.log"
+
+
 class SyntheticStage(NamedTuple):
     """The files of a group of synthetic models."""
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from longshort.data import seen
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, dumps
+from longshort.jobs import engine
 from longshort.metrics.catalog import METRICS, plots_of
 from longshort.metrics.settings import key_tokens_by
 from longshort.records import hub, layout
@@ -29,6 +30,8 @@ TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
 # Kind of what the tasks of lm_eval load: see hub.Part.
 LM_EVAL = "lm_eval"
+# The rule whose jobs measure a run by all metrics.
+EVALUATE = "evaluate"
 # The entry module of a training's stage.
 TRAINING = "longshort.training.trainer"
 
@@ -101,6 +104,45 @@ class ResolvedStudy(Wired):
         if any(change["stage"] == METRICS[metric].module for change in self.accepted):
             return lambda wildcards: self.evaluation_code(metric, wildcards.run)
         return code_hash(METRICS[metric].module)
+
+    def measured_together(self) -> dict[str, Any]:
+        """Inputs, outputs and parameter of the rule whose jobs measure a run by all metrics, as the engine's patterns.
+
+        The parameter is the metrics as the command line takes them; a function where it depends on the run.
+        """
+        of_run = self._together("{run}", "{steps}")
+        if any(change["stage"] == METRICS[metric].module for change in self.accepted for metric in self.evaluations):
+            return {**of_run, "metrics": lambda wildcards: self._together(wildcards.run, wildcards.steps)["metrics"]}
+        return of_run
+
+    def _together(self, run: str, steps: str) -> dict[str, Any]:
+        words = []
+        inputs, outputs = [], []
+        for metric, (identity, _) in self.evaluations.items():
+            spec, stage = layout.spec(layout.EVALUATIONS, identity), layout.evaluation(run, metric, identity, steps)
+            code = self.evaluation_code(metric, run) if run in self.runs else code_hash(METRICS[metric].module)
+            words += ["--metric", metric, spec, stage.numbers, code, *self.items(metric)]
+            inputs += [spec, *self.items(metric)]
+            outputs += [stage.numbers, stage.record, *([stage.items] if METRICS[metric].keeps_items else [])]
+        return {"inputs": inputs, "outputs": outputs, "metrics": words}
+
+    def evaluation_jobs(self) -> list[engine.Job]:
+        """The jobs that measure the runs, as the engine remembers them."""
+        jobs = []
+        for run in self.runs:
+            steps = self.steps_of(run)
+            of_run = [layout.training(run, steps).record, layout.data_manifest(self.data)]
+            if self.study.needs.are_together:
+                job = self._together(run, steps)
+                jobs.append(engine.Job(EVALUATE, [*of_run, *job["inputs"]], job["outputs"], [job["metrics"]]))
+                continue
+            for metric, (identity, _) in self.evaluations.items():
+                stage = self._evaluation(metric, run)
+                given = [layout.spec(layout.EVALUATIONS, identity), *of_run, *self.items(metric)]
+                made = [stage.numbers, stage.record, *([stage.items] if METRICS[metric].keeps_items else [])]
+                by = [self.evaluation_code(metric, run), METRICS[metric].module]
+                jobs.append(engine.Job(metric, given, made, by))
+        return jobs
 
     def results(self) -> list[Result]:
         results = []

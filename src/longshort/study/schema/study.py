@@ -43,8 +43,18 @@ class Needs(Strict):
     data_cores: int = Field(2, gt=0, description="cores that tokenise the corpus")
     training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
     training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
-    evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation, MB")
-    evaluation_minutes: int = Field(240, gt=0, description="time limit of an evaluation, minutes")
+    evaluations: Literal["together", "apart"] | None = Field(
+        None,
+        description="together: one job measures all that is due of a run, and loads its models once; apart: a job for "
+        "each metric; null: together on CPUs, apart on GPUs",
+    )
+    evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation job, MB")
+    evaluation_minutes: int = Field(240, gt=0, description="time limit of an evaluation job, minutes")
+
+    @property
+    def are_together(self) -> bool:
+        """Whether the evaluations of a run are one job."""
+        return self.device == "cpu" if self.evaluations is None else self.evaluations == "together"
 
 
 class Study(Strict):
