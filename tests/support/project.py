@@ -39,6 +39,7 @@ arms: [baseline, constant]
 evaluations:
   perplexity: {lengths: [16, 32], documents: 3}
   misalignment: {sequences: 4, lengths_per_sequence: 3, beyond: [2]}
+needs: {evaluations: apart}  # so that the engine's jobs bear the names of the metrics
 tables:
   main: {title: Main, arms: all}
 """)

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "metrics/record.py": "unit/metrics/test_catalog.py",
     "metrics/settings.py": "unit/study/test_parsing.py",
     "data/splits.py": "unit/data/test_windows.py",
+    "evaluation/__main__.py": "contract/test_together.py",
     "evaluation/journal.py": "unit/evaluation/test_longbench_answers.py",
     "evaluation/standin_tasks.py": "unit/evaluation/test_standin.py",
     "evaluation/standin_material.py": "unit/evaluation/test_standin.py",

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 
 from longshort.errors import UserError
-from longshort.evaluation import harness, longbench, misalignment, prompts, stage
+from longshort.evaluation import harness, loaded, longbench, misalignment, prompts, stage
 from longshort.evaluation.journal import Measured
 from longshort.records import provenance
 from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
@@ -48,7 +48,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
         done.append(1)
         return Measured([{"metric": "m", "value": float(len(done)), "n": 1}])
 
-    monkeypatch.setattr(stage, "_load", lambda checkpoint, precision: None)
+    monkeypatch.setattr(loaded, "load", lambda checkpoint, precision: None)
     monkeypatch.setattr(stage, "_answers", lambda model, data, length: True)
     return evaluate
 
