@@ -88,7 +88,8 @@ def _job(block: str) -> PlannedJob | None:
         return None
     said = dict(re.findall(r"^    (\w+): (.*)$", block, re.MULTILINE))
     wildcards = dict(pair.split("=", 1) for pair in said["wildcards"].split(", ")) if "wildcards" in said else {}
-    outputs = [Path(path) for path in said["output"].split(", ")] if "output" in said else []
+    named = said["output"].split(", ") if "output" in said else []
+    outputs = [Path(path.removesuffix(" (update)")) for path in named]
     return PlannedJob(rule[1], wildcards, outputs, said.get("reason", ""))
 
 

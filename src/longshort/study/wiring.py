@@ -118,7 +118,8 @@ class ResolvedStudy(Wired):
     def _together(self, run: str, steps: str) -> dict[str, Any]:
         words = []
         inputs, outputs = [], []
-        for metric, (identity, _) in self.evaluations.items():
+        for metric in (name for name in METRICS if name in self.evaluations):  # whatever their order in the file
+            identity = self.evaluations[metric][0]
             spec, stage = layout.spec(layout.EVALUATIONS, identity), layout.evaluation(run, metric, identity, steps)
             code = self.evaluation_code(metric, run) if run in self.runs else code_hash(METRICS[metric].module)
             words += ["--metric", metric, spec, stage.numbers, code, *self.items(metric)]
