@@ -56,7 +56,8 @@ if "longppl" in STUDY.evaluations:
 
     rule key_tokens:
         input:
-            layout.data_manifest("{data}"),
+            data=layout.data_manifest("{data}"),
+            evaluator=STUDY.evaluator_record(),
         output:
             layout.key_tokens(layout.data_folder("{data}"), "{key}").tokens,
             layout.key_tokens(layout.data_folder("{data}"), "{key}").scored,
@@ -73,5 +74,5 @@ if "longppl" in STUDY.evaluations:
             by=lambda wildcards: STUDY.key_tokens_by(),  # its braces would be wildcards
             code=code_hash("longshort.evaluation.key_tokens"),
         shell:
-            "exec python -m longshort.evaluation.key_tokens --data {input:q} --by {params.by:q} --out {output.record:q}"
+            "exec python -m longshort.evaluation.key_tokens --data {input.data:q} --by {params.by:q} --out {output.record:q}"
             " --code {params.code:q} > {log:q} 2>&1"

@@ -13,16 +13,20 @@ from longshort.results.replicates import BASE_SEED, base_rows
 
 def link_arms(study: dict[str, Any], out: Path) -> None:
     """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people; several bases
-    are results/<study>/base-<seed>. Links of what the study no longer has are removed; what is no link stays."""
+    are results/<study>/base-<seed>, and the one that was trained at the test length results/<study>/long-base. Links of
+    what the study no longer has are removed; what is no link stays."""
     for arm in study["arms"]:
         if not NAME.fullmatch(arm["name"]):
             raise Altered(f"the study's arm {arm['name']!r} is no name of a folder; run snakemake again")
-    for link in [Path(layout.base(out)), *out.glob(Path(layout.base(out, "*")).name)]:
+    known = [Path(layout.base(out)), Path(layout.long_base(out)), *out.glob(Path(layout.base(out, "*")).name)]
+    for link in known:
         if link.is_symlink():
             link.unlink()
     for seed, run in base_rows(study).items():
         link = Path(layout.base(out) if seed == BASE_SEED else layout.base(out, str(seed)))
         link.symlink_to(layout.folder(layout.RUNS, run, ".."))
+    if long_base := study.get("long_base"):
+        Path(layout.long_base(out)).symlink_to(layout.folder(layout.RUNS, long_base, ".."))
     wanted = {
         Path(layout.arm(out, arm["name"], seed)): run for arm in study["arms"] for seed, run in arm["runs"].items()
     }

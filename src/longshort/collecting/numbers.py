@@ -10,8 +10,7 @@ import pandas
 from longshort.jobs import heartbeat
 from longshort.records import layout
 from longshort.records.publish import Altered, file_digest, read_record, write_atomic, write_record
-from longshort.results.long_table import BASE
-from longshort.results.replicates import base_rows
+from longshort.results.replicates import NO_ARMS, models
 
 COLUMNS = [
     *("study", "arm", "seed", "step", "metric", "length", "task", "document", "value", "n", "status"),
@@ -24,7 +23,8 @@ Codes = dict[str, dict[str, str]]
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
-    """The rows of every arm and seed, and of the base (arm "(base)", step 0): seed -1, or one a base, by first seed.
+    """The rows of every arm and seed, and at step 0 of the base, "(base)", and of the one that was trained at the test
+    length, "(long base)": seed -1, or one a base, by first seed.
 
     Args:
         study: the resolved study (study.json).
@@ -36,8 +36,8 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
     frames = []
     for name, seed, run, steps in runs_of(study):
         codes = planned[run] if planned else None
-        frame = _run(study, results, run, steps, training=name != BASE, planned=codes)
-        if name == BASE:
+        frame = _run(study, results, run, steps, training=name not in NO_ARMS, planned=codes)
+        if name in NO_ARMS:
             frame["step"] = 0
         frame["study"], frame["arm"], frame["seed"] = study["name"], name, seed
         frames.append(frame)
@@ -46,7 +46,8 @@ def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) 
 
 def runs_of(study: dict[str, Any]) -> list[tuple[str, int, str, str]]:
     """Arm, seed, run and steps of every run of a study, the bases first."""
-    runs = [(BASE, seed, run, str(study["base_steps"])) for seed, run in base_rows(study).items()]
+    steps = str(study["base_steps"])
+    runs = [(name, seed, run, steps) for name, some in models(study).items() for seed, run in some.items()]
     for arm in study["arms"]:
         runs += [(arm["name"], int(seed), run, study["steps_key"]) for seed, run in arm["runs"].items()]
     return runs

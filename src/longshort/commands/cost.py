@@ -29,12 +29,12 @@ from longshort.study.wiring import ResolvedStudy
 THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
 BYTES_PER_WEIGHT = 16
-UNNAMED = 7e9  # weights of a model whose name says no number
+UNNAMED, UNNAMED_BLOCKS = 7e9, 32  # weights of a model whose name says no number, and blocks of an evaluator
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 
 
 class Work(NamedTuple):
-    """A planned training or evaluation."""
+    """A planned training or evaluation, or the search for LongPPL's key tokens (of the corpus, at no steps)."""
 
     rule: str
     run: str
@@ -142,18 +142,33 @@ def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once
     waves = (
         lambda one: one.rule == "train" and study.is_base(one.run),
         lambda one: one.rule == "train",
+        lambda one: one.rule == layout.KEY_TOKENS,
         lambda _: True,
     )
     waiting = dict(seconds)
     for wave in waves:
         for one in sorted((one for one in waiting if wave(one)), key=lambda one: -seconds[one]):
             place = places.index(min(places))
-            waits_for = study.runs[one.run].base if one.rule == "train" else one.run
-            after = ready.get(waits_for or "", 0.0)
+            after = max((ready.get(run, 0.0) for run in _waits_for(study, one)), default=0.0)
             places[place] = max(places[place], after) + waiting.pop(one)
-            if one.rule == "train":
+            if one.rule in ("train", layout.KEY_TOKENS):
                 ready[one.run] = places[place]
     return max(places)
+
+
+def _waits_for(study: ResolvedStudy, one: Work) -> list[str]:
+    """The runs, or the corpus for its key tokens, that a job waits for."""
+    if one.rule == "train":
+        return [base] if (base := study.runs[one.run].base) else []
+    if one.rule == layout.KEY_TOKENS:
+        evaluator = _evaluator(study)
+        return [evaluator["run"]] if evaluator["kind"] == "long" else []
+    return [one.run, study.data] if one.rule == "longppl" else [one.run]
+
+
+def _evaluator(study: ResolvedStudy) -> dict[str, Any]:
+    evaluator: dict[str, Any] = study.evaluations["longppl"][1].settings.model_dump()["evaluator"]
+    return evaluator
 
 
 class _Known:
@@ -172,7 +187,7 @@ class _Known:
         self.reached = self._reached()
         # Metric -> seconds a checkpoint, and of how many evaluations that is the median.
         self.evaluations: dict[str, tuple[float, int]] = {}
-        for metric in {one.rule for one in work} - {"train"}:
+        for metric in {one.rule for one in work} - {"train", layout.KEY_TOKENS}:
             if measured := _finished_evaluations(metric, study.evaluations[metric][0]):
                 self.evaluations[metric] = statistics.median(measured), len(measured)
 
@@ -205,9 +220,9 @@ class _Known:
 
 def _seconds_of(known: _Known, work: list[Work], throughput: float | None) -> dict[Work, tuple[float, str]]:
     throughput, found = throughput or THROUGHPUT[known.study.study.needs.device], {}
+    kinds = {"train": _training_seconds, layout.KEY_TOKENS: _key_tokens_seconds}
     for one in work:
-        estimated = _training_seconds if one.rule == "train" else _evaluation_seconds
-        found[one] = estimated(known, one, throughput)
+        found[one] = kinds.get(one.rule, _evaluation_seconds)(known, one, throughput)
     return found
 
 
@@ -248,9 +263,12 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
     return JOB_START + max(operations / throughput / _devices(study, one.run), least), _counted(study, throughput)
 
 
-def _counted(study: ResolvedStudy, throughput: float, trainings: int = 0) -> str:
-    """In words; trainings: how many finished ones reached that throughput, 0 where it is a stated one."""
-    model, source = _model(study)
+def _counted(
+    study: ResolvedStudy, throughput: float, trainings: int = 0, of: tuple[memory.Model, str] | None = None
+) -> str:
+    """In words; trainings: how many finished ones reached that throughput, 0 where it is a stated one; of: another model
+    than the study's."""
+    model, source = of or _model(study)
     on_gpu = study.study.needs.device == "gpu"
     least = f"at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job" if on_gpu else f"{JOB_START:g} s a job"
     reached = f", as {trainings} finished trainings of this study reached" if trainings else ""
@@ -310,16 +328,21 @@ def _memory(study: ResolvedStudy, run: str) -> tuple[dict[str, float], str]:
 
 
 def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
-    """The model's shape, and how it is known: a guess where only the name is, as of a model that is not fetched yet."""
+    """The model's shape, and how it is known."""
     model = study.study.model
     if model.kind == "trained":
         shape = model.architecture
         vocabulary = 257 if study.study.data.tokenizer.kind == "bytes" else 32_000
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
         return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
-    model = model.each()[0]  # they have one shape
-    name = str(model.name)
-    for path in (Path(name) / "config.json", *hub.fetched_config(canonical(model))):
+    one = model.each()[0]  # they have one shape
+    return _existing(canonical(one), model.layers)
+
+
+def _existing(model: dict[str, Any], layers: int) -> tuple[memory.Model, str]:
+    """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
+    name = str(model["name"])
+    for path in (Path(name) / "config.json", *hub.fetched_config(model)):
         if path.exists():
             try:
                 return memory.Model.of(read_json(path)), f"from {path}"
@@ -328,7 +351,7 @@ def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
     named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
     weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
     source = f"from the name {name}" if named else f"as {name} names none"
-    return memory.guessed(weights, model.layers), f"guessed, {weights:.3g} weights {source}, in {model.layers} blocks"
+    return memory.guessed(weights, layers), f"guessed, {weights:.3g} weights {source}, in {layers} blocks"
 
 
 def _checkpoint_bytes(
@@ -362,6 +385,17 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def _key_tokens_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:
+    """The evaluator reads what a model that is measured reads at most."""
+    study = known.study
+    evaluator, asked = _evaluator(study), study.evaluations["longppl"][1]
+    existing = evaluator["kind"] == "pretrained"
+    of = _existing(evaluator, UNNAMED_BLOCKS) if existing else _model(study)
+    operations = 2 * of[0].in_blocks * METRICS["longppl"].tokens(asked.settings.model_dump(), asked.length)
+    reached, trainings = known.reached or (throughput, 0)
+    return JOB_START + operations / reached, _counted(study, reached, trainings, of)
 
 
 def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:

@@ -23,11 +23,11 @@ from longshort.jobs.engine import PlannedJob
 from longshort.metrics.catalog import METRICS
 from longshort.records import layout
 from longshort.records.publish import read_record, read_spec, refuse_altered_table
+from longshort.results.replicates import BASE, LONG_BASE, NO_ARMS
 from longshort.studies import Resolved
 from longshort.study.wiring import EVALUATE, TRAINING, ResolvedStudy
 from longshort.synthetic import study as synthetic
 
-BASE = "(base)"
 # The rules that make the results of a run.
 STAGES = ("train", *METRICS)
 
@@ -67,7 +67,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     known = ("synthetic",) if study.kind == "synthetic" else STAGES
     stages = [one for job in jobs for one in _measured_by(study, job) if one.rule in known]
     if target == "all":
-        made_again = {str(job.record) for job in stages}
+        made_again = {str(job.record) for job in jobs if job.rule in (*known, layout.KEY_TOKENS)}
         stale.refuse(study, lambda record: record not in made_again)
     path = Path(layout.study_json(study.name))
     before = read_record(path) if path.exists() else None
@@ -87,6 +87,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
     _explain_arms(plan, asked)
     work = [cost.Work(job.rule, run, job.steps) for run, some in by_run.items() for job in some]
+    work += [cost.Work(layout.KEY_TOKENS, study.data, "") for _ in range(rules[layout.KEY_TOKENS])]
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
 
@@ -112,7 +113,8 @@ def _measured_by(study: Resolved, job: PlannedJob) -> list[PlannedJob]:
 def _explain_arms(plan: Plan, asked: Asked) -> None:
     study, by_run = asked.study, asked.by_run
     first: dict[str, str] = {}
-    for arm, runs in {BASE: study.first_seeds, **study.arm_runs}.items():
+    long_base = {LONG_BASE: {study.runs[study.long_base].seed: study.long_base}} if study.long_base else {}
+    for arm, runs in {BASE: study.first_seeds, **long_base, **study.arm_runs}.items():
         needed = {seed: run for seed, run in runs.items() if run in by_run}
         if not needed:
             if plan.target == "all":
@@ -191,7 +193,7 @@ def _why_new(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
         return ["not trained yet"]
     then = {some["name"]: some for some in before["arms"]}
     shared = differences(before.get("settings", {}), study.settings["study"])
-    if arm == BASE:
+    if arm in NO_ARMS:
         new = str(seed) not in map(str, before["seeds"])
         return shared or ([f"new seed {seed}"] if new else ["not trained yet"])
     if arm not in then:

@@ -12,6 +12,7 @@ from longshort.errors import StudyError
 from longshort.records.publish import write_atomic
 from longshort.results import long_table
 from longshort.results.columns import columns_of
+from longshort.results.replicates import NO_ARMS
 from longshort.study.wired import Wired
 
 RESULTS = Path("results")
@@ -92,7 +93,7 @@ def headline(study: Wired) -> pd.DataFrame:
     """
     rows = long_table.headlines(_metrics(study))
     summary = json.loads(study.summary_text())
-    rows = rows[rows["step"].eq(int(summary["checkpoints"][-1])) | rows["arm"].eq(long_table.BASE)]
+    rows = rows[rows["step"].eq(int(summary["checkpoints"][-1])) | rows["arm"].isin(NO_ARMS)]
     found = [long_table.at(rows, each.metric, each.length, each.task) for each in columns_of(summary)]
     return pd.concat(found)[COLUMNS].drop_duplicates(KEYS).dropna(subset=["value"]).reset_index(drop=True)
 

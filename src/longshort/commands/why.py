@@ -72,8 +72,7 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     from longshort.metrics.catalog import of_row
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of, kind_of
-    from longshort.results.long_table import BASE
-    from longshort.results.replicates import base_rows
+    from longshort.results.replicates import NO_ARMS, models
 
     collected = Path(layout.metrics(layout.study_folder(study)))
     if not collected.exists():
@@ -93,10 +92,11 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     if column not in columns:
         known = dict.fromkeys(some.key for some in columns.values())
         raise StudyError(f"table {table} has no column {column!r}; it has {', '.join(known)}")
-    rows = [BASE, *chosen["arms"]] if table == "main" else chosen["arms"]
+    others = models(summary)
+    rows = [*others, *chosen["arms"]] if table == "main" else chosen["arms"]
     if row not in rows:
         raise StudyError(f"table {table} has no row {row!r}; it has {', '.join(rows)}")
-    steps_there = [0] if row == BASE else summary["checkpoints"]
+    steps_there = [0] if row in NO_ARMS else summary["checkpoints"]
     step = max(steps_there) if step is None else step
     if step not in steps_there:
         raise StudyError(f"row {row} has no step {step}; it has {', '.join(map(str, steps_there))}")
@@ -104,11 +104,11 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     shown = columns[column]
     behind = long_table.at(long_table.single(metrics), shown.metric, shown.length, shown.task)
     runs = {some["name"]: some["runs"] for some in summary["arms"]}
-    runs[BASE] = {str(seed): run for seed, run in base_rows(summary).items()}
+    runs |= {name: {str(seed): run for seed, run in some.items()} for name, some in others.items()}
     metric = of_row(columns[column].metric).name
     found = []
     for seed, run in runs[row].items():
-        steps = str(summary["base_steps"]) if row == BASE else summary["steps_key"]
+        steps = str(summary["base_steps"]) if row in NO_ARMS else summary["steps_key"]
         measured = layout.evaluation(run, metric, summary["evaluations"][metric]["id"], steps)
         chosen_rows = behind["arm"].eq(row) & behind["step"].eq(step) & behind["seed"].eq(int(seed))
         there = behind[chosen_rows].to_dict("records")

@@ -9,6 +9,9 @@ from the short context to the long one, and is below `below` with the long one. 
 document, as the study's tokenizer cuts it; of those, the ones that lie inside a key token, or inside neighbouring ones
 together, are what LongPPL scores.
 
+The evaluator `long` is a base of the study, which reads the study's own tokens; it was trained on texts that begin
+anywhere, so that nothing is added before them.
+
 Found once for an evaluator and a corpus: tokens.parquet holds the key tokens (document, position among the evaluator's
 tokens, start and end in the text, both losses), scored.parquet the corpus' tokens inside them (document, position).
 """
@@ -40,6 +43,8 @@ from longshort.jobs.ownership import sole_owner
 from longshort.models import load
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
+    LATE,
+    altered,
     file_digest,
     file_in_place,
     folder_digests,
@@ -75,14 +80,18 @@ def find(model: Any, tokenizer: Any, text: str, by: dict[str, Any]) -> KeyTokens
     if not tokenizer.is_fast:
         raise ValueError("the evaluator's tokenizer has no offsets; take a model with a tokenizer.json")
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=False)
-    ids = torch.tensor(encoded["input_ids"])
+    return find_among(model, torch.tensor(encoded["input_ids"]), encoded["offset_mapping"], by)
+
+
+def find_among(model: Any, ids: Tensor, offsets: Spans, by: dict[str, Any]) -> KeyTokens:
+    """The same among tokens [tokens], with the place of each in its text."""
     positions = torch.arange(by["short"], len(ids))
     if not len(positions):
         return KeyTokens([], [], [], [])
     long = long_losses(model, ids, positions)
     short = short_losses(model, ids, positions, by["short"], by["stride"])
     key = (short - long > by["gain"]) & (long < by["below"])
-    spans = [tuple(encoded["offset_mapping"][position]) for position in positions[key].tolist()]
+    spans = [tuple(offsets[position]) for position in positions[key].tolist()]
     return KeyTokens(positions[key].tolist(), spans, long[key].tolist(), short[key].tolist())
 
 
@@ -163,13 +172,41 @@ def offsets_of(tokenizer: Any, text: str, ids: list[int]) -> Spans:
 # ---- the evaluator ---------------------------------------------------------------------------------------------------
 
 
+def trained(evaluator: dict[str, Any]) -> dict[str, Any]:
+    """The record of the training of an evaluator `long`.
+
+    Raises:
+        ValueError: it is not there, or the training diverged.
+    """
+    path = Path(layout.training(evaluator["run"], evaluator["steps"]).record)
+    if not path.exists():
+        raise ValueError(f"the evaluator is not trained yet: {path} is missing; run snakemake")
+    record = read_record(path)
+    if evaluator["steps"] not in record["checkpoints"]:
+        raise ValueError(
+            f"the evaluator's training diverged ({path}), so that it finds nothing; change model.training, or take a "
+            "pretrained evaluator"
+        )
+    return record
+
+
 def folder_of(evaluator: dict[str, Any]) -> Path:
+    if evaluator["kind"] == "long":
+        checkpoint = trained(evaluator)["checkpoints"][evaluator["steps"]]
+        if trouble := altered(Path(checkpoint["path"]), checkpoint["files"], patience=LATE):
+            raise ValueError(
+                f"the evaluator is not the one that was trained: {checkpoint['path']}: {trouble}; delete the record of "
+                "its training and run snakemake again"
+            )
+        return Path(checkpoint["path"])
     part = hub.weights(evaluator)
     return hub.folder(part) if part else Path(evaluator["name"])
 
 
 def content_of(evaluator: dict[str, Any]) -> str:
     """What names an evaluator: the commit of its repository, or a hash of its files, 12 hexadecimal digits."""
+    if evaluator["kind"] == "long":
+        return digest(dumps(trained(evaluator)["checkpoints"][evaluator["steps"]]["files"]), 12)
     if hub.weights(evaluator):
         return str(evaluator["revision"])[:12]
     return _digest_of(evaluator["name"])
@@ -181,11 +218,17 @@ def _digest_of(folder: str) -> str:
     return digest(dumps({name: sha for name, sha in files.items() if name.endswith(MODEL_FILES)}), 12)
 
 
+def name_of(evaluator: dict[str, Any]) -> str:
+    """What an evaluator is called in a protocol, and in what is said to people."""
+    return "long" if evaluator["kind"] == "long" else Path(evaluator["name"]).name
+
+
 def _loaded(evaluator: dict[str, Any]) -> tuple[Any, Any]:
+    """The model, and its tokenizer; None where it reads the study's own tokens."""
     model = load.load(folder_of(evaluator), precision=evaluator["precision"]).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     refuse_unknown_logits(model)
-    return model, tokenizers.load(evaluator)
+    return model, None if evaluator["kind"] == "long" else tokenizers.load(evaluator)
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
@@ -206,7 +249,7 @@ def scored(data: Path, key: str, evaluator: dict[str, Any]) -> dict[str, list[in
         raise ValueError(f"the key tokens were not looked for: {place.record} is missing; run snakemake")
     record = read_record(Path(place.record))
     if record["evaluator"] != content_of(evaluator):
-        raise ValueError(f"the evaluator {evaluator['name']} is not the one that found the key tokens; {remedy}")
+        raise ValueError(f"the evaluator {name_of(evaluator)} is not the one that found the key tokens; {remedy}")
     if file_digest(Path(place.scored)) != record["scored_sha256"]:
         raise ValueError(f"{place.scored} is not the file that was written; {remedy}")
     from pandas import read_parquet
@@ -246,6 +289,8 @@ def make(data: Path, by: dict[str, Any], out: Path, work: Path, code: str, beat:
     integrity.refuse_altered(data, "test")
     made = {"evaluator": content_of(by["evaluator"]), "data": manifest["content"], "code": code}
     made["environment"] = provenance.environment()
+    if by["evaluator"]["kind"] == "long":
+        made["run_id"] = trained(by["evaluator"])["run_id"]
     place = Path(layout.finished_evaluation(run_id(by, code, made), work))
     with sole_owner(place) as owner:
         journal = Journal(place / "journal")
@@ -260,15 +305,25 @@ def make(data: Path, by: dict[str, Any], out: Path, work: Path, code: str, beat:
             value = part.get(name)
             if value is None:
                 evaluator = evaluator or _loaded(by["evaluator"])
-                offsets = offsets_of(tokenizer, text, ids)
-                key = find(*evaluator, text[: offsets[-1][1]], by)
-                value = [*key, tokens_inside(offsets, merged(key.spans))]
+                value = _of_document(*evaluator, tokenizer, text, ids, by)
                 part.add(name, value)
             found[name] = value
         _refuse_none(found, by)
         owner.refuse_if_lost()
         _publish(found, {**made, "by": by}, out)
         (place / "journal").unlink(missing_ok=True)
+
+
+def _of_document(
+    model: Any, own: Any, tokenizer: Any, text: str, ids: list[int], by: dict[str, Any]
+) -> list[list[Any]]:
+    """What KeyTokens has, and the positions of the study's tokens inside; own: the evaluator's tokenizer, or None."""
+    offsets = offsets_of(tokenizer, text, ids)
+    if own is None:
+        key = find_among(model, torch.tensor(ids), offsets, by)
+        return [*key, key.positions]
+    key = find(model, own, text[: offsets[-1][1]], by)
+    return [*key, tokens_inside(offsets, merged(key.spans))]
 
 
 def _texts(data: Path, by: dict[str, Any]) -> list[tuple[str, tuple[str, list[int]]]]:
@@ -290,7 +345,7 @@ def _refuse_none(found: dict[str, Any], by: dict[str, Any]) -> None:
     print(f"{without} of {len(found)} documents have no key token", flush=True)
     if without == len(found):
         raise ValueError(
-            f"the evaluator {by['evaluator']['name']} finds no key token in {len(found)} documents: no token gains "
+            f"the evaluator {name_of(by['evaluator'])} finds no key token in {len(found)} documents: no token gains "
             f"more than {by['gain']:g} nats by a context beyond {by['short']} tokens and is below {by['below']:g} "
             "then; take an evaluator that reads long texts better, more documents, or a lower gain"
         )

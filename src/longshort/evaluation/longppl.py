@@ -29,7 +29,7 @@ from longshort.metrics.settings import LongPPL, key_tokens_id
 def protocol(settings: dict[str, Any], l_train: int) -> str:
     evaluator = settings["evaluator"]
     given = {
-        "evaluator": f"{Path(evaluator['name']).name}@{key_tokens.content_of(evaluator)},{evaluator['precision']}",
+        "evaluator": f"{key_tokens.name_of(evaluator)}@{key_tokens.content_of(evaluator)},{evaluator['precision']}",
         **{key: settings[key] for key in ("short", "stride")},
         **{key: f"{settings[key]:g}" for key in ("gain", "below")},
         "docs": settings["documents"],

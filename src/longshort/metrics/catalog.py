@@ -199,7 +199,7 @@ LONGPPL = Metric(
     },
     scores=_longppl_scores,
     files=lambda asked, data: [layout.key_tokens(layout.data_folder(data), settings.key_tokens_id(asked)).record],
-    named=lambda asked: [asked["evaluator"]["name"]],
+    named=lambda asked: [asked["evaluator"]["name"]] if asked["evaluator"]["kind"] == "pretrained" else [],
 )
 
 # ---- LongBench-E -----------------------------------------------------------------------------------------------------

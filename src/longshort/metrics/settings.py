@@ -118,10 +118,29 @@ class PretrainedEvaluator(Strict):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="floating point type of its weights")
 
 
+class LongEvaluator(Strict):
+    """The study's own base that was trained at the test length (model.long_base), and the study's tokenizer."""
+
+    kind: Literal["long"]
+    run: str | None = Field(None, description="id of its run, which the program fills in")
+    steps: str | None = Field(None, description="its last optimiser step, which the program fills in")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="floating point type of its weights")
+
+
+def _as_long(value: Any) -> Any:
+    return {"kind": "long"} if value == "long" else value
+
+
 class LongPPL(Strict):
     """Perplexity on key tokens, those that an evaluator predicts much better with a long context (LongPPL)."""
 
-    evaluator: PretrainedEvaluator = Field(description="the model that finds the key tokens")
+    evaluator: Annotated[
+        Annotated[PretrainedEvaluator | LongEvaluator, Field(discriminator="kind")],
+        BeforeValidator(_as_long, json_schema_input_type=PretrainedEvaluator | LongEvaluator | Literal["long"]),
+    ] = Field(
+        description="the model that finds the key tokens; long: the base that was trained at the test length, of a "
+        "study with model.long_base"
+    )
     short: int = Field(4096, gt=0, description="least tokens before a token in its short context")
     stride: int = Field(1024, gt=0, description="so many tokens share the beginning of their short context")
     gain: float = Field(2.0, ge=0, description="a key token's loss falls by more than this with the long context, nats")

@@ -18,6 +18,8 @@ RUNS, DATA, EVALUATIONS = "runs", "data", "evaluations"
 SHARED = (DATA, RUNS, EVALUATIONS)
 # The stages of a run; the others are the metrics of the catalogue.
 TRAINING, SYNTHETIC = "training", "synthetic"
+# And what LongPPL needs of a corpus, once for all runs.
+KEY_TOKENS = "key_tokens"
 SPEC, MANIFEST = "spec.json", "manifest.json"
 ITEMS, HEARTBEAT = ".items.parquet", ".heartbeat"
 
@@ -238,6 +240,11 @@ def arm(folder_of_study: Folder, name: str, seed: int | str) -> str:
 def base(folder_of_study: Folder, seed: str | None = None) -> str:
     """The link to the base's run; seed: the first that starts from it, where there are several bases."""
     return f"{folder_of_study}/base" if seed is None else f"{folder_of_study}/base-{seed}"
+
+
+def long_base(folder_of_study: Folder) -> str:
+    """The link to the run of the base that was trained at the test length."""
+    return f"{folder_of_study}/long-base"
 
 
 def tensorboard(study: str, arm_and_seed: str) -> str:

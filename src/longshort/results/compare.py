@@ -59,8 +59,9 @@ def comparisons(study: dict[str, Any]) -> int:
 
 
 def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str | None:
-    """The arm that `arm` is compared with in a table; None for the reference itself and the base model."""
-    if arm == long_table.BASE:
+    """The arm that `arm` is compared with in a table; None for that one itself, for a model that is no arm, and for an
+    arm of another training length."""
+    if arm in replicates.NO_ARMS or arm in replicates.references(study):
         return None
     reference = table.get("compare_with")
     if reference == "control":

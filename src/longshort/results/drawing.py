@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
-from longshort.results import long_table
+from longshort.results import long_table, replicates
+from longshort.results.replicates import BASE, LONG_BASE
 
 WIDTH = 7.0
 LABEL_SIZE = 6.5
@@ -43,13 +44,14 @@ class Ending(NamedTuple):
 
 
 def looks_of(study: dict[str, Any]) -> dict[str, Look]:
-    """Arm -> how it is drawn, in the study's order. Arms that are the same runs share one look."""
+    """Arm -> how it is drawn, in the study's order. Arms that are the same runs share one look; those of another length
+    are lines beside the base model (references_of)."""
     same = {group[0]: group for group in long_table.equal_arms(study)}
     hidden = {name for group in same.values() for name in group[1:]}
     reference = reference_arm(study)
     looks: dict[str, Look] = {}
     place = 0
-    for name in [arm["name"] for arm in study["arms"]]:
+    for name in _compared(study):
         names = same.get(name, [name])
         label = " = ".join(names)
         if reference in names:
@@ -64,9 +66,25 @@ def looks_of(study: dict[str, Any]) -> dict[str, Look]:
 
 def reference_arm(study: dict[str, Any]) -> str:
     """The arm that the main table compares with, else `baseline`, else the first arm."""
-    names = [arm["name"] for arm in study["arms"]]
+    names = _compared(study)
     wished = [table.get("compare_with") for table in study["tables"] if table["name"] == "main"] + ["baseline"]
     return next((name for name in wished if name in names), names[0])
+
+
+def _compared(study: dict[str, Any]) -> list[str]:
+    apart = replicates.references(study)
+    return [arm["name"] for arm in study["arms"] if arm["name"] not in apart]
+
+
+def references_of(study: dict[str, Any]) -> dict[str, Look]:
+    """How the rows are drawn that are no part of the comparison: the base, and what was trained at another length."""
+    dashed, dotted = (0, (4, 2)), (0, (1, 2))
+    looks = {BASE: Look("base model", "0.55", "+", dotted), LONG_BASE: Look("long base", "0.35", "x", dashed)}
+    looks = {name: looks[name] for name in replicates.models(study)}
+    apart = replicates.references(study)
+    return looks | {
+        arm["name"]: Look(arm["name"], "0.35", "1", (0, (6, 1))) for arm in study["arms"] if arm["name"] in apart
+    }
 
 
 def spread_apart(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
@@ -123,7 +141,7 @@ def label_endings(axes: Axes, endings: list[Ending]) -> None:
 
 def labels_of(study: dict[str, Any], metrics: pd.DataFrame) -> list[str]:
     """Every name that a plot may have to write, for the room beside the axes."""
-    labels = [look.label for look in looks_of(study).values()] + ["base model"]
+    labels = [look.label for look in (*looks_of(study).values(), *references_of(study).values())]
     return labels + ["diverged (1 of 2)"] if long_table.first_diverged_steps(metrics) else labels
 
 

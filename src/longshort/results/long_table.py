@@ -12,8 +12,7 @@ from longshort.metrics.catalog import of_row
 from longshort.records.publish import refuse_altered_table
 from longshort.results import replicates
 
-# The base models before fine-tuning stand in the table as an arm of its own, at step 0: replicates.base_rows.
-BASE, BASE_SEED = "(base)", replicates.BASE_SEED
+BASE, BASE_SEED = replicates.BASE, replicates.BASE_SEED
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -81,7 +80,7 @@ def with_costs(metrics: pd.DataFrame, runs: pd.DataFrame, step: int, cpu_time: b
     """
     unit, seconds = ("cpu_hours", "cpu_seconds") if cpu_time else ("hours", "device_seconds")
     rows = []
-    for (arm, seed), stages in runs[runs["arm"].ne(BASE)].groupby(["arm", "seed"], sort=False):
+    for (arm, seed), stages in runs[~runs["arm"].isin(replicates.NO_ARMS)].groupby(["arm", "seed"], sort=False):
         training, evaluated = stages[stages["stage"].eq("training")], stages[stages["stage"].ne("training")]
         costs = {
             f"training_{unit}": training[seconds].sum(min_count=1) / 3600,

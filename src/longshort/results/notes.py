@@ -10,7 +10,7 @@ import pandas as pd
 from longshort.metrics.catalog import METRICS
 from longshort.results import compare, formats, long_table, replicates, statistics
 from longshort.results.columns import columns_of, kind_of
-from longshort.results.long_table import BASE
+from longshort.results.replicates import BASE, LONG_BASE
 
 
 def notes_of(
@@ -47,6 +47,7 @@ def notes_of(
         bases = len(replicates.base_rows(study))
         said = "the base model before fine-tuning: one run" if bases == 1 else f"the {bases} bases before fine-tuning"
         notes.append(f"{BASE} is {said}, no part of the comparison.")
+    notes += _reference_notes(study, table, shown)
     lengths = {"l_train": study["l_train"], "half": study["l_train"] // 2}
     for metric in METRICS.values():
         notes += [sentence.format(**lengths) for row, sentence in metric.legend.items() if row in shown]
@@ -67,6 +68,27 @@ def notes_of(
     notes += absence_notes(metrics, tidy)
     notes += provenance_notes(metrics, study, table, tidy)
     notes += hardware_notes(runs, tidy)
+    return notes
+
+
+def _reference_notes(study: dict[str, Any], table: dict[str, Any], shown: set[str]) -> list[str]:
+    """What the rows are that have seen longer texts in training."""
+    notes = []
+    for arm in study["arms"]:
+        if arm.get("reference") and arm["name"] in table["arms"]:
+            notes.append(
+                f"{arm['name']} is trained on windows of {arm['settings']['lengths']['train']} tokens, as many tokens "
+                "a step as the other arms: a reference, no part of the comparison."
+            )
+    if study.get("long_base") and table["name"] == "main":
+        long = study["settings"]["lengths"]["test"]
+        said = f"{LONG_BASE} is one model, trained from the start on windows of {long} tokens, as many tokens as {BASE}"
+        chose = (study["evaluations"].get("longppl") or {}).get("evaluator", {}).get("kind") == "long"
+        if chose and "longppl" in shown:
+            said += (
+                "; it chose the key tokens by its own loss, so that its LongPPL is below what another such model has"
+            )
+        notes.append(f"{said}.")
     return notes
 
 

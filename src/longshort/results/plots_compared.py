@@ -188,7 +188,8 @@ def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     before = pd.cut(ce["step"], steps, labels=steps[1:]).astype("Int64")
     series["loss"] = ce.assign(step=before).dropna(subset="step").groupby(keys)["value"].mean()
     found = pd.DataFrame(series).reset_index()
-    runs = {(arm["name"], int(seed)): run for arm in study["arms"] for seed, run in arm["runs"].items()}
+    arms = [arm for arm in study["arms"] if not arm.get("reference")]  # a loss at another length is another number
+    runs = {(arm["name"], int(seed)): run for arm in arms for seed, run in arm["runs"].items()}
     found["run"] = [runs.get((arm, int(seed))) for arm, seed in zip(found["arm"], found["seed"], strict=True)]
     # Arms that are the same run are one point, and the base is no run of the study.
     return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)

@@ -29,6 +29,7 @@ from longshort.results.drawing import (
     looks_of,
     panels,
     reference_arm,
+    references_of,
     squares,
 )
 from longshort.results.long_table import BASE
@@ -97,9 +98,12 @@ def against_length(
         shift = 2 ** (0.22 * (place / max(len(looks) - 1, 1) - 0.5)) if beside else 1.0
         endings.append(curve(axes, x, values, look, shift))
     if against is None:
-        base = evaluated(rows, BASE, 0, metric, lengths, list(replicates.base_rows(study)))
-        if base.notna().any(axis=None):
-            endings.append(curve(axes, x, base, Look("base model", "0.55", "+", (0, (1, 2)))))
+        others = replicates.models(study)
+        for name, look in references_of(study).items():
+            at_step, of = (0, list(others[name])) if name in others else (step, seeds)
+            values = evaluated(rows, name, at_step, metric, lengths, of)
+            if values.notna().any(axis=None):
+                endings.append(curve(axes, x, values, look))
     return endings
 
 

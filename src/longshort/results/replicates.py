@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-# Where all seeds share one base, its rows in the long table have this seed.
+# Models that are no arms stand in the long table at step 0: the bases before fine-tuning, and the base that was trained
+# at the test length.
+BASE, LONG_BASE = "(base)", "(long base)"
+NO_ARMS = (BASE, LONG_BASE)
+# Where all seeds share one, its rows have this seed.
 BASE_SEED = -1
 
 
@@ -31,6 +35,17 @@ def base_rows(study: dict[str, Any]) -> dict[int, str]:
     """Seed -> base, as the rows of the base model are named: by first seed, or BASE_SEED where there is one base."""
     first = by_first_seed(bases_of(study))
     return first if len(first) > 1 else dict.fromkeys([BASE_SEED], next(iter(first.values())))
+
+
+def models(study: dict[str, Any]) -> dict[str, dict[int, str]]:
+    """NO_ARMS, as far as the study has them -> seed of their rows -> run."""
+    found = {BASE: base_rows(study)}
+    return found | ({LONG_BASE: {BASE_SEED: str(study["long_base"])}} if study.get("long_base") else {})
+
+
+def references(study: dict[str, Any]) -> set[str]:
+    """The arms that are trained at another length: shown beside the base, and no part of any comparison."""
+    return {arm["name"] for arm in study["arms"] if arm.get("reference")}
 
 
 def unit_of(study: dict[str, Any]) -> dict[int, int]:

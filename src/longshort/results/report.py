@@ -21,8 +21,18 @@ from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import plots_of, scores_of
 from longshort.metrics.record import Column, Plot
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import best_alpha, compare, formats, long_table, plots_compared, replicates, statistics, tables
-from longshort.results.long_table import BASE, BASE_SEED
+from longshort.results import (
+    best_alpha,
+    compare,
+    formats,
+    long_table,
+    plots_compared,
+    replicates,
+    share,
+    statistics,
+    tables,
+)
+from longshort.results.long_table import BASE_SEED
 
 SCRIPT = """
 document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
@@ -67,8 +77,8 @@ dd { margin: 0; overflow-wrap: anywhere; } td.left { text-align: left; white-spa
 
 def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
-    views where there are such arms, hidden layers, and the best alpha by length; and what they say of the base.
-    """
+    views where there are such arms, hidden layers, the best alpha by length, and the share of what training at length
+    gains; and what they say of the base."""
     numbers = compare.Numbers(metrics, study)
     names = [arm["name"] for arm in study["arms"]]
     control = {arm["name"]: arm["control"] for arm in study["arms"]}
@@ -78,7 +88,6 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     more = [name for name in others if (alignment[name].get("schedule") or {}).get("times", 1.0) != 1.0]
     growing = [name for name in others if alignment[name].get("sampling_start")]
     dynamic = [name for name in others if name not in more + growing]
-    column = plots_compared.gained(study)
     asked = [
         ("Alignment with a constant alpha against none", [("constant", "baseline")]),
         ("A dynamic alpha against the constant one that spends as much", [(name, control[name]) for name in dynamic]),
@@ -95,8 +104,9 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     said = []
     for subject, pairs in asked:
         there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
-        said.append(_answer(numbers, study, column, subject, there))
-    return [*said, *best_alpha.answer(metrics, study, numbers), replicates.sentence(study)]
+        said.append(_answer(numbers, study, plots_compared.gained(study), subject, there))
+    said += best_alpha.answer(metrics, study, numbers) + share.answer(study, numbers)
+    return [*said, replicates.sentence(study)]
 
 
 def _answer(
@@ -148,7 +158,7 @@ def _answer(
 
 def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots: list[Path]) -> str:
     """The whole report; nothing in it asks for anything outside."""
-    links = {name: f"#arm-{name}" for name in [BASE, *(arm["name"] for arm in study["arms"])]}
+    links = {name: f"#arm-{name}" for name in [*replicates.models(study), *(arm["name"] for arm in study["arms"])]}
     numbers = compare.Numbers(metrics, study)
     made = {}
     for table in study["tables"]:

@@ -22,7 +22,6 @@ from longshort.metrics.record import Column
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import best_alpha, compare, formats, long_table, notes, replicates, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of, kind_of
-from longshort.results.long_table import BASE
 
 
 def table_of(study: dict[str, Any], name: str) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def tidy_table(
     seeds = [int(seed) for seed in study["seeds"]]
     places = [(step, arm, seeds) for step in steps_of(study, table) for arm in table["arms"]]
     if table["name"] == "main":
-        places.insert(0, (0, BASE, list(replicates.base_rows(study))))
+        places = [(0, name, list(runs)) for name, runs in replicates.models(study).items()] + places
     family = compare.comparisons(study)
     published = {(one["arm"], one["step"], one["column"]): one["value"] for one in study.get("published", [])}
     last = int(study["checkpoints"][-1])
@@ -95,7 +94,8 @@ def tidy_table(
     words = dict.fromkeys(("difference_unit", "reference", "verdict"), "string")
     tidy = tidy.astype({"length": "Int64", **words})
     compared = {column.key for column in columns if column.compared}
-    return _with_best(tidy, tidy["column"].isin(compared))
+    competing = ~tidy["arm"].isin([*replicates.NO_ARMS, *replicates.references(study)])
+    return _with_best(tidy, tidy["column"].isin(compared) & competing)
 
 
 def _of_column(column: Column) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _verdict(difference: compare.Compared) -> str | None:
 
 
 def _with_best(tidy: pd.DataFrame, compared: pd.Series) -> pd.DataFrame:
-    """Marks the best and the second-best value; equal values share a mark."""
-    whole = tidy["status"].eq("ok") & tidy["arm"].ne(BASE) & np.isfinite(tidy["mean"]) & compared
+    """Marks the best and the second-best value of those that are compared; equal values share a mark."""
+    whole = tidy["status"].eq("ok") & np.isfinite(tidy["mean"]) & compared
     for _, group in tidy[whole].groupby(["step", "column"]):
         if len(group) > 1:
             means = group["mean"]

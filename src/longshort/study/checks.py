@@ -8,6 +8,7 @@ from typing import Any
 from longshort.errors import StudyError
 from longshort.identity.spec import NAME
 from longshort.metrics.catalog import METRICS
+from longshort.metrics.settings import LongEvaluator
 from longshort.results.columns import KINDS, columns_of
 from longshort.study import external
 from longshort.study.files import merge
@@ -71,6 +72,7 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
         _check_table(where, table_name, table, study, arms)
     _check_lengths(where, study)
     _check_bases(where, study)
+    _check_evaluator(where, study)
 
 
 def _check_bases(where: str, study: Study) -> None:
@@ -89,6 +91,19 @@ def _check_bases(where: str, study: Study) -> None:
             f"{where}: model.bases: {len(model.bases)} bases for {seeds} seeds with {model.seeds_per_base} each; "
             f"give {wanted} bases, or other seeds"
         )
+
+
+def _check_evaluator(where: str, study: Study) -> None:
+    """LongPPL's evaluator `long` is a base of this study."""
+    longppl = study.evaluations.longppl
+    if longppl is None or not isinstance(longppl.evaluator, LongEvaluator):
+        return
+    given = f"{where}: evaluations.longppl.evaluator"
+    if longppl.evaluator.run or longppl.evaluator.steps:
+        raise StudyError(f"{given}: run and steps are found by the program; write only `evaluator: long`")
+    if study.model.kind != "trained" or not study.model.long_base:
+        remedy = "give model.long_base true" if study.model.kind == "trained" else "name a pretrained model"
+        raise StudyError(f"{given} = 'long': the study trains no long base; {remedy}")
 
 
 def _check_table(where: str, name: str, table: Table, study: Study, arms: Arms) -> None:
@@ -152,7 +167,7 @@ def check_columns(resolved: ResolvedStudy) -> None:
             )
 
 
-def check_attention(where: str, training: Training, study: Study) -> None:
+def check_attention(where: str, training: Training, study: Study, length: int) -> None:
     if training.attention == "full":
         return
     if study.model.rope and study.model.rope.kind == "eabf":
@@ -160,10 +175,10 @@ def check_attention(where: str, training: Training, study: Study) -> None:
             f"{where}: training.attention = {training.attention!r}: model.rope eabf scales the queries of full "
             "attention; use full, or another method"
         )
-    if study.lengths.train % 8:  # four groups, shifted by half of one
+    if length % 8:  # four groups, shifted by half of one
         raise StudyError(
-            f"{where}: training.attention = {training.attention!r}: lengths.train {study.lengths.train} is no multiple "
-            "of 8, that is, of four groups of tokens and half a one; change one of the two"
+            f"{where}: training.attention = {training.attention!r}: lengths.train {length} is no multiple of 8, that "
+            "is, of four groups of tokens and half a one; change one of the two"
         )
 
 

@@ -19,14 +19,16 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
 from longshort.metrics.catalog import METRICS
+from longshort.metrics.settings import LongEvaluator, LongPPL
 from longshort.records import layout
 from longshort.results.columns import BEST_ALPHA, KINDS
-from longshort.study import checks, external, resources
+from longshort.study import checks, external, lengths, resources
+from longshort.study.bases import bases_of, long_base_of
 from longshort.study.deepspeed import read_deepspeed
 from longshort.study.files import merge, yaml_mapping
 from longshort.study.parsing import parse, parse_rope, short
 from longshort.study.run import Evaluation, HiddenTerm, OutputTerm, RunSpec, TwoViews
-from longshort.study.schema import Alignment, Arms, Override, Study, Table, TrainedModel, Training
+from longshort.study.schema import Alignment, Arms, Override, Study, Table, Training
 from longshort.study.wiring import ResolvedStudy
 
 Read = TypeVar("Read")
@@ -98,7 +100,7 @@ def _tables(study: Study, arms: Arms) -> dict[str, Table]:
 
 
 def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], config: Path) -> ResolvedStudy:
-    base_specs, base_steps = _bases(f"study {name}: model.training", study, config)
+    base_specs, base_steps = bases_of(f"study {name}: model.training", study, config)
     runs: dict[str, RunSpec] = {}
     texts: dict[str, str] = {}
     bases: dict[int, str] = {}
@@ -106,6 +108,10 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         bases[seed], text = _named(spec)
         runs.setdefault(bases[seed], spec)
         texts[bases[seed]] = text
+    long_base = None
+    if (of_long_base := long_base_of(f"study {name}", study, config)) is not None:
+        long_base, text = _named(of_long_base)
+        runs[long_base], texts[long_base] = of_long_base, text
     # The study's mistake, not its first arm's.
     parse(Alignment, merge(arms.alignment, study.alignment), f"study {name}", "alignment")
     arm_runs: dict[str, dict[int, str]] = {}
@@ -116,16 +122,15 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         arm_runs[arm] = {}
         for seed in study.seeds:
             steps = of_arm["training"].steps
-            two_views = _two_views(where, alignment, study, steps, seed) if alignment.views == 2 else None
-            spec = RunSpec(
-                data=study.data, length=study.lengths.train, seed=seed, base=bases[seed], alignment=two_views, **of_arm
-            )
+            length = of_arm["length"]
+            two_views = _two_views(where, alignment, study, length, steps, seed) if alignment.views == 2 else None
+            spec = RunSpec(data=study.data, seed=seed, base=bases[seed], alignment=two_views, **of_arm)
             run, text = _named(spec)
             runs.setdefault(run, spec)
             texts[run] = text
             arm_runs[arm][seed] = run
     evaluations: dict[str, tuple[str, Evaluation]] = {}
-    for evaluation in _evaluations(study):
+    for evaluation in _evaluations(study, long_base, base_steps):
         identity, texts[identity] = _named(evaluation)
         evaluations[evaluation.metric] = (identity, evaluation)
     data, texts[data] = _named(study.data)
@@ -136,6 +141,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         runs=runs,
         arm_runs=arm_runs,
         bases=bases,
+        long_base=long_base,
         base_steps=base_steps,
         data=data,
         evaluations=evaluations,
@@ -145,32 +151,6 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         accepted=or_study_error(accepted_changes),
         site=or_study_error(resources.site),
     )
-
-
-def _bases(where: str, study: Study, config: Path) -> tuple[dict[int, RunSpec], int]:
-    """Seed -> the run that its arms start from, and the optimiser steps of these: 0 where they exist already."""
-    data, length, model = study.data, study.lengths.train, study.model
-    if not isinstance(model, TrainedModel):
-        specs = [RunSpec(data=data, length=length, seed=0, pretrained=one) for one in model.each()]
-        if model.bases is None:
-            return dict.fromkeys(study.seeds, specs[0]), 0
-        return {seed: specs[place // model.seeds_per_base] for place, seed in enumerate(study.seeds)}, 0
-    deepspeed = read_deepspeed(where, model.training, config)
-
-    def trained(seed: int) -> RunSpec:
-        return RunSpec(
-            data=data,
-            length=length,
-            seed=seed,
-            architecture=model.architecture,
-            training=model.training,
-            deepspeed=deepspeed,
-        )
-
-    if model.seed != "per-run":
-        return dict.fromkeys(study.seeds, trained(model.seed)), model.training.steps
-    firsts = [study.seeds[place - place % model.seeds_per_base] for place in range(len(study.seeds))]
-    return {seed: trained(first) for seed, first in zip(study.seeds, firsts, strict=True)}, model.training.steps
 
 
 def _arm(
@@ -190,20 +170,28 @@ def _arm(
             raise StudyError(
                 f"{where}: checkpoints = {step}: outside 1..{training.steps} (training.steps); lower it or train longer"
             )
+    length = lengths.of_arm(where, arm, study)
+    own_micro_batch = "micro_batch" in {**arm.training, **override.training}
+    training = lengths.same_tokens(where, "training", training, study.lengths.train, length, micro=not own_micro_batch)
     deepspeed = read_deepspeed(where, training, config)
-    checks.check_attention(where, training, study)
+    checks.check_attention(where, training, study, length)
     checks.check_adapter(where, training, study, deepspeed)
     if alignment.views == 1:  # as many tokens a step, and in each forward, as arms with two views
         micro_batch = training.micro_batch and 2 * training.micro_batch
         training = training.model_copy(update={"batch": 2 * training.batch, "micro_batch": micro_batch})
     extension = parse_rope(study.model.rope, arm.rope, where)
-    of_arm = {"rope": extension, "training": training, "deepspeed": deepspeed}
+    of_arm = {"length": length, "rope": extension, "training": training, "deepspeed": deepspeed}
     settings = {"alignment": canonical(alignment), "training": canonical(training)}
+    if arm.lengths is not None:
+        settings["lengths"] = {"train": length}
     return of_arm, alignment, settings | ({"rope": canonical(extension)} if arm.rope else {})
 
 
-def _evaluations(study: Study) -> Iterator[Evaluation]:
+def _evaluations(study: Study, long_base: str | None, base_steps: int) -> Iterator[Evaluation]:
     for metric, settings in study.evaluations.asked.items():
+        if isinstance(settings, LongPPL) and isinstance(settings.evaluator, LongEvaluator):
+            evaluator = settings.evaluator.model_copy(update={"run": long_base, "steps": str(base_steps)})
+            settings = settings.model_copy(update={"evaluator": evaluator})
         yield Evaluation(
             metric=metric,
             length=study.lengths.train,
@@ -232,13 +220,13 @@ def _named(spec: BaseModel) -> tuple[str, str]:
     return digest(dumps(content)), text
 
 
-def _two_views(where: str, alignment: Alignment, study: Study, steps: int, seed: int) -> TwoViews:
-    max_extra = _ranges(where, alignment, study.lengths.train, steps)
+def _two_views(where: str, alignment: Alignment, study: Study, length: int, steps: int, seed: int) -> TwoViews:
+    max_extra = _ranges(where, alignment, length, steps)
     try:
         if alignment.schedule.kind in ("view-ratio", "view-gap"):
-            multipliers = _by_views(alignment.schedule.kind, max_extra, study.lengths.train, steps, seed)
+            multipliers = _by_views(alignment.schedule.kind, max_extra, length, steps, seed)
         else:
-            multipliers = _multipliers(where, alignment.schedule, study, steps)
+            multipliers = _multipliers(where, alignment.schedule, study, length, steps)
         finite = all(math.isfinite(value) for value in multipliers)
     except (OverflowError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, StudyError):
@@ -309,11 +297,11 @@ def _weights(where: str, alpha: float, multipliers: list[float]) -> float | list
     return values[0] if len(set(values)) == 1 else values
 
 
-def _multipliers(where: str, schedule: Any, study: Study, steps: int) -> list[float]:
+def _multipliers(where: str, schedule: Any, study: Study, l_train: int, steps: int) -> list[float]:
     if schedule.kind == "constant":
         return [schedule.times] * steps
     if schedule.kind == "mean-of":
-        return [schedules.mean(_multipliers(where, schedule.schedule, study, steps))] * steps
+        return [schedules.mean(_multipliers(where, schedule.schedule, study, l_train, steps))] * steps
     if schedule.kind in ("ratio", "ratio-curriculum"):
         l_test = schedule.l_test or study.lengths.test
         if l_test is None:
@@ -321,7 +309,6 @@ def _multipliers(where: str, schedule: Any, study: Study, steps: int) -> list[fl
                 f"{where}: alignment.schedule.l_test = null: a {schedule.kind} schedule needs a test length; "
                 "give l_test there or lengths.test in the study"
             )
-        l_train = study.lengths.train
         if schedule.kind == "ratio":
             return [schedules.ratio(l_test, l_train, schedule.power)] * steps
         return [schedules.ratio_curriculum(step, steps, l_test, l_train, schedule.power) for step in range(steps)]

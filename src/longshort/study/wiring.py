@@ -17,7 +17,7 @@ from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, dumps
 from longshort.jobs import engine
 from longshort.metrics.catalog import METRICS, plots_of
-from longshort.metrics.settings import key_tokens_by
+from longshort.metrics.settings import key_tokens_by, key_tokens_id
 from longshort.records import hub, layout
 from longshort.results import replicates
 from longshort.results.columns import BEST_ALPHA
@@ -34,6 +34,8 @@ LM_EVAL = "lm_eval"
 EVALUATE = "evaluate"
 # The entry module of a training's stage.
 TRAINING = "longshort.training.trainer"
+# What finds the key tokens of LongPPL.
+KEY_TOKENS = "longshort.evaluation.key_tokens"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ResolvedStudy(Wired):
     evaluations: dict[str, tuple[str, Evaluation]]
     tables: dict[str, Table]
     texts: dict[str, str] = field(repr=False)
+    long_base: str | None = None
     settings: dict[str, Any] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     site: resources.Site = field(default_factory=resources.Site)
@@ -153,7 +156,24 @@ class ResolvedStudy(Wired):
             for metric in self.evaluations:
                 measured, code = self._evaluation(metric, run), self.evaluation_code(metric, run)
                 results.append(Result(run, metric, measured.record, measured.log, code, trained.record))
-        return results
+        return [*results, *self._key_tokens()]
+
+    def _key_tokens(self) -> list[Result]:
+        """The job that finds the key tokens of LongPPL, which all runs share: it is the corpus'."""
+        if "longppl" not in self.evaluations:
+            return []
+        made = layout.key_tokens(layout.data_folder(self.data), key_tokens_id(self._of_longppl()))
+        evaluator = self.evaluator_record()
+        code = code_hash(KEY_TOKENS)
+        return [Result(self.data, layout.KEY_TOKENS, made.record, made.log, code, evaluator[0] if evaluator else None)]
+
+    def _of_longppl(self) -> dict[str, Any]:
+        return self.evaluations["longppl"][1].settings.model_dump()
+
+    def evaluator_record(self) -> list[str]:
+        """The record of the run that finds the key tokens; none where the model exists already."""
+        evaluator = self._of_longppl()["evaluator"]
+        return [self.record(evaluator["run"])] if evaluator["kind"] == "long" else []
 
     def names(self) -> dict[str, str]:
         """Run -> the arms and seeds that it belongs to."""
@@ -162,7 +182,9 @@ class ResolvedStudy(Wired):
         for arm, runs in self.arm_runs.items():
             for seed, run in runs.items():
                 names.setdefault(run, []).append(f"{arm}, {seed}")
-        return {run: "; ".join(given) for run, given in names.items()}
+        if self.long_base is not None:
+            names[self.long_base] = ["long base"]
+        return {self.data: "all", **{run: "; ".join(given) for run, given in names.items()}}
 
     def identities(self) -> set[str]:
         return {*self.runs, self.data}
@@ -171,7 +193,8 @@ class ResolvedStudy(Wired):
         bases = self.first_seeds
         return (
             f"{len(self.arm_runs)} arms x {len(self.study.seeds)} seeds, {len(self.runs)} different runs "
-            f"({'the base' if len(bases) == 1 else f'{len(bases)} bases'} included), checkpoints {self.steps_key}"
+            f"({'the base' if len(bases) == 1 else f'{len(bases)} bases'}{' and a long one' * bool(self.long_base)} "
+            f"included), checkpoints {self.steps_key}"
         )
 
     def _accepted(self, record: str, code: str) -> str:
@@ -218,7 +241,7 @@ class ResolvedStudy(Wired):
             for seed, candidate in seeds.items():
                 if candidate == run:
                     return f"{self.name}/{arm}/seed-{seed}"
-        return f"{self.name}/base/seed-{self.runs[run].seed}"
+        return f"{self.name}/{'long-base' if run == self.long_base else 'base'}/seed-{self.runs[run].seed}"
 
     def published(self) -> list[str]:
         stages = (
@@ -259,7 +282,7 @@ class ResolvedStudy(Wired):
 
     def key_tokens_by(self) -> str:
         """What finds the key tokens of LongPPL, as the command line takes it."""
-        return dumps(key_tokens_by(self.evaluations["longppl"][1].settings.model_dump()))
+        return dumps(key_tokens_by(self._of_longppl()))
 
     def table_files(self, *kinds: str) -> list[str]:
         folder = layout.tables(self.name)
@@ -279,7 +302,8 @@ class ResolvedStudy(Wired):
         return [*self.table_files(), *self.plot_files(), layout.report(self.name)]
 
     def summary(self) -> dict[str, Any]:
-        names = list(self.study.arms)
+        # Those of another length stand beside the base.
+        names = sorted(self.study.arms, key=lambda name: self.arms[name].lengths is None)
         return {
             "name": self.name,
             "title": self.study.title,
@@ -290,6 +314,7 @@ class ResolvedStudy(Wired):
             "steps_key": self.steps_key,
             "seeds": list(self.study.seeds),
             "bases": {str(seed): run for seed, run in self.bases.items()},
+            **({"long_base": self.long_base} if self.long_base else {}),
             "base_steps": self.base_steps,
             "device": self.study.needs.device,
             "primary": self.study.primary,
@@ -303,6 +328,7 @@ class ResolvedStudy(Wired):
                     "control": self.arms[name].control,
                     "runs": {str(seed): run for seed, run in self.arm_runs[name].items()},
                     "settings": self.settings[name],
+                    **({"reference": True} if self.arms[name].lengths is not None else {}),
                 }
                 for name in names
             ],
@@ -332,7 +358,8 @@ def hub_parts(study: Study) -> list[hub.Part]:
     for metric in ("longbench_e", "longbench_likelihood"):
         if longbench := values["evaluations"][metric]:
             parts.append(hub.longbench(longbench["source"]))
-    if longppl := values["evaluations"]["longppl"]:
+    longppl = values["evaluations"]["longppl"]
+    if longppl and longppl["evaluator"]["kind"] == "pretrained":
         parts += [hub.weights(longppl["evaluator"]), hub.tokenizer(longppl["evaluator"])]
     harness = values["evaluations"]["harness"]
     if harness and not harness["include_path"]:  # one's own tasks may need nothing

@@ -96,6 +96,12 @@ class TrainedModel(Strict):
         description="seed of the base's weights and data order; per-run: each seed of a study has a base of its own",
     )
     seeds_per_base: StrictInt = SEEDS_PER_BASE
+    long_base: bool = Field(
+        False,
+        description="train one more base, from scratch at lengths.test on as many tokens, as a reference that no arm "
+        "starts from",
+        json_schema_extra={"neutral": False},
+    )
     max_length: int = Field(gt=0, description="longest input the model can take, extended, tokens")
     rope: Rope | None = Field(
         None,
