@@ -143,11 +143,13 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
     """The parts of the first batch's loss from the base's weights: plain forwards in float64, loops over positions."""
     max_extra: list[int] | None = MAX_EXTRA.get(arm, [16] * STEPS)
     stream = TokenStream(folder / "data" / "train", 256)
-    rows = 4
+    rows, length = 4, LENGTH
+    if "lengths" in ARMS[arm]:  # longer, hence fewer windows: as many tokens
+        length, rows, max_extra = L_TEST, LENGTH * 4 // L_TEST, [L_TEST // 2] * STEPS
     if patch.get("views") == 1:  # twice the windows: as many tokens
         max_extra, rows = None, 8
-    windows = Windows(stream, length=LENGTH, seed=0, batch=rows, steps=STEPS, max_extra=max_extra)
-    batch = collate([windows[sample] for sample in range(rows)], LENGTH)
+    windows = Windows(stream, length=length, seed=0, batch=rows, steps=STEPS, max_extra=max_extra)
+    batch = collate([windows[sample] for sample in range(rows)], length)
     extra = int(batch["extra"][0])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     with torch.no_grad():
@@ -157,7 +159,7 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
 
     def on_overlap(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kept = {"last": 1, "last-k": 16}.get(patch.get("overlap", {}).get("kind", "all"), LENGTH)
-        return a[:, extra:][:, -kept:], b[:, : LENGTH - extra][:, -kept:]
+        return a[:, extra:][:, -kept:], b[:, : length - extra][:, -kept:]
 
     def of_logits(a: torch.Tensor, b: torch.Tensor, kind: str) -> float:
         p, q = a.softmax(-1), b.softmax(-1)

@@ -11,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.commands import cost
+from longshort.records import layout
 from longshort.study import resolve
 from tests.support.project import ROOT
 
@@ -56,6 +57,7 @@ def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytes
     resolved = resolve.load(study)
     work = [cost.Work("train", run, resolved.steps_of(run)) for run in resolved.runs]
     work += [cost.Work(metric, run, resolved.steps_of(run)) for run in resolved.runs for metric in resolved.evaluations]
+    work.append(cost.Work(layout.KEY_TOKENS, resolved.data, ""))
     planned = cost.estimate(resolved, work, jobs_at_once=8)
     header = (ROOT / f"config/studies/{study}.yaml").read_text().split("\ntitle:")[0]
     hours, memory_gb = re.search(r"about ([\d,.]+) h of device", header), re.search(r"takes about ([\d.]+) GB", header)

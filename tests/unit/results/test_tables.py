@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longshort.results import formats, long_table, report, tables
+from longshort.results import compare, formats, long_table, report, tables
 from longshort.results.notes import notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
@@ -155,6 +155,35 @@ def test_best_and_second_are_marked_without_base_and_unfinished_arms(
     assert "**" not in line_of(markdown, "(base)", 0)[5] + line_of(markdown, "constant", 4)[5]
     latex = formats.latex(tables.contents(metrics, study, tables.table_of(study, "main")), "label")
     assert r"\textbf{9.25} $\pm$ 0.35" in latex and r"\underline{9.50} $\pm$ 0.71" in latex and "$-$13.4 [" in latex
+
+
+def test_what_has_seen_longer_texts_is_shown_and_no_part_of_any_comparison(
+    metrics: pd.DataFrame, study: dict[str, Any]
+) -> None:
+    """An arm of another length and a long base, both better than all others: every other cell stays what it was."""
+    entry = {**study["arms"][0], "name": "long", "runs": {"0": "long-0", "1": "long-1"}, "reference": True}
+    entry["settings"] = {**entry["settings"], "lengths": {"train": 32}}
+    tables_of = [{**table, "arms": ["long", *table["arms"]]} for table in study["tables"]]
+    longer = {**study, "arms": [entry, *study["arms"]], "tables": tables_of, "long_base": "another"}
+    longer["settings"] = {"lengths": {"train": 8, "test": 32}}
+    added = [metrics[metrics["arm"].eq("baseline")].assign(arm="long")]
+    added.append(metrics[metrics["arm"].eq("(base)")].assign(arm="(long base)"))
+    for frame in added:
+        frame["value"] = frame["value"] / 2
+    more = pd.concat([metrics, *added], ignore_index=True)
+    assert compare.comparisons(longer) == compare.comparisons(study) and compare.pairs(longer) == compare.pairs(study)
+    table = tables.table_of(longer, "main")
+    tidy = tables.tidy_table(more, longer, table)
+    rows = list(dict.fromkeys(zip(tidy["step"], tidy["arm"], strict=True)))
+    assert rows[:4] == [(0, "(base)"), (0, "(long base)"), (2, "long"), (2, "baseline")]
+    apart = tidy["arm"].isin(["long", "(long base)"])
+    assert not tidy.loc[apart, ["best", "second"]].any(axis=None) and tidy.loc[apart, "reference"].isna().all()
+    assert cell(tidy, "long")["mean"] == pytest.approx(5.5)
+    same = tidy[~apart].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, tidy_of(metrics, study), check_exact=True)
+    notes = "\n".join(tables.contents(more, longer, table, tidy=tidy).notes)
+    assert "long is trained on windows of 32 tokens, as many tokens a step" in notes
+    assert "(long base) is one model, trained from the start on windows of 32 tokens" in notes
 
 
 def test_diverged_and_missing_are_marked_never_dropped(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
