@@ -49,3 +49,47 @@ def test_a_base_for_each_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert made["why"] == {arm: ["model.seed per-run -> 0"] for arm in ("baseline", "constant")}
     assert made["jobs"] == {arm: {"train": 1, "perplexity": 1} for arm in ("baseline", "constant")}
     assert planned(project)["train"] == 2
+
+
+@pytest.mark.wide
+def test_a_base_trained_at_length_finds_the_key_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the arm `long` beside it: in plan, tables, plots and report, and in no comparison."""
+    longppl = {
+        "evaluator": "long",
+        "short": 16,
+        "stride": 8,
+        "gain": 0.0,
+        "below": 8.0,
+        "lengths": [64],
+        "documents": 3,
+    }
+    evaluations = {"perplexity": {"lengths": [16, 32], "documents": 3}, "longppl": longppl}
+    study = {**TINY, "seeds": [0, 4], "arms": ["baseline", "constant", "long"], "evaluations": evaluations}
+    study["model"] = {**TINY["model"], "seed": "per-run", "long_base": True}
+    project = make_project(tmp_path / "project", study)
+    said = longshort(project, "plan", "--study", "tiny").stdout
+    assert "  (long base): 1 train, 1 perplexity, 1 longppl\n      not trained yet" in said and "key_tokens" in said
+    assert "key_tokens, longppl, perplexity, training: counted" in said
+    run_snakemake(project, "all")
+    monkeypatch.chdir(project)
+    resolved, folder = resolve.load("tiny"), project / "results/tiny"
+    found = json.loads(Path(resolved.items("longppl")[0]).read_text())
+    assert found["run_id"] == json.loads(Path(resolved.record(resolved.long_base)).read_text())["run_id"]
+    metrics = pandas.read_parquet(folder / "metrics.parquet")
+    (protocol,) = metrics.loc[metrics["metric"].eq("longppl"), "protocol"].unique()
+    assert f"evaluator=long@{found['evaluator']}," in protocol
+    shown = metrics[metrics["metric"].eq("longppl")].groupby("arm").size()
+    assert shown.to_dict() == {"(base)": 2, "(long base)": 1, "baseline": 4, "constant": 4, "long": 4}
+    assert (folder / "long-base").resolve() == (project / "results/runs" / str(resolved.long_base)).resolve()
+    tidy = pandas.read_parquet(folder / "tables/main.parquet")
+    assert list(dict.fromkeys(tidy["arm"]))[:3] == ["(base)", "(long base)", "long"]
+    assert set(tidy.loc[tidy["reference"].notna(), "arm"]) == {"constant"}
+    report = (folder / "report.html").read_text().split("</section>")[0]
+    assert "the way from baseline to long, by log" in report
+    why = longshort(project, "why", "main", "(long base)", "LongPPL 64", "--study", "tiny").stdout
+    assert f"results/runs/{resolved.long_base}" in why
+    # Other key tokens: they are found anew and measured on, and no more is trained.
+    edit_study(project, evaluations__longppl__gain=0.01)
+    assert planned(project)["key_tokens"] == 1 and "train" not in planned(project)
+    edit_study(project, evaluations__longppl__gain=0.0)
+    assert longshort(project, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")
