@@ -13,6 +13,7 @@ import pytest
 from longshort.commands import cost
 from longshort.commands.cost import Work
 from longshort.commands.resuming import Resuming
+from longshort.records import layout
 from longshort.records.publish import read_record
 from longshort.study import resolve
 from longshort.training import checkpoints
@@ -126,3 +127,20 @@ def test_a_training_that_is_published_again_still_tells_what_it_took(here: Path)
     study = resolve.load("tiny")
     spent = {arm: read_record(Path(study.record(study.arm_runs[arm][0])))["spent"]["steps"] for arm in study.arms}
     assert spent["constant"] == 6 and 0 < spent["step-linear"] < 6
+
+
+def test_key_tokens_wait_for_their_evaluator_and_longppl_for_them(here: Path) -> None:
+    """With enough places at a time the whole takes what the longest chain does: base, search, measurement."""
+    longppl = {"evaluator": "long", "short": 16, "stride": 8, "lengths": [64], "documents": 3}
+    edit_study(here, evaluations__longppl=longppl, model__long_base=True)
+    study = resolve.load("tiny")
+    assert study.long_base is not None
+    base = Work("train", study.long_base, "4")
+    search, measured = Work(layout.KEY_TOKENS, study.data, ""), Work("longppl", study.bases[0], "4")
+    seconds = {base: 50.0, search: 7.0, measured: 3.0, training(study): 20.0}
+    assert cost._wall_seconds(study, seconds, 4) == 60
+    planned = cost.estimate(study, [search], 1)
+    # 3 documents, each once whole and in 6 windows of 24 tokens, 2 operations for each of the blocks' weights.
+    operations = 2 * 3 * (4 * 16 * 16 + 3 * 16 * 32) * 3 * (64 + 6 * 24)
+    assert planned.wall_seconds == pytest.approx(cost.JOB_START + operations / cost.THROUGHPUT)
+    assert any(source.startswith("key_tokens: counted") for source in planned.sources)
