@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,8 @@ from longshort.commands import memory
 from longshort.commands.resuming import Resuming
 from longshort.identity.spec import canonical, dumps
 from longshort.metrics.catalog import METRICS
-from longshort.records import hub, layout
-from longshort.records.publish import Altered, read_json, read_record, read_spec, whole_record, write_record
+from longshort.records import layout
+from longshort.records.publish import Altered, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy
 
 # Operations per second of one device where no finished run tells: of a GPU 40 % of an A100's 312 TFLOP/s; of a CPU's
@@ -29,7 +28,7 @@ from longshort.study.wiring import ResolvedStudy
 THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
 # Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
 BYTES_PER_WEIGHT = 16
-UNNAMED, UNNAMED_BLOCKS = 7e9, 32  # weights of a model whose name says no number, and blocks of an evaluator
+EVALUATOR_BLOCKS = 32  # of a pretrained evaluator that is not fetched yet
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 
 
@@ -266,8 +265,8 @@ def _training_seconds(known: _Known, one: Work, throughput: float) -> tuple[floa
 def _counted(
     study: ResolvedStudy, throughput: float, trainings: int = 0, of: tuple[memory.Model, str] | None = None
 ) -> str:
-    """In words; trainings: how many finished ones reached that throughput, 0 where it is a stated one; of: another model
-    than the study's."""
+    """In words; trainings: how many finished ones reached that throughput, 0 where it is a stated one; of: a model's
+    shape and how it is known, where it is not the study's."""
     model, source = of or _model(study)
     on_gpu = study.study.needs.device == "gpu"
     least = f"at least {STEP_OVERHEAD:g} s a step and {JOB_START:g} s a job" if on_gpu else f"{JOB_START:g} s a job"
@@ -336,22 +335,7 @@ def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
         return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
     one = model.each()[0]  # they have one shape
-    return _existing(canonical(one), model.layers)
-
-
-def _existing(model: dict[str, Any], layers: int) -> tuple[memory.Model, str]:
-    """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
-    name = str(model["name"])
-    for path in (Path(name) / "config.json", *hub.fetched_config(model)):
-        if path.exists():
-            try:
-                return memory.Model.of(read_json(path)), f"from {path}"
-            except KeyError:
-                continue
-    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
-    weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
-    source = f"from the name {name}" if named else f"as {name} names none"
-    return memory.guessed(weights, layers), f"guessed, {weights:.3g} weights {source}, in {layers} blocks"
+    return memory.existing(canonical(one), model.layers)
 
 
 def _checkpoint_bytes(
@@ -392,7 +376,7 @@ def _key_tokens_seconds(known: _Known, one: Work, throughput: float) -> tuple[fl
     study = known.study
     evaluator, asked = _evaluator(study), study.evaluations["longppl"][1]
     existing = evaluator["kind"] == "pretrained"
-    of = _existing(evaluator, UNNAMED_BLOCKS) if existing else _model(study)
+    of = memory.existing(evaluator, EVALUATOR_BLOCKS) if existing else _model(study)
     operations = 2 * of[0].in_blocks * METRICS["longppl"].tokens(asked.settings.model_dump(), asked.length)
     reached, trainings = known.reached or (throughput, 0)
     return JOB_START + operations / reached, _counted(study, reached, trainings, of)

@@ -8,9 +8,15 @@ benchmarks/memory.py.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from longshort.records import hub
+from longshort.records.publish import read_json
+
+UNNAMED = 7e9  # weights of a model whose name says no number
 # Of the logits that exist at a time (alignment/fused.py), and of their gradient's copy in the head's weight.
 CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 # DeepSpeed's own, where its file names none: weights whose gradients are collected before they are reduced, and weights
@@ -142,6 +148,21 @@ def adapted(model: Model, adapter: dict[str, Any]) -> float:
         "down_proj": model.width + model.inner,
     }
     return float(model.layers * adapter["rank"] * sum(outputs.get(name, 0) for name in adapter["targets"]))
+
+
+def existing(model: dict[str, Any], layers: int) -> tuple[Model, str]:
+    """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
+    name = str(model["name"])
+    for path in (Path(name) / "config.json", *hub.fetched_config(model)):
+        if path.exists():
+            try:
+                return Model.of(read_json(path)), f"from {path}"
+            except KeyError:
+                continue
+    named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
+    weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
+    source = f"from the name {name}" if named else f"as {name} names none"
+    return guessed(weights, layers), f"guessed, {weights:.3g} weights {source}, in {layers} blocks"
 
 
 def guessed(weights: float, layers: int) -> Model:

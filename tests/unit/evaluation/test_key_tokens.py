@@ -49,7 +49,7 @@ def record_of(folder: Path, weights: bytes, **changed: Any) -> dict[str, Any]:
 
 
 def test_a_trained_evaluator_is_known_by_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other weights are another evaluator; weights that were changed, a training that diverged or is absent are told."""
+    """Other weights are another evaluator; changed weights, a training that diverged or is absent are told."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the evaluator is not trained yet"):
         key_tokens.content_of({"kind": "long", "run": "0" * 16, "steps": "4"})

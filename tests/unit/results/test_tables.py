@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longshort.results import compare, formats, long_table, report, tables
+from longshort.results import answers, compare, formats, long_table, report, tables
 from longshort.results.notes import notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
@@ -73,7 +73,7 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     # As an equivalence: the larger end of the joint interval, in the table's notes and in the report's answer.
     assert cell(tidy, "constant")["joint_low"] == pytest.approx(-12.3, abs=0.05)
     assert "constant to baseline differs by less than 13 %; twin" in text
-    assert "[-12.3, -8.4] (differs by less than 13 %)" in report.answers(together, study)[0]
+    assert "[-12.3, -8.4] (differs by less than 13 %)" in answers.answers(together, study)[0]
     # With two seeds nothing is claimed, whatever the numbers.
     assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
 

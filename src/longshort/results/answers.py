@@ -1,0 +1,88 @@
+"""What the numbers of a study say to its question, in sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from longshort.metrics.record import Column
+from longshort.results import best_alpha, compare, formats, plots_compared, replicates, share, statistics
+
+
+def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
+    """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
+    views where there are such arms, hidden layers, the best alpha by length, and the share of what training at length
+    gains; and what they say of the base."""
+    numbers = compare.Numbers(metrics, study)
+    names = [arm["name"] for arm in study["arms"]]
+    control = {arm["name"]: arm["control"] for arm in study["arms"]}
+    hidden = [arm["name"] for arm in study["arms"] if (arm["settings"]["alignment"].get("hidden") or {}).get("alpha")]
+    alignment = {arm["name"]: arm["settings"]["alignment"] for arm in study["arms"]}
+    others = [name for name in names if control[name] and name not in hidden]
+    more = [name for name in others if (alignment[name].get("schedule") or {}).get("times", 1.0) != 1.0]
+    growing = [name for name in others if alignment[name].get("sampling_start")]
+    dynamic = [name for name in others if name not in more + growing]
+    asked = [
+        ("Alignment with a constant alpha against none", [("constant", "baseline")]),
+        ("A dynamic alpha against the constant one that spends as much", [(name, control[name]) for name in dynamic]),
+        *(
+            [("Alpha times a ratio of lengths against the constant one", [(one, control[one]) for one in more])]
+            * bool(more)
+        ),
+        *([("Growing views against those of the same mean", [(one, control[one]) for one in growing])] * bool(growing)),
+        (
+            "Hidden layers alone against none, and added to the output against the output alone",
+            [(name, control[name] or "baseline") for name in hidden],
+        ),
+    ]
+    said = []
+    for subject, pairs in asked:
+        there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
+        said.append(_answer(numbers, study, plots_compared.gained(study), subject, there))
+    said += best_alpha.answer(metrics, study, numbers) + share.answer(study, numbers)
+    return [*said, replicates.sentence(study)]
+
+
+def _answer(
+    numbers: compare.Numbers, study: dict[str, Any], column: Column, subject: str, pairs: list[tuple[str, str]]
+) -> str:
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    draws, unit = replicates.count(study), replicates.unit(study)
+    runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
+    family = compare.comparisons(study)
+    parts: dict[str, list[str]] = {}
+    for arm, reference in pairs:
+        name = f"{arm} to {reference}"
+        if runs[arm] == runs[reference]:
+            parts.setdefault("the same run", []).append(name)
+            continue
+        found = numbers.compared(column, arm, reference, step, seeds, family)
+        if found.n < len(seeds):
+            parts.setdefault("not measured with every seed", []).append(name)
+            continue
+        unit = " %" if column.relative else ""
+        decimals = 1 if column.relative else column.decimals
+        shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
+        judged = study.get("primary") == column.key and draws >= statistics.SEEDS_FOR_AN_INTERVAL
+        if judged:
+            ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
+            shown += f" [{', '.join(ends)}]"
+            if equivalent := formats.equivalence(found.joint_low, found.joint_high, unit):
+                shown += f" ({equivalent})"
+            better = (found.mean > 0) == column.higher_is_better
+            excludes = found.joint_low > 0 or found.joint_high < 0
+            verdict = ("better" if better else "worse") if excludes else "no difference was found"
+        else:
+            verdict = "no claim is made"
+        parts.setdefault(verdict, []).append(f"{name} {shown}")
+    if not parts:
+        return f"{subject}: no arm of this study asks that."
+    why = ""
+    if "no claim is made" in parts:
+        few = f"{draws} {unit}{'s' if draws > 1 else ''} cannot show one"
+        why = f" ({few if draws < statistics.SEEDS_FOR_AN_INTERVAL else 'the study names no primary number'})"
+    listed = "; ".join(
+        f"{verdict}{why if verdict == 'no claim is made' else ''}: {', '.join(some)}" for verdict, some in parts.items()
+    )
+    return f"{subject}, by {column.header} at step {step}: {listed}."
