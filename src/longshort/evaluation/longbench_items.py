@@ -125,7 +125,7 @@ def digest_of(source: dict[str, Any]) -> str:
     """Of the items of a local source, whatever their files are called: the first 12 hex digits."""
     digest = hashlib.sha256()
     for task in TASKS:
-        with _opened(task_files(source, Path()), task, "rb") as file:
+        with _opened(task_files(source, Path()), task) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 
@@ -140,7 +140,7 @@ def read_items(files: str, task: str) -> list[dict[str, Any]]:
         ValueError: no such file, or a field is missing.
     """
     file = files.replace("{task}", task)
-    with _opened(files, task, "rt", encoding="utf-8") as lines:
+    with _opened(files, task) as lines:
         read = list(read_jsonl(lines, file))
     items = []
     for place, item in enumerate(read, start=1):
@@ -156,7 +156,7 @@ def read_items(files: str, task: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(files: str, task: str, mode: str, **options: Any) -> Iterator[Any]:
+def _opened(files: str, task: str) -> Iterator[Any]:
     """The file of a task's items.
 
     Raises:
@@ -164,7 +164,7 @@ def _opened(files: str, task: str, mode: str, **options: Any) -> Iterator[Any]:
     """
     file = files.replace("{task}", task)
     try:
-        with fsspec.open(file, mode, **options) as opened:
+        with fsspec.open(file, "rb") as opened:
             yield opened
     except (FileNotFoundError, KeyError):
         needed = ", ".join(f"{name}_e.jsonl" for name in TASKS)
@@ -173,19 +173,19 @@ def _opened(files: str, task: str, mode: str, **options: Any) -> Iterator[Any]:
         raise ValueError(f"{file}: {error}; take a whole copy of the official data.zip") from None
 
 
-def read_jsonl(lines: Iterable[str], file: object) -> Iterator[dict[str, Any]]:
-    """The values of JSON lines, without empty lines.
+def read_jsonl(lines: Iterable[bytes], file: object) -> Iterator[dict[str, Any]]:
+    """The values of JSON lines in UTF-8, without empty lines.
 
     Args:
         file: what an error names.
 
     Raises:
-        ValueError: a line is no JSON.
+        ValueError: a line is no JSON, or no UTF-8.
     """
     for place, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            yield json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {place} is no valid JSON ({error}): take a whole copy") from error

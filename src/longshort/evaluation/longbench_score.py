@@ -31,8 +31,8 @@ def score_file(predictions: Path, per_prediction: bool = False, step: int | None
         step: the checkpoint whose predictions are scored, where the file has several.
 
     Raises:
-        ValueError: a row is no JSON, lacks a field, has one of a wrong kind, or cannot be scored (names the row); the
-            file has not that step, or several and none was chosen.
+        ValueError: there is no row; one is no JSON, lacks a field, has one of a wrong kind, or cannot be scored (names
+            the row); the file has not that step, or several and none was chosen.
     """
     rows = []
     for place, line in enumerate(_read_predictions(predictions, step), start=1):
@@ -59,15 +59,20 @@ def _read_predictions(file: Path, step: int | None) -> list[Any]:
     if file.suffix != ".parquet":
         if step is not None:
             raise ValueError(f"{file} has no steps, as it is no *.items.parquet of an evaluation: leave --step out")
-        with file.open(encoding="utf-8") as lines:
-            return list(read_jsonl(lines, file))
+        with file.open("rb") as lines:
+            rows = list(read_jsonl(lines, file))
+        if not rows:
+            raise ValueError(f"{file} holds no prediction: take a whole copy")
+        return rows
     from pyarrow import parquet
 
     try:
         rows = parquet.read_table(file).to_pylist()
     except ValueError as error:
         raise ValueError(f"{file} is no whole parquet file ({error}): take a whole copy") from error
-    absent = {"step", "length", *KEPT.values()} - set(rows[0] if rows else ())
+    if not rows:
+        raise ValueError(f"{file} holds no prediction: take a whole copy")
+    absent = {"step", "length", *KEPT.values()} - set(rows[0])
     if absent:
         raise ValueError(f"{file} has no {', '.join(sorted(absent))}: give an *.items.parquet of longbench_e")
     steps = sorted({row["step"] for row in rows})

@@ -46,6 +46,9 @@ def test_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ({"length": None}, "row 2: length = null is of a wrong kind"),
         ({"length": "100"}, 'row 2: length = "100" is of a wrong kind'),
         ({"dataset": 1}, "row 2: dataset = 1 is of a wrong kind"),
+        ({"dataset": ...}, "row 2: no field 'dataset'; give dataset"),
+        ({"dataset": "narrativeqa"}, "row 2: LongBench task 'narrativeqa' is unknown; known, .* qasper"),
+        ({"dataset": "trec"}, "row 2: trec is scored against its class names, but all_classes is null: give the list"),
         ({"all_classes": "city"}, 'row 2: all_classes = "city" is of a wrong kind'),
         ("a text", 'row 2: "a text" is no object: give dataset'),
         ([1], r"row 2: \[1\] is no object"),
@@ -61,6 +64,23 @@ def test_rows_that_cannot_be_scored_are_named(second: Any, said: str, tmp_path: 
     with pytest.raises(SystemExit, match=rf"predictions\.jsonl, {said}"):
         longbench_score.main(["--predictions", str(file), "--out", str(tmp_path / "scores.json")])
     assert not (tmp_path / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no prediction: take a whole copy"),
+        (b"\n \n", "holds no prediction: take a whole copy"),
+        (b'{"dataset": "qasper"', r"line 1 is no valid JSON \(Expecting .*: take a whole copy"),
+        (b'\n{"pred": "caf\xe9"}', r"line 2 is no valid JSON \('utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_file_without_predictions_is_an_error(content: bytes, said: str, tmp_path: Path) -> None:
+    file, out = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit, match=rf"predictions\.jsonl,? {said}") as told:
+        longbench_score.main(["--predictions", str(file), "--out", str(out)])
+    assert told.value.code != 0 and not out.exists()
 
 
 def test_scores_of_kept_predictions_are_those_published(
