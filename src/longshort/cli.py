@@ -21,7 +21,7 @@ from longshort.commands import why as reasons
 from longshort.errors import UserError, in_a_line
 from longshort.identity.accepted import ACCEPTED
 from longshort.records import layout
-from longshort.records.publish import in_words, read_json, read_record
+from longshort.records.publish import in_words, read_record, sealed
 from longshort.study import resolve
 from longshort.study.wired import Wired
 from longshort.terminal import plain
@@ -72,7 +72,7 @@ def tables(
     if resolved.kind == "language-models":
         fitted = _fitted(numbers, made_from, show)
     _say(fitted or path.read_text(encoding="utf-8"))
-    if not partial and made_from.exists() and read_json(made_from) != json.loads(resolved.summary_text()):
+    if not partial and made_from.exists() and sealed(read_record(made_from)) != json.loads(resolved.summary_text()):
         _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
     if partial:
         _say(f"All tables: {folder}/   every number: {layout.metrics(numbers)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.jobs import engine
 from longshort.study import external, resolve, resources
 from longshort.study.resolve import CONFIG, SYNTHETIC
 from longshort.study.wiring import ResolvedStudy
@@ -27,7 +28,7 @@ def of_config(config: dict[str, Any]) -> Resolved:
             f"--config {unknown[0]}={config[unknown[0]]}: unknown key; only study=NAME is known here, all else "
             f"stands in {CONFIG}/studies/NAME.yaml"
         )
-    return load(config.get("study", "demo"))
+    return load(engine.as_typed(config.get("study", "demo"), resolve.names()))
 
 
 def load(name: str, config: Path = CONFIG) -> Resolved:

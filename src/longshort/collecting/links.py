@@ -14,7 +14,8 @@ from longshort.results.replicates import BASE_SEED, base_rows
 def link_arms(study: dict[str, Any], out: Path) -> None:
     """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people; several bases
     are results/<study>/base-<seed>, and the one that was trained at the test length results/<study>/long-base. Links of
-    what the study no longer has are removed; what is no link stays."""
+    what the study no longer has are removed. What is no link stays, and is said: a program that copied the results may
+    have made folders of them."""
     for arm in study["arms"]:
         if not NAME.fullmatch(arm["name"]):
             raise Altered(f"the study's arm {arm['name']!r} is no name of a folder; run snakemake again")
@@ -24,9 +25,9 @@ def link_arms(study: dict[str, Any], out: Path) -> None:
             link.unlink()
     for seed, run in base_rows(study).items():
         link = Path(layout.base(out) if seed == BASE_SEED else layout.base(out, str(seed)))
-        link.symlink_to(layout.folder(layout.RUNS, run, ".."))
+        _link(link, layout.folder(layout.RUNS, run, ".."))
     if long_base := study.get("long_base"):
-        Path(layout.long_base(out)).symlink_to(layout.folder(layout.RUNS, long_base, ".."))
+        _link(Path(layout.long_base(out)), layout.folder(layout.RUNS, long_base, ".."))
     wanted = {
         Path(layout.arm(out, arm["name"], seed)): run for arm in study["arms"] for seed, run in arm["runs"].items()
     }
@@ -37,6 +38,13 @@ def link_arms(study: dict[str, Any], out: Path) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     for link, run in wanted.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(layout.folder(layout.RUNS, run, "../../.."))
+        _link(link, layout.folder(layout.RUNS, run, "../../.."))
+
+
+def _link(link: Path, target: str) -> None:
+    if link.exists() and not link.is_symlink():
+        print(f"{link} is no link to {target}, and is left as it is: delete it, and the next run makes the link")
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

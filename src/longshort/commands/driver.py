@@ -135,7 +135,7 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
     # What the jobs of another driver make is no orphan while it lives.
     for other in Path().glob(layout.made_by_driver("*")):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
-            ids -= set(read_json(other))
+            ids -= set(read_json(other, [str]))
     return [job for job in jobs if ids & engine.ids_in(job.comment)]
 
 

@@ -30,10 +30,10 @@ def of_file(path: Path) -> dict[str, Any]:
             f"{path} is no published result: give the .json or .parquet of a training or an evaluation below "
             "results/runs, or TABLE ROW COLUMN for a number of a table"
         )
-    record = read_json(record_path)
+    record = read_json(record_path, dict)
     if "code" not in record:
         raise StudyError(f"{record_path} names no code: give the record of a corpus, a training or an evaluation")
-    machine = record.get("machine", {})
+    machine = _part(record, "machine")
     said = {
         "result": str(path),
         "run": folder.name,
@@ -41,7 +41,7 @@ def of_file(path: Path) -> dict[str, Any]:
         "status": record.get("status", "ok"),
         "specification": str(folder / layout.SPEC),
         "code": record["code"],
-        "commit": _commit(record.get("commit", "unknown")),
+        "commit": _commit(str(record.get("commit", "unknown"))),
         "data": record.get("data", record.get("content", "")),
         "environment": record.get("environment", ""),
         "machine": f"{machine.get('host')} ({machine.get('processor')})",
@@ -57,7 +57,7 @@ def of_file(path: Path) -> dict[str, Any]:
         numbers, stated = path, record.get("items_sha256")
     else:
         numbers = path if path.suffix == ".parquet" else Path(layout.stage_of(record_path).numbers)
-        stated = record.get("sha256") or (record.get("log") or {}).get("sha256")
+        stated = record.get("sha256") or _part(record, "log").get("sha256")
     if stated and numbers.exists():
         said["file"] = "as published" if file_digest(numbers) == stated else f"{numbers} WAS ALTERED since"
     return said
@@ -121,6 +121,12 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
             )
         found.append(said)
     return found
+
+
+def _part(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """Empty where it is not there, or another thing: the record may have been altered, which is said beside it."""
+    part = record.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _commit(commit: str) -> str:

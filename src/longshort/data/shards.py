@@ -126,7 +126,7 @@ def _digest_of(piece: list[Document]) -> str:
 def _finished(record: Path, out: Path, key: str) -> bool:
     if not record.exists():
         return False
-    found = read_json(record)
+    found = read_json(record, {"key": str, "files": {str: str}})
     return found["key"] == key and all(
         (out / name).exists() and file_digest(out / name) == sha for name, sha in found["files"].items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import fnmatch
 import glob
 import gzip
 import io
@@ -110,15 +111,39 @@ def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
 
 
 def _in_glob(path: str, root: Path, left_out: LeftOut) -> Iterator[Path]:
-    for file in sorted({Path(file) for file in glob.glob(path, recursive=True)}):
-        where = file.relative_to(root).as_posix()
-        if file.is_dir():
-            if kind_of(file):
-                left_out.add(why.FOLDER, where)
-        elif _goes_through_itself(file.parent, root):
-            left_out.add(why.LOOP, where)
-        else:
+    loops: set[Path] = set()
+    for file in sorted(set(_matching(root, Path(path).parts[len(root.parts) :], root, loops))):
+        if not file.is_dir():
             yield file
+        elif kind_of(file):
+            left_out.add(why.FOLDER, file.relative_to(root).as_posix())
+    for loop in sorted(loops):
+        left_out.add(why.LOOP, loop.relative_to(root).as_posix())
+
+
+def _matching(folder: Path, pattern: tuple[str, ...], root: Path, loops: set[Path]) -> Iterator[Path]:
+    """What glob.glob finds below a folder, links to folders followed but for those that lead into themselves: it would
+    go round each forty times, and every way round several."""
+    if not pattern:
+        yield folder
+        return
+    part, *rest = pattern
+    if not glob.has_magic(part):
+        inside = [folder / part] if os.path.lexists(folder / part) else []
+    elif folder.is_dir():
+        hidden = part.startswith(".")
+        inside = [one for one in sorted(folder.iterdir()) if hidden or not one.name.startswith(".")]
+    else:
+        inside = []
+    if part == "**":
+        yield from _matching(folder, tuple(rest), root, loops)
+    for one in inside:
+        if one.is_dir() and _goes_through_itself(one, root):
+            loops.add(one)
+        elif part == "**":
+            yield from _matching(one, pattern if one.is_dir() else tuple(rest), root, loops)
+        elif not glob.has_magic(part) or fnmatch.fnmatchcase(one.name, part):
+            yield from _matching(one, tuple(rest), root, loops)
 
 
 @cache

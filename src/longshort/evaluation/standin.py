@@ -107,7 +107,7 @@ def main() -> None:
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.evaluation.standin")
     interruption.end_at_once()
-    wait_for_files(arguments.data, read_json(arguments.data / "manifest.json").get("files", []))
+    wait_for_files(arguments.data, read_json(arguments.data / "manifest.json", {"files": {str: str}})["files"])
     integrity.refuse_altered(arguments.data / "manifest.json", "test")
     test = splits.load(arguments.data / "test")
     documents = list(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))

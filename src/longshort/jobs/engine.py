@@ -74,7 +74,7 @@ def dry_run(study: str, target: str = "all") -> list[PlannedJob]:
     """
     # What a killed job left is made again, as the next run of the engine will be told to.
     asked = command(target, "--dry-run", "--rerun-incomplete", "--config", f"study={study}")
-    done = subprocess.run(asked, capture_output=True, text=True)
+    done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise StudyError(f"snakemake cannot plan {target}:\n{_error(done.stderr) or _error(done.stdout)}")
     blocks = re.split(r"\n(?=\[)", done.stdout + done.stderr)
@@ -97,6 +97,20 @@ def _error(output: str) -> str:
     """The engine's own error, without what it says before of its host and its progress."""
     error = re.search(r"^\w*(Error|Exception)\b.*", output, re.MULTILINE | re.DOTALL)
     return (error[0] if error else output).strip()
+
+
+# ---- what it is told -------------------------------------------------------------------------------------------------
+
+
+def as_typed(value: Any, names: list[str]) -> Any:
+    """The name that was typed as `--config key=NAME`, of which the engine makes a number where it can: 2024 of 2024,
+    202411 of 2024_11. The value itself where none of the names, or several, become it."""
+    if isinstance(value, str):
+        return value
+    from snakemake.cli import parse_config
+
+    typed = [name for name in names if repr(parse_config([f"key={name}"])["key"]) == repr(value)]
+    return typed[0] if len(typed) == 1 else value
 
 
 # ---- what it remembers -----------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def content(owner: Path) -> dict[str, Any]:
         read = json.loads(owner.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return UNREADABLE
     whole = isinstance(read, dict) and all(isinstance(read.get(key), kind) for key, kind in KINDS.items())
     return read if whole else UNREADABLE

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshort.errors import UserError
-from longshort.records.publish import altered, read_json
+from longshort.records.publish import Altered, altered, read_json
 
 CONFIGURATION = "documents "
 SELF = {"localhost", "127.0.0.1", "::1", "", None}
@@ -116,7 +116,10 @@ def files(part: Part) -> dict[str, str]:
 def _fetched(part: Part) -> dict[str, Any]:
     if not record(part).exists():
         raise NotFetched(f"not here: {missing_in_words([part])}")
-    fetched: dict[str, Any] = read_json(record(part))
+    try:
+        fetched: dict[str, Any] = read_json(record(part), {"snapshot": str, "files": {str: str}})
+    except Altered as error:
+        raise NotFetched(f"{error}; that is, {missing_in_words([part])}") from None
     return fetched
 
 

@@ -60,14 +60,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def file_in_place(path: Path) -> Iterator[Path]:
-    """Yields the name of a file to write beside path; on success it takes path's place, on failure it is removed."""
+    """Yields the name of a file to write beside path; on success it takes path's place, on failure it is removed.
+
+    Raises:
+        Altered: somebody put a folder there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            part.replace(path)
+        except IsADirectoryError:
+            raise Altered(f"{path} is a folder, where a file belongs: delete it and run snakemake again") from None
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -100,19 +107,45 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, like: Any = object) -> Any:
     """What a JSON file holds.
 
+    Args:
+        like: what that has to be: a type; [like] for a list of such values; {key: like} for an object that has at least
+            these keys; {str: like} for one with any keys.
+
     Raises:
-        Altered: it is no file, or no JSON.
+        Altered: it is no file, cannot be read, is no JSON (NaN is no number there), or holds something else.
     """
     refuse_no_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError as error:
+        raise Altered(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from error
     except (ValueError, RecursionError) as error:
         raise Altered(
             f"{path} is no valid JSON ({error}): it was edited or cut; delete it and run snakemake again"
         ) from error
+    if not _is_like(value, like):
+        raise Altered(f"{path} does not hold what was written: it was edited; delete it and run snakemake again")
+    return value
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+def _is_like(value: Any, like: Any) -> bool:
+    """As read_json has it."""
+    if isinstance(like, list):
+        return isinstance(value, list) and all(_is_like(one, like[0]) for one in value)
+    if isinstance(like, dict):
+        if not isinstance(value, dict):
+            return False
+        if str in like:
+            return all(_is_like(one, like[str]) for one in value.values())
+        return all(key in value and _is_like(value[key], kind) for key, kind in like.items())
+    return isinstance(value, like) and not (isinstance(value, bool) and like not in (bool, object))
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -122,7 +155,7 @@ def read_spec(path: Path) -> dict[str, Any]:
         Altered: it is not the one that its folder is named by; a folder with another kind of name promises none.
     """
     remedy = "it was edited or cut by hand; delete it and run snakemake again, or change the study in config/"
-    spec: dict[str, Any] = read_json(path)
+    spec: Any = read_json(path)
     name = path.absolute().parent.name
     if not isinstance(spec, dict) or (re.fullmatch("[0-9a-f]{16}", name) and digest(_or_empty(spec)) != name):
         raise Altered(f"{path} is not the specification {name} that its folder is named by: {remedy}")
@@ -250,6 +283,8 @@ def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str
 
     patience: seconds to wait for a file that another node wrote.
     """
+    if not digests or not _is_like(digests, {str: str}):
+        return "which files it held is not recorded as it was written"
     for name, recorded in digests.items():
         if not appears(folder / name, patience):
             return f"{name} is missing"

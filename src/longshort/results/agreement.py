@@ -48,7 +48,7 @@ def read(path: Path) -> Side:
     for needed in (table, table.with_name("study.json")):
         if not needed.is_file():
             raise UserError(f"{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
-    study = read_json(table.with_name("study.json"))
+    study = read_json(table.with_name("study.json"), dict)
     if "arms" not in study or "seeds" not in study:
         raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
     sealed = table.with_suffix(".json").exists()  # which a table that was sent alone has left behind

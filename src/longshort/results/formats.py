@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from longshort.metrics.record import Column
+from longshort.results import latex as latex_text
 
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"
@@ -157,13 +158,13 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 
 def markdown(table: PrintedTable, width: int = WIDTH) -> str:
     """Aligned for a terminal; what is wider than `width` characters is divided, one block below the other."""
-    parts, said = [f"### {table.title}"], ""
+    parts, said = [f"### {latex_text.one_line(table.title)}"], ""
     for panel in table.panels:
         if panel.caption != said:
             parts.append(f"**{panel.caption}**")
             said = panel.caption
         parts += [_aligned(some) for some in _divided(panel, width)]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in table.notes)]) + "\n"
+    return "\n\n".join([*parts, "\n".join(f"- {latex_text.one_line(note)}" for note in table.notes)]) + "\n"
 
 
 def _divided(panel: Panel, limit: int) -> list[list[list[str]]]:
@@ -213,6 +214,8 @@ def _aligned(columns: list[list[str]]) -> str:
 
 # A whole document when LaTeX starts with it, a float where a document has begun.
 ALONE = r"""% In a paper: \usepackage{booktabs,graphicx}, then \input this file. It also compiles alone.
+% By pdfLaTeX, XeLaTeX or LuaLaTeX. Of a letter that pdfLaTeX has not (CJK, say) it shows the number, U+957F; the other
+% two show it in a font that has it.
 \newif\ifalone
 \makeatletter
 \ifx\@nodocument\relax\alonefalse\else\alonetrue\fi
@@ -227,15 +230,15 @@ ALONE = r"""% In a paper: \usepackage{booktabs,graphicx}, then \input this file.
 
 def latex(table: PrintedTable, label: str) -> str:
     """A float over both columns; a panel is shrunk to the line where it is wider."""
-    notes = " ".join(_breakable(escape_latex(note)) for note in table.notes)
+    notes = " ".join(_breakable(latex_text.escape(note)) for note in table.notes)
     drawn = []
     for panel in table.panels:
-        caption = f"{escape_latex(panel.caption)}\\par\\smallskip\n" if panel.caption else ""
+        caption = f"{latex_text.escape(panel.caption)}\\par\\smallskip\n" if panel.caption else ""
         shrink = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{"
         drawn.append(caption + shrink + _tabular(panel) + "}\n")
     return (
-        f"{ALONE}\\begin{{table*}}\n\\centering\n\\scriptsize\n\\setlength{{\\tabcolsep}}{{4pt}}\n"
-        f"\\caption{{{escape_latex(table.title)}}}\n\\label{{tab:{label}}}\n"
+        f"{ALONE}{latex_text.LETTER}\n\\begin{{table*}}\n\\centering\n\\scriptsize\n\\setlength{{\\tabcolsep}}{{4pt}}\n"
+        f"\\caption{{{latex_text.escape(table.title)}}}\n\\label{{tab:{label}}}\n"
         + "\\par\\medskip\n".join(drawn)
         + f"\\par\\medskip\n\\parbox{{\\linewidth}}{{\\raggedright {notes}}}\n\\end{{table*}}\n"
         "\\ifalone\\end{document}\\fi\n"
@@ -245,14 +248,14 @@ def latex(table: PrintedTable, label: str) -> str:
 def _tabular(panel: Panel) -> str:
     arrows = {None: "", True: r" $\uparrow$", False: r" $\downarrow$"}
     headers = [
-        escape_latex(header) + arrows[better]
+        latex_text.escape(header) + arrows[better]
         for header, better in zip(panel.headers, panel.higher_is_better, strict=True)
     ]
     lines, before = [], None
     for step, arm, cells in panel.rows:
         if before is not None and step != before:
             lines.append(r"\midrule")
-        texts = ["" if step == before else str(step), escape_latex(arm), *(_latex_cell(cell) for cell in cells)]
+        texts = ["" if step == before else str(step), latex_text.escape(arm), *(_latex_cell(cell) for cell in cells)]
         lines.append(" & ".join(texts) + r" \\")
         before = step
     head = " & ".join(["step", panel.of, *headers]) + r" \\"
@@ -263,16 +266,7 @@ def _tabular(panel: Panel) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     mark = r"\textbf{%s}" if cell.best else r"\underline{%s}" if cell.second else "%s"
-    return mark % escape_latex(cell.number) + escape_latex(cell.after)
-
-
-def escape_latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-        "<": "$<$", ">": "$>$", DAGGER: r"$^\dagger$", **{sign: "\\" + sign for sign in "&%$#_{}"},
-    }  # fmt: skip
-    escaped = "".join(special.get(sign, sign) for sign in text)
-    return re.sub(r"(^|[ \[])-(?=\d)", r"\1$-$", escaped)
+    return mark % latex_text.escape(cell.number) + latex_text.escape(cell.after)
 
 
 def _breakable(text: str) -> str:

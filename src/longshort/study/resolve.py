@@ -62,13 +62,18 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
     return resolved
 
 
+def names(config: Path = CONFIG) -> list[str]:
+    """Of all studies."""
+    return sorted(path.stem for path in (config / "studies").glob("*.yaml"))
+
+
 def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
     """What a study's file holds, whatever kind of study it is.
 
     Raises:
         StudyError: there is no such study, its name is none, or its file is no YAML.
     """
-    studies = sorted(path.stem for path in (config / "studies").glob("*.yaml"))
+    studies = names(config)
     if name not in studies:
         close = difflib.get_close_matches(str(name), studies, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -6,7 +6,6 @@ Checkpoints live in work/<run-id>/ and are no declared output, so a failed job r
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -110,13 +109,14 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         cpu_began = heartbeat.cpu_seconds()
         there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
         ended = checkpoints.diverged_at(work)
-        diverged = read_json(work / checkpoints.DIVERGED) if ended <= max(wanted) else None
+        diverged = read_json(work / checkpoints.DIVERGED, {"step": int}) if ended <= max(wanted) else None
         record["checkpoints"] = {str(step): {**weights_of(work, step), **adapts} for step in there}
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         record["spent"] = launch.spent(work)
         record["cpu_seconds"] = heartbeat.cpu_seconds() - cpu_began if spec["training"]["nodes"] == 1 else None
+        rows = whole_log(work / log.NAME, int(min(max(wanted), ended - 1)), max(wanted))
         owner.refuse_if_lost()
-        publish(arguments.out, record, log.read(work / log.NAME, max(wanted)))
+        publish(arguments.out, record, rows)
     print(f"{'diverged' if diverged else 'finished'}: {arguments.out} (run {identity})")
 
 
@@ -162,14 +162,25 @@ def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
 
 def progress(path: Path, last: int) -> dict[str, Any]:
     """How far a training is, from the last line of its log."""
-    found: dict[str, Any] = {"done": 0, "total": last, "unit": "steps"}
-    if path.exists():
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = [line for line in file.read().splitlines(keepends=True)[-2:] if line.endswith(b"}\n")]
-        row = json.loads(lines[-1]) if lines else {"step": 0}
-        found.update(done=min(row["step"], last), loss=row.get("loss"), tokens_per_second=row.get("tokens_per_second"))
-    return found
+    row = log.newest(path)
+    found = {"loss": row.get("loss"), "tokens_per_second": row.get("tokens_per_second")} if row["step"] else {}
+    return {"done": min(row["step"], last), "total": last, "unit": "steps", **found}
+
+
+def whole_log(path: Path, trained: int, last: int) -> list[dict[str, float]]:
+    """The rows of a training's log up to the last step.
+
+    Raises:
+        UserError: one of the steps that were trained lacks.
+    """
+    rows = log.read(path, last)
+    lacking = trained - sum(row["step"] <= trained for row in rows)
+    if lacking:
+        raise UserError(
+            f"{path} lacks {lacking} of the {trained} steps that were trained: it was edited or cut; delete "
+            f"{path.parent} and run snakemake again, which trains anew"
+        )
+    return rows
 
 
 def publish(out: Path, record: dict[str, Any], rows: list[dict[str, float]]) -> None:

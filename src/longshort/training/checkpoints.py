@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def segments(missing: list[int], sound: list[int]) -> list[tuple[int, list[int]]
 def diverged_at(work: Path) -> float:
     """The step whose loss or gradient was not finite; infinity for a run that did not diverge."""
     path = work / DIVERGED
-    return read_json(path)["step"] if path.exists() else math.inf
+    return read_json(path, {"step": int})["step"] if path.exists() else math.inf
 
 
 def identity_of(spec: dict[str, Any], code: str, manifest: dict[str, Any], base: dict[str, str] | None) -> str:
@@ -116,7 +117,7 @@ def last_of(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def keep(work: Path, wanted: list[int]) -> list[int]:
     """Adds to the steps that are kept for good, and gives them all."""
-    before = read_json(work / KEEP) if (work / KEEP).exists() else []
+    before = read_json(work / KEEP, [int]) if (work / KEEP).exists() else []
     steps = sorted({*before, *wanted})
     if steps != before:
         write_json(work / KEEP, steps)
@@ -132,7 +133,8 @@ def thin(work: Path, kept: Collection[int], spare: int) -> None:
 
 def remove(work: Path, step: int) -> None:
     # Without its manifest a half-deleted checkpoint counts as never finished.
-    (folder(work, step) / MANIFEST).unlink(missing_ok=True)
+    with suppress(IsADirectoryError):
+        (folder(work, step) / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder(work, step))
 
 
@@ -156,4 +158,4 @@ def weights(checkpoint: Path) -> dict[str, str]:
     names = {path.name for pattern in WEIGHTS for path in checkpoint.glob(pattern)}
     if not any(name.endswith(".safetensors") for name in names):
         raise ValueError(f"{checkpoint} holds no .safetensors file: the training saved no weights")
-    return {name: digest for name, digest in read_json(checkpoint / MANIFEST).items() if name in names}
+    return {name: digest for name, digest in read_json(checkpoint / MANIFEST, {str: str}).items() if name in names}

@@ -46,7 +46,7 @@ def complete(
     checked = False
     job_file = work / "job.json"
     keep = checkpoints.keep(work, wanted)
-    patience = 0.0 if job_file.exists() and read_json(job_file).get("host") == socket.gethostname() else LATE
+    patience = 0.0 if job_file.exists() and read_json(job_file, dict).get("host") == socket.gethostname() else LATE
     checkpoints.remove_unfinished(work, patience)
     sound = checkpoints.sound_steps(work, patience)
     for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
@@ -112,7 +112,10 @@ def add_spent(work: Path, steps: int, seconds: float, cpu_seconds: float | None)
 def spent(work: Path) -> dict[str, Any]:
     """What a training took over all jobs that took part in it: steps whose weights were kept, and seconds. What is
     published again must still say it, as estimates are made from it."""
-    return read_json(work / SPENT) if (work / SPENT).exists() else dict(NOTHING_SPENT)
+    if not (work / SPENT).exists():
+        return dict(NOTHING_SPENT)
+    found: dict[str, Any] = read_json(work / SPENT, {"steps": int, "seconds": int | float})
+    return found
 
 
 def build_extensions() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from longshort.records.publish import write_atomic
 
@@ -25,28 +27,40 @@ def sync(path: Path) -> None:
 def forget_steps(path: Path, first: int, last: int) -> None:
     """Takes steps first + 1..last, which are trained again, out of the log, and lines that a kill cut short."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if not first < _step(line) <= last]
-        write_atomic(path, "".join(line + "\n" for line in kept if _step(line)))
-
-
-def _step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except json.JSONDecodeError:
-        return 0
+        kept = [line for line, row in _rows(_lines(path)) if not first < row["step"] <= last]
+        write_atomic(path, b"".join(line + b"\n" for line in kept))
 
 
 def read(path: Path, last: int) -> list[dict[str, float]]:
     """One row a step, up to the last one."""
-    rows = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    rows = {row["step"]: row for _, row in _rows(_lines(path)) if row["step"] <= last}
+    return [rows[step] for step in sorted(rows)]
+
+
+def newest(path: Path) -> dict[str, Any]:
+    """The last row, from the end of the file alone; of step 0 where there is none."""
+    end = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            end = file.read()
+    rows = [row for _, row in _rows(end.splitlines()[-2:])]
+    return rows[-1] if rows else {"step": 0}
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.is_file() else []
+
+
+def _rows(lines: list[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line and what it holds; without those that a kill cut short, whose steps are trained and written again."""
+    for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill; the step was trained and written again
-        if row["step"] <= last:
-            rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield line, row
 
 
 def as_parquet(rows: list[dict[str, float]]) -> bytes:
