@@ -6,8 +6,12 @@ from longshort import studies
 from longshort.commands import driver
 from longshort.metrics.catalog import METRICS
 from longshort.identity.code import SOURCE, code_hash
+from longshort.jobs import engine
 from longshort.records import layout
+from longshort.terminal import begin_in_utf8
 
+begin_in_utf8()
+engine.name_the_user()
 # `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),

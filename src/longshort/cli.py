@@ -20,11 +20,12 @@ from longshort.commands import prune as pruning
 from longshort.commands import why as reasons
 from longshort.errors import UserError, in_a_line
 from longshort.identity.accepted import ACCEPTED
+from longshort.jobs import engine
 from longshort.records import layout
 from longshort.records.publish import in_words, read_record, sealed
 from longshort.study import resolve
 from longshort.study.wired import Wired
-from longshort.terminal import plain
+from longshort.terminal import begin_in_utf8, plain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="file in config/studies, without .yaml")]
@@ -258,24 +259,23 @@ def status(
     from longshort.commands import status as progress
 
     resolved = studies.load(study)
-    found = progress.stages(resolved)
     if as_json:
-        _say(progress.as_json(found))
+        _say(progress.as_json(progress.stages(resolved), progress.queued(resolved)))
         return
     # A pipe or a log has no width of its own.
     console = Console(width=None if sys.stdout.isatty() else 200)
     if not watch:
-        console.print(progress.shown(resolved, found))
+        console.print(progress.shown(resolved))
         return
     try:
         if not console.is_terminal:  # a log: one table after the other
             while True:
-                console.print(progress.shown(resolved, progress.stages(resolved)))
+                console.print(progress.shown(resolved))
                 time.sleep(seconds)
-        with Live(progress.shown(resolved, found), console=console, auto_refresh=False) as live:
+        with Live(progress.shown(resolved), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(seconds)
-                live.update(progress.shown(resolved, progress.stages(resolved)), refresh=True)
+                live.update(progress.shown(resolved), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -342,6 +342,8 @@ def _make_partial_tables(study: Wired, folder: Path) -> None:
 
 @in_a_line()
 def main() -> None:
+    begin_in_utf8()
+    engine.name_the_user()
     app()
 
 

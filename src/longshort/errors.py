@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from longshort.terminal import plain
+from longshort.terminal import never_fail_to_print, plain
 
 
 class Exit(IntEnum):
@@ -70,6 +70,7 @@ def in_a_line() -> Iterator[None]:
     Raises:
         SystemExit: in place of a LongshortError.
     """
+    never_fail_to_print()
     try:
         yield
     except LongshortError as error:

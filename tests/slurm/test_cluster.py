@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from longshort.cli import app
+from longshort.study import resolve
 from tests.slurm.cluster import NODES, Cluster
 from tests.support.project import ROOT
 from tests.support.waiting import PATIENCE, wait_until
@@ -55,6 +59,35 @@ def test_constraints_choose_the_node_and_the_impossible_is_refused(cluster: Clus
         cluster.submit("true", "--gres=gpu:9")
     with pytest.raises(AssertionError, match="Invalid account"):
         cluster.submit("true", "--account=nobody")
+
+
+def test_status_says_why_a_job_waits_and_what_to_do(
+    cluster: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    run = resolve.load("tiny").arm_runs["constant"][0]
+
+    def submit(*options: str) -> str:
+        comment = f"--comment=rule_train_wildcards_{run}_2-6"  # as the engine's plugin has it
+        return cluster.submit("true", comment, f"--chdir={project}", *options)
+
+    def said() -> str:
+        return " ".join(CliRunner().invoke(app, ["status", "--study", "tiny"]).output.split())
+
+    held = submit("--hold")
+    wait_until(lambda: f"yours to mend: it is held: `scontrol release {held}`" in said(), said)
+    cluster.run("scontrol", "release", held)
+    assert cluster.wait_for(held) == "COMPLETED" and "queued" not in said()
+    cluster.run("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
+    try:
+        drained = submit("--nodelist=n1")
+        expected = "nothing to mend: nodes are down or drained"
+        wait_until(lambda: expected in said() and f"constant, 0, training (job {drained})" in said(), said)
+    finally:
+        cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
+    assert cluster.wait_for(drained) == "COMPLETED"
 
 
 def test_the_exit_code_of_a_job_is_accounted(cluster: Cluster) -> None:

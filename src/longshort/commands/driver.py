@@ -20,7 +20,7 @@ from longshort.commands import cost, stale
 from longshort.errors import UserError
 from longshort.identity.code import PLANNED, source_as_planned
 from longshort.jobs import engine, ownership, slurm
-from longshort.records import hub, layout
+from longshort.records import hub, layout, provenance
 from longshort.records.publish import read_json, text_of, write_json
 from longshort.studies import Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
@@ -62,6 +62,8 @@ def start(study: Resolved, submits: bool) -> None:
     if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
         raise UserError(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     check_fetched(study)
+    if warning := provenance.unknown_commit():
+        print(warning, file=sys.stderr, flush=True)
     held = ExitStack()
     mine = Path(layout.driver(study.name))
     try:

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from longshort.jobs import heartbeat
+from longshort.jobs import engine, heartbeat, slurm
 from longshort.jobs.heartbeat import ALTERED, DONE, FAILED, INTERRUPTED, LOST, PENDING, RUNNING, WAITING
 from longshort.records import layout
 from longshort.records.publish import text_of
@@ -53,13 +53,26 @@ def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[Stage]:
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
 
-def as_json(found: list[Stage]) -> str:
-    rows = [{"run": one.run, "arms": one.arms, "stage": one.stage, **one.beat, "state": one.state} for one in found]
+def queued(study: Wired) -> list[slurm.Job]:
+    """The jobs of a study that wait in SLURM's queue; none where there is no SLURM, or it does not answer."""
+    jobs, ids = slurm.jobs_of(str(Path.cwd())) or [], study.identities()
+    return [job for job in jobs if job.state == "PENDING" and ids & engine.ids_in(job.comment)]
+
+
+def as_json(found: list[Stage], waiting: list[slurm.Job]) -> str:
+    """reason: of a job that waits in SLURM's queue; ours: whether its owner has to do something."""
+    rows = []
+    for one in found:
+        row = {"run": one.run, "arms": one.arms, "stage": one.stage, **one.beat, "state": one.state}
+        if job := next((job for job in waiting if _is_made_by(one, job)), None):
+            row |= {"queued_as": job.id, "reason": job.reason, "ours": job.waits_for[1]}
+        rows.append(row)
     return json.dumps(rows, indent=2)
 
 
-def shown(study: Wired, found: list[Stage]) -> RenderableType:
-    """A table of what is not done, the counts of all, and how the failed ones ended."""
+def shown(study: Wired) -> RenderableType:
+    """A table of what is not done, the counts of all, how the failed ones ended, and why the queued ones wait."""
+    found, waiting = stages(study), queued(study)
     count = {state: sum(one.state == state for one in found) for state in ORDER}
     summary = ", ".join(f"{number} {state}" for state, number in count.items() if number)
     table = Table(title=f"study {study.name}: {len(found)} jobs: {summary}", title_justify="left", box=None)
@@ -78,7 +91,28 @@ def shown(study: Wired, found: list[Stage]) -> RenderableType:
         ended.append(
             Text("Its jobs keep no heartbeat: one that runs or has failed counts as pending until it is done.")
         )
-    return Group(table, *ended)
+    return Group(table, *ended, *(Text(plain(line)) for line in _why_queued(found, waiting)))
+
+
+def _why_queued(found: list[Stage], waiting: list[slurm.Job]) -> Iterator[str]:
+    """Those first that wait for their owner, a line each; of the others a line a reason."""
+    alike: dict[str, list[slurm.Job]] = {}
+    for job in sorted(waiting, key=lambda job: not job.waits_for[1]):
+        alike.setdefault(job.id if job.waits_for[1] else job.reason, []).append(job)
+    for jobs in alike.values():
+        words, ours = jobs[0].waits_for
+        whose = "yours to mend" if ours else "nothing to mend"
+        yield f"\nqueued, {whose}: {words} ({jobs[0].reason}): {'; '.join(_named(job, found) for job in jobs)}"
+
+
+def _named(job: slurm.Job, found: list[Stage]) -> str:
+    makes = next((one for one in found if _is_made_by(one, job)), None)
+    return f"{f'{makes.arms}, {makes.stage}' if makes else engine.rule_in(job.comment)} (job {job.id})"
+
+
+def _is_made_by(one: Stage, job: slurm.Job) -> bool:
+    rule = "train" if one.stage == layout.TRAINING else one.stage
+    return one.run in engine.ids_in(job.comment) and engine.rule_in(job.comment) == rule
 
 
 def _cells(one: Stage) -> Iterator[str]:

@@ -6,6 +6,7 @@ where a new version does otherwise; the rest of the program asks here.
 
 from __future__ import annotations
 
+import getpass
 import inspect
 import json
 import os
@@ -61,6 +62,17 @@ class Job(NamedTuple):
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments]
+
+
+def name_the_user() -> None:
+    """The engine, and what its jobs import, ask for the user's name and home. In a container, or where the directory
+    service is not reached, there may be neither."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = os.sep  # as containers have it
 
 
 # ---- what would run --------------------------------------------------------------------------------------------------
@@ -184,6 +196,11 @@ def slurm_logs(job: str) -> list[Path]:
 def ids_in(comment: str) -> set[str]:
     """The ids of the runs and corpora that a job of the queue makes, from the comment that the plugin gave it."""
     return set(ID.findall(comment)) if comment.startswith("rule_") else set()
+
+
+def rule_in(comment: str) -> str:
+    """The rule that a job of the queue runs, from the comment that the plugin gave it."""
+    return comment.removeprefix("rule_").partition("_wildcards_")[0]
 
 
 def refusals(log: str) -> list[str]:

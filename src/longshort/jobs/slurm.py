@@ -35,19 +35,48 @@ MEMORY = re.compile(r"oom[-_ ]kill|exceeded (job )?memory limit", re.IGNORECASE)
 UNITS = {"K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
 
+# Why a job waits, as squeue says it; in words, {job} its number; and whether its owner has to do something. SLURM has a
+# hundred reasons (its man page, JOB REASON CODES): the first pattern that is found in one decides.
+LOWER = "lower `needs` in the study, or name another partition, account or quality of service in slurm/site.yaml"
+ANEW = "then `scancel {job}` and run snakemake again"
+WAITS = (
+    ("JobHeldUser|held by user", "it is held: `scontrol release {job}` lets it run", True),
+    ("JobHeldAdmin|JobHoldMaxRequeue|held|launch failed", "it is held by SLURM: ask who runs the cluster", True),
+    ("DependencyNeverSatisfied", "what it waits for has failed: `scancel {job}` and run snakemake again", True),
+    (
+        "PerJob|PerNode|MaxMemPerLimit|NotSatisfied|Partition(Time|Node)Limit|MaxWallDuration",
+        f"it asks for more than it may have: {LOWER}; {ANEW}",
+        True,
+    ),
+    ("BadConstraints|Invalid|NotAllowed|AccountingPolicy", f"nothing fits what it asks for: {LOWER}; {ANEW}", True),
+    ("DOWN|DRAINED|NotAvail|NodeDown|PartitionDown|Inactive", "nodes are down or drained (`sinfo -R` says why)", False),
+    ("Limit|PerUser|PerAccount|Grp", "as many run as are allowed: it runs when others have ended", False),
+    ("", "its turn has not come", False),
+)
+
+
 class Job(NamedTuple):
-    """A line of squeue."""
+    """A line of squeue. reason: why it waits, in SLURM's words."""
 
     id: str
     state: str
     folder: str
     comment: str
+    reason: str = ""
+
+    @property
+    def waits_for(self) -> tuple[str, bool]:
+        """Why it waits, in words, and whether its owner has to do something, as it will never run else."""
+        words, ours = next((words, ours) for pattern, words, ours in WAITS if re.search(pattern, self.reason))
+        return words.format(job=self.id), ours
 
 
 def ask(*command: str) -> str | None:
     """What a SLURM program prints; None if it is not installed, fails, or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
@@ -61,7 +90,7 @@ def is_over(job: str) -> bool | None:
 
 def ending(job: str) -> str | None:
     """Why a job ended, if it was not by itself; None if SLURM does not say."""
-    if any(MEMORY.search(log.read_text(errors="replace")) for log in engine.slurm_logs(job)):
+    if any(MEMORY.search(log.read_text(encoding="utf-8", errors="replace")) for log in engine.slurm_logs(job)):
         return ENDINGS["OUT_OF_MEMORY"]
     # Soon forgotten by the one, and late known by the other.
     said = ask("squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)
@@ -78,10 +107,11 @@ def memory_mb(job: str) -> float | None:
 
 def jobs_of(folder: str) -> list[Job] | None:
     """This user's pending and running jobs that were submitted from a folder."""
-    said = ask("squeue", "--noheader", "--me", "--format=%i|%T|%Z|%k")
+    said = ask("squeue", "--noheader", "--me", "--format=%i|%T|%r|%Z|%k")
     if said is None:
         return None
-    jobs = [Job(*line.strip().split("|", 3)) for line in said.splitlines() if line.count("|") >= 3]
+    lines = [line.strip().split("|", 4) for line in said.splitlines() if line.count("|") >= 4]
+    jobs = [Job(number, state, place, comment, reason) for number, state, reason, place, comment in lines]
     return [job for job in jobs if job.folder == folder]
 
 

@@ -13,16 +13,39 @@ from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "snakemake")
 ROOT = Path(__file__).resolve().parents[3]
+UNKNOWN = "unknown"
 
 
 @cache
 def commit() -> str:
-    """The commit of the source, with -dirty where tracked files differ from it; "unknown" outside a checkout."""
+    """The commit of the source, with -dirty where tracked files differ from it; UNKNOWN where git does not say."""
+    return _commit()[0]
+
+
+def unknown_commit() -> str | None:
+    """What to say, once a study, where the commit is not known; None where it is."""
+    _, why = _commit()
+    if why is None:
+        return None
+    remedy = (
+        f"`git config --global --add safe.directory {ROOT}`" if "dubious ownership" in why else "take a git checkout"
+    )
+    return (
+        f"WARNING: the commit of {ROOT} is {UNKNOWN}, and every record, table and report will say so. git says: {why}."
+        f" If results shall name their commit, {remedy} and run again (the code's own hash is in them all the same)"
+    )
+
+
+@cache
+def _commit() -> tuple[str, str | None]:
+    """The commit, and in git's words why there is none."""
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""), None
+    except OSError as error:
+        return UNKNOWN, f"git cannot be run ({error.strerror})"
+    except subprocess.CalledProcessError as error:
+        return UNKNOWN, next(iter(error.stderr.strip().splitlines()), "nothing").removeprefix("fatal: ")
 
 
 @cache

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from longshort.cli import app
 from longshort.collecting import numbers
 from longshort.commands import status
-from longshort.jobs import heartbeat, ownership
+from longshort.jobs import heartbeat, ownership, slurm
 from longshort.records.publish import write_record
 from longshort.study import resolve
 from tests.support.waiting import PATIENCE, wait_until
@@ -145,6 +145,59 @@ def test_an_altered_record_is_named_with_what_to_do(study: resolve.ResolvedStudy
     said = CliRunner().invoke(app, ["status", "--study", "tiny"]).output
     assert "9 jobs: 1 altered, 8 pending" in said
     assert f"constant, 0, training altered: {out} is not the record that was published; delete it" in said
+
+
+def test_why_queued_jobs_wait_and_for_whom(study: resolve.ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """squeue's answers, as SLURM 22.05 gave them; jobs of another folder and of another study are none of ours."""
+    base, constant, baseline = study.bases[0], study.arm_runs["constant"][0], study.arm_runs["baseline"][0]
+    evaluation, here = study.evaluations["perplexity"][0], Path.cwd()
+    answers = [
+        f"7|PENDING|Resources|{here}|rule_train_wildcards_{base}_4",
+        f"8|PENDING|JobHeldUser|{here}|rule_train_wildcards_{constant}_2-6",
+        f"9|PENDING|Resources|{here}|rule_data_wildcards_{study.data}",
+        f"10|PENDING|PartitionTimeLimit|{here}|rule_perplexity_wildcards_{evaluation}_{baseline}_2-6",
+        f"11|RUNNING|None|{here}|rule_train_wildcards_{baseline}_2-6",
+        f"12|PENDING|JobHeldUser|/elsewhere|rule_train_wildcards_{constant}_2-6",
+        f"13|PENDING|JobHeldUser|{here}|rule_train_wildcards_0123456789abcdef_2-6",
+    ]
+    monkeypatch.setattr(slurm, "ask", lambda *command: "\n".join(answers) + "\n" if command[0] == "squeue" else None)
+    monkeypatch.setenv("COLUMNS", "400")
+    said = CliRunner().invoke(app, ["status", "--study", "tiny"]).output
+    queued = [" ".join(line.split()) for line in said.split("\n\n")[1:]]
+    assert [line.partition(":")[0] for line in queued] == [
+        "queued, yours to mend", "queued, yours to mend", "queued, nothing to mend"
+    ]  # fmt: skip
+    assert "it is held: `scontrol release 8` lets it run (JobHeldUser): constant, 0, training (job 8)" in queued[0]
+    assert "it asks for more than it may have: lower `needs`" in queued[1] and "baseline, 0, perplexity" in queued[1]
+    assert queued[2].endswith("its turn has not come (Resources): base, training (job 7); data (job 9)")
+    rows = json.loads(CliRunner().invoke(app, ["status", "--study", "tiny", "--json"]).output)
+    assert {(row["queued_as"], row["ours"]) for row in rows if "queued_as" in row} == {
+        ("7", False), ("8", True), ("10", True)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "ours"),
+    [
+        ("JobHeldAdmin", "ask who runs the cluster", True),
+        ("launch failed requeued held", "ask who runs the cluster", True),
+        ("DependencyNeverSatisfied", "`scancel 5`", True),
+        ("QOSMaxCpuPerJobLimit", "more than it may have", True),
+        ("AssocMaxWallDurationPerJobLimit", "more than it may have", True),
+        ("BadConstraints", "nothing fits", True),
+        ("InvalidAccount", "nothing fits", True),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", "sinfo -R", False),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "sinfo", False),
+        ("AssocMaxJobsLimit", "when others have ended", False),
+        ("QOSMaxJobsPerUserLimit", "when others have ended", False),
+        ("AssocGrpCpuLimit", "when others have ended", False),
+        ("Priority", "its turn", False),
+        ("None", "its turn", False),
+    ],
+)
+def test_slurms_reasons_in_words(reason: str, words: str, ours: bool) -> None:
+    said = slurm.Job("5", "PENDING", "", "", reason).waits_for
+    assert words in said[0] and said[1] is ours
 
 
 def test_watching_goes_on_until_it_is_interrupted(study: resolve.ResolvedStudy, tmp_path: Path) -> None:
