@@ -1,0 +1,39 @@
+"""The commit of a result, and what is said where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from longshort.records import provenance
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message=x"], check=True)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    for cached in (provenance.commit, provenance._commit):
+        monkeypatch.setattr(provenance, cached.__name__, cached.__wrapped__)
+    return tmp_path
+
+
+def test_a_repository_of_another_owner_has_no_commit_and_says_so(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(provenance.commit()) == 40 and provenance.unknown_commit() is None
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own tests have it
+    assert provenance.commit() == "unknown"
+    said = provenance.unknown_commit()
+    assert said is not None and "dubious ownership" in said and f"--add safe.directory {repository}`" in said
+
+
+def test_what_lies_outside_a_repository_has_no_commit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "ROOT", repository / "gone")
+    assert provenance.commit() == "unknown"
+    assert "take a git checkout" in str(provenance.unknown_commit())
