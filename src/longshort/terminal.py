@@ -19,7 +19,7 @@ def begin_in_utf8() -> None:
 
     Files name their encoding, but names of files, and what the engine reads and writes itself, go by the locale.
     """
-    if not sys.flags.utf8_mode and locale.getencoding().lower().replace("-", "") != "utf8":
+    if not sys.flags.utf8_mode and not _is_utf8(locale.getencoding()):
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -27,5 +27,9 @@ def begin_in_utf8() -> None:
 def never_fail_to_print() -> None:
     """From here on letters that the locale lacks are shown by their number: a message must not end what it is about."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream.encoding):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.lower().replace("-", "") == "utf8"
