@@ -50,7 +50,6 @@ ELSEWHERE = {
     "evaluation/journal.py": "unit/evaluation/test_longbench_answers.py",
     "evaluation/standin_tasks.py": "unit/evaluation/test_standin.py",
     "evaluation/standin_material.py": "unit/evaluation/test_standin.py",
-    "records/provenance.py": "unit/evaluation/test_stage.py",
     "results/answers.py": "unit/results/test_tables.py",
     "results/columns.py": "unit/results/test_tables.py",
     "results/compare.py": "unit/results/test_tables.py",

@@ -111,39 +111,46 @@ def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
 
 
 def _in_glob(path: str, root: Path, left_out: LeftOut) -> Iterator[Path]:
-    loops: set[Path] = set()
-    for file in sorted(set(_matching(root, Path(path).parts[len(root.parts) :], root, loops))):
+    skipped: dict[Path, why.Reason] = {}
+    for file in sorted(set(_matching(root, Path(path).parts[len(root.parts) :], root, skipped))):
         if not file.is_dir():
             yield file
         elif kind_of(file):
             left_out.add(why.FOLDER, file.relative_to(root).as_posix())
-    for loop in sorted(loops):
-        left_out.add(why.LOOP, loop.relative_to(root).as_posix())
+    for folder, reason in sorted(skipped.items()):
+        left_out.add(reason, folder.relative_to(root).as_posix())
 
 
-def _matching(folder: Path, pattern: tuple[str, ...], root: Path, loops: set[Path]) -> Iterator[Path]:
+def _matching(folder: Path, pattern: tuple[str, ...], root: Path, skipped: dict[Path, why.Reason]) -> Iterator[Path]:
     """What glob.glob finds below a folder, links to folders followed but for those that lead into themselves: it would
     go round each forty times, and every way round several."""
     if not pattern:
         yield folder
         return
-    part, *rest = pattern
-    if not glob.has_magic(part):
-        inside = [folder / part] if os.path.lexists(folder / part) else []
-    elif folder.is_dir():
-        hidden = part.startswith(".")
-        inside = [one for one in sorted(folder.iterdir()) if hidden or not one.name.startswith(".")]
-    else:
-        inside = []
+    part, rest = pattern[0], pattern[1:]
     if part == "**":
-        yield from _matching(folder, tuple(rest), root, loops)
+        yield from _matching(folder, rest, root, skipped)
+    try:
+        inside = _fitting(folder, part)
+    except PermissionError:
+        skipped[folder] = why.UNREADABLE
+        return
     for one in inside:
         if one.is_dir() and _goes_through_itself(one, root):
-            loops.add(one)
-        elif part == "**":
-            yield from _matching(one, pattern if one.is_dir() else tuple(rest), root, loops)
-        elif not glob.has_magic(part) or fnmatch.fnmatchcase(one.name, part):
-            yield from _matching(one, tuple(rest), root, loops)
+            skipped[one] = why.LOOP
+        else:
+            deeper = part == "**" and one.is_dir()
+            yield from _matching(one, pattern if deeper else rest, root, skipped)
+
+
+def _fitting(folder: Path, part: str) -> list[Path]:
+    """What of a folder a part of a pattern stands for; ** stands for all. Hidden ones are asked for by a dot."""
+    if not glob.has_magic(part):
+        return [folder / part] if os.path.lexists(folder / part) else []
+    if not folder.is_dir():
+        return []
+    shown = (one for one in sorted(folder.iterdir()) if part.startswith(".") or not one.name.startswith("."))
+    return [one for one in shown if fnmatch.fnmatchcase(one.name, part)]
 
 
 @cache

@@ -160,6 +160,29 @@ def test_copies_that_differ_by_a_mark_or_line_ends_are_copies(tmp_path: Path) ->
     assert copies > 0 and kept + copies == 32
 
 
+def test_a_glob_goes_round_no_loop_of_links(tmp_path: Path) -> None:
+    """Several loops: glob.glob goes round each forty times, in every order."""
+    root = tmp_path / "corpus"
+    linked_round = {"self": ".", "deep/up": "..", "deep/er/top": "../..", "other": "../elsewhere"}
+    for where in ("a", "deep/b", "deep/er/c", ".hidden/d"):
+        put(root / f"{where}.txt", where.encode())
+    put(tmp_path / "elsewhere/e.txt", b"e")
+    os.symlink("../corpus", tmp_path / "elsewhere/back")
+    for link, target in linked_round.items():
+        os.symlink(target, root / link)
+    read = {}
+    for pattern in ("**/*.txt", "**", "*/*.txt", "deep/**/*.txt", "d*/er/?.txt"):
+        left_out = LeftOut()
+        corpus = {"kind": "text", "path": f"{root}/{pattern}", "column": "text"}
+        found = sorted(text for _, text in corpora.documents(corpus, left_out))
+        read[pattern] = found, left_out.record().get("a link to a folder that it lies in", {}).get("count", 0)
+    everything = ["a", "deep/b", "deep/er/c", "e"]
+    assert read["**/*.txt"] == read["**"] == (everything, 4)
+    assert read["*/*.txt"] == (["deep/b", "e"], 1)
+    assert read["deep/**/*.txt"] == (["deep/b", "deep/er/c"], 2)
+    assert read["d*/er/?.txt"] == (["deep/er/c"], 0)
+
+
 def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     root.mkdir()
