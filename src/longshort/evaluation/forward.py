@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ TOKENS_PER_FORWARD = 1024
 TOKENS_PER_HEAD = 512
 # 16 MiB: enough rows for a fast product, and below the 32 MiB from which glibc maps fresh pages for every array.
 LOGITS_AT_A_TIME = 4 * 2**20
+LOGITS_IN_CACHE = 2**18
+LOG2_E = math.log2(math.e)
 # An unknown type counts as dependent: the slow way is right for every model.
 ROPE_FREE_OF_LENGTH = {"default", "linear", "yarn", "llama3"}
 
@@ -102,7 +105,7 @@ def hidden_states(model: Any, input_ids: Tensor, chunk: int | None = None) -> Te
 class Scores(NamedTuple):
     """How a model predicted the tokens that came next in a text; all on the CPU.
 
-    nll: nats, float64 [temperatures, rows, scored].
+    nll: nats, float64 [1 + temperatures, rows, scored]; NaN where a temperature was not asked for.
     correct: whether the most probable token came, bool [rows, scored].
     confidence: the probability of the most probable token, float64 [rows, scored].
     """
@@ -118,7 +121,7 @@ def score_tokens(
     input_ids: Tensor,
     targets: Tensor,
     scored: Tensor,
-    inverse_temperatures: Sequence[float] = (1.0,),
+    temperatures: Sequence[tuple[float, int]] = (),
     chunk: int | None = None,
 ) -> Scores:
     """Scores some of targets [rows, length], the next tokens of input_ids [rows, length or more].
@@ -128,37 +131,49 @@ def score_tokens(
     Args:
         scored: which columns of targets are scored, [scored].
         chunk: as of hidden_states.
-        inverse_temperatures: factors of the logits, a row of `nll` each. Confidence is that of the unscaled logits.
+        temperatures: besides 1, what the logits are also divided by, and for how many of the scored tokens, counted
+            from the first of the first row. Confidence is that at 1.
     """
     head = head_of(model)
     count = len(targets) * len(scored)
+    asked = [(1.0, count), *temperatures]
+    # From the most tokens to the fewest, so that logits can be divided where they are.
+    narrowing = sorted(range(len(asked)), key=lambda place: -asked[place][1])
     # Made once: small arrays kept between the large ones would split the memory that these take turns in.
-    nll = torch.empty(len(inverse_temperatures), count, dtype=torch.float64)
+    nll = torch.full((len(asked), count), math.nan, dtype=torch.float64)
     correct = torch.empty(count, dtype=torch.bool)
     confidence = torch.empty(count, dtype=torch.float64)
     done = 0
-    for states, wanted in scored_states(model, input_ids, targets, scored, chunk):
-        here = slice(done, done := done + len(wanted))
-        logits = head(states)
-        highest = logits.amax(-1, keepdim=True)
-        came = logits.gather(-1, wanted[:, None])
-        # A prediction is right where the token that came is the argmax: where its logit is the highest, and no token
-        # before it in the vocabulary has the same. Only for those candidates the argmax, which is slow, is looked for.
-        right = (came == highest)[:, 0]
-        right[right.clone()] = logits[right].argmax(-1) == wanted[right]
-        correct[here] = right
-        # In place: at a large vocabulary each copy of the logits costs as much as making them.
-        logits.sub_(highest)
-        came = (came - highest)[:, 0]
-        for row, factor in enumerate(inverse_temperatures):
-            if factor != 1.0:
-                nll[row, here] = (logits * factor).exp_().sum(-1).log() - factor * came
-        total = logits.exp_().sum(-1)
-        del logits  # before the next ones are made
-        confidence[here] = total.double().reciprocal()
-        for row, factor in enumerate(inverse_temperatures):
-            if factor == 1.0:
-                nll[row, here] = (total.log() - came).double()
+    for states, came_next in scored_states(model, input_ids, targets, scored, chunk):
+        for logits, wanted in in_cache(head(states), came_next):
+            here = slice(done, done := done + len(wanted))
+            highest = logits.amax(-1, keepdim=True)
+            came = logits.gather(-1, wanted[:, None])
+            # A prediction is right where the token that came is the argmax: where its logit is the highest, and no
+            # token before it has the same. Only for those candidates the argmax, which is slow, is looked for.
+            right = (came == highest)[:, 0]
+            right[right.clone()] = logits[right].argmax(-1) == wanted[right]
+            correct[here] = right
+            # In place: at a large vocabulary each copy of the logits costs as much as making them.
+            logits.sub_(highest)
+            came = (came - highest)[:, 0]
+            if not temperatures:
+                total = logits.exp_().sum(-1)
+                nll[0, here] = (total.log() - came).double()
+                confidence[here] = total.double().reciprocal()
+                continue
+            scale, powers = 1.0, torch.empty_like(logits)
+            for place in narrowing:
+                temperature, tokens = asked[place]
+                if (rows := min(len(wanted), tokens - here.start)) <= 0:
+                    break
+                # Powers of 2, as exp takes three times as long on a CPU.
+                logits[:rows].mul_(LOG2_E / temperature / scale)
+                scale = LOG2_E / temperature
+                total = torch.exp2(logits[:rows], out=powers[:rows]).sum(-1)
+                nll[place, here.start : here.start + rows] = total.log() - came[:rows] / temperature
+                if place == 0:
+                    confidence[here] = total.double().reciprocal()
     shape = (len(targets), len(scored))
     return Scores(nll.view(-1, *shape), correct.view(shape), confidence.view(shape))
 
@@ -168,6 +183,13 @@ def tokens_per_head(model: Any) -> int:
     if model.device.type != "cpu":
         return TOKENS_PER_HEAD
     return min(TOKENS_PER_FORWARD, max(16, LOGITS_AT_A_TIME // int(model.config.get_text_config().vocab_size)))
+
+
+def in_cache(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Splits logits [tokens, vocabulary], and what else there is of each token, into parts that stay in a core's cache
+    while they are worked on; a GPU works on all at once."""
+    size = max(1, LOGITS_IN_CACHE // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    return zip(*(some.split(size) for some in (logits, *others)), strict=True)
 
 
 def scored_states(

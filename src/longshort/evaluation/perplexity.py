@@ -10,7 +10,7 @@ bins of equal width, Guo et al. 2017): an objective that sharpens or flattens th
 through calibration alone, and that must be seen.
 
 v1 fitted temperatures on a sample that was not even over what is scored, read blocks without their last token, and
-counted positions without BOS from one too low.
+counted positions without BOS from one too low. v2 without `temperature-tokens` fitted them on 1,024 tokens a length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from torch import Tensor
 from longshort.evaluation import stage, temperature
 from longshort.evaluation.forward import Scores, score_tokens
 from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.evaluation.protocols import Tokens, by_length, documents_of, lengths_of, start_of, tokens_read
+from longshort.evaluation.protocols import (
+    Tokens,
+    by_length,
+    documents_of,
+    lengths_of,
+    scored_for,
+    start_of,
+    tokens_read,
+)
 from longshort.metrics.settings import Perplexity
 
 BINS = 15
@@ -62,6 +70,8 @@ def protocol(settings: dict[str, Any], l_train: int) -> str:
     if "bos" in chosen:
         given["bos"] = chosen["bos"]
     given["temperature-docs"] = settings["temperature_documents"]
+    if settings["temperature_documents"]:
+        given["temperature-tokens"] = temperature.FITTED_TOKENS
     if beside := settings.get("beside"):
         given["beside"] = f"block-v2,tokens={tokens_read({**settings, 'protocol': beside})}"
         given["beside"] += f",chunk={beside['chunk']}" if beside.get("chunk") else ""
@@ -78,8 +88,8 @@ def evaluate(
 
     Args:
         settings: `lengths` in tokens, `documents` how many test documents, `protocol` {kind} and what it needs,
-            `temperature_documents` how many validation documents, 0 for no temperature. `beside`: a block protocol of
-            which perplexity_block and nll_block are published, too.
+            `temperature_documents` how many validation documents, 0 for no temperature (which tokens of them:
+            temperature.py). `beside`: a block protocol of which perplexity_block and nll_block are published, too.
         data: a published data folder; its `test` and `validation` splits are read.
         l_train: not used; all evaluations have one signature.
         journal: keeps each document; those that it has are not read again. The temperatures are one item, as the hidden
@@ -137,9 +147,11 @@ def _document(
         token_ids = token_ids[: tokens_read(settings)]
     sums: dict[str, Any] = {}
     for served, some in by_length(model, settings, token_ids, start, bos):
-        fitted = [temperatures[key] for key in ("checkpoint", *map(str, served))] if temperatures else []
-        factors = [1.0, *(1 / t for t in fitted)]
-        scores = score_tokens(model, some.input_ids, some.targets, some.scored, factors, some.chunk)
+        fitted = []
+        if temperatures:
+            fitted = [(temperatures["checkpoint"], scored_for(served, some, served[-1]))]
+            fitted += [(temperatures[str(length)], scored_for(served, some, length)) for length in served]
+        scores = score_tokens(model, some.input_ids, some.targets, some.scored, fitted, some.chunk)
         for place, length in enumerate(served):
             # Of the fitted temperatures, the checkpoint's and the length's own.
             kept = [0, 1, 2 + place] if fitted else [0]

@@ -118,6 +118,11 @@ def by_length(
             yield [length], some
 
 
+def scored_for(served: list[int], some: Windows, length: int) -> int:
+    """How many tokens a reading scores for a length that it serves: the first of them, where it serves several."""
+    return length - some.before if len(served) > 1 else len(some.scored) * len(some.targets)
+
+
 def documents_of(data: Path, count: int, at_least: int, split: str, key: str) -> list[tuple[str, Tokens]]:
     """Names and tokens of the first `count` documents of a split that are long enough."""
     documents = list(islice(held_out_documents(data, at_least, split), count))

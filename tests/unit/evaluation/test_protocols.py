@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 
 from longshort.data import tokenizers
-from longshort.evaluation import perplexity, protocols
+from longshort.evaluation import perplexity, protocols, temperature
 from tests.support import golden
 from tests.support.perplexity import (
     BOS,
@@ -198,9 +198,12 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     ],
     ids=lambda chosen: chosen["kind"],
 )
-def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(chosen: dict, tmp_path: Path) -> None:
+def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(
+    chosen: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where every constant of the fit counts: of two validation documents each has more tokens than are fitted, of
     forty more than the least number, and the last two models are best below the coldest and above the hottest."""
+    monkeypatch.setattr(temperature, "FITTED_TOKENS", 1024)
     random = np.random.default_rng(0)
     for split, count in {"test": 2, "validation": 40}.items():
         ids = np.zeros((count, 1400), dtype=np.int64)

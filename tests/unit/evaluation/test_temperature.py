@@ -97,11 +97,11 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
     data_folder(data_folder(tmp_path, [520]), [520] * documents, split="validation")
     taken: list[torch.Tensor] = []
 
-    def fit(head: Any, states: list[tuple[torch.Tensor, torch.Tensor]], *_: Any) -> float:
-        taken.append(torch.cat([some[:, 0] for some, _ in states]).double())
-        return 1.0
+    def fit(head: Any, samples: list[temperature.Sample], size: int) -> list[float]:
+        taken.append(torch.cat([some.states[some.counts[1] > 0][:, 0] for some in samples]).double())
+        return [1.0, 1.0]
 
-    monkeypatch.setattr(temperature, "fit_temperature", fit)
+    monkeypatch.setattr(temperature, "fit_temperatures", fit)
     settings = {"lengths": [64], "documents": 1, "protocol": chosen, "temperature_documents": documents}
     model = FromStates(lambda position, token: torch.zeros(*position.shape, VOCABULARY))
     perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16)
@@ -123,8 +123,55 @@ def test_the_temperature_keeps_to_its_range(true: float, found: float) -> None:
     """Logits of 0 and 1 for a token that comes with the probability that they have at the true temperature."""
     p = 1 / (1 + math.exp(-1 / true))
     comes = round(1000 * p) if true > 0.1 else 1000
-    states = torch.zeros(1000, 1)
     came = torch.tensor([1] * comes + [0] * (1000 - comes))
-    head = lambda some: torch.tensor([[0.0, 1.0]]).expand(len(some), 2).double()  # noqa: E731
-    assert temperature.fit_temperature(head, [(states, came)], 100) == pytest.approx(found, rel=0.05)
-    assert temperature.fit_temperature(lambda some: 0 * head(some), [(states, came)], 100) == 1.0
+    sample = temperature.Sample(torch.zeros(1000, 1), came, torch.ones(1, 1000))
+    head = lambda some: torch.tensor([[0.0, 1.0]]).repeat(len(some), 1).double()  # noqa: E731
+    assert temperature.fit_temperatures(head, [sample], 100) == [pytest.approx(found, rel=0.05)]
+    assert temperature.fit_temperatures(lambda some: 0 * head(some), [sample], 100) == [1.0]
+    (unknown,) = temperature.fit_temperatures(lambda some: math.nan * head(some), [sample], 100)
+    assert math.isnan(unknown)
+
+
+def sharp(seed: int, tokens: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [tokens, 40] and what comes by them; as read they are `scale` times as large."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(tokens, 40, generator=random, dtype=torch.float64)
+    came = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
+    return scale * logits, came
+
+
+def test_derivatives_are_those_of_autograd() -> None:
+    """Of two temperatures that share a factor, and of one with another, with tokens that count differently."""
+    logits, came = sharp(0, 300, 1.3)
+    counts = torch.stack([torch.ones(300), torch.arange(300) % 3, (torch.arange(300) < 100).float()])
+    groups = [(0.8, [0, 1]), (1.4, [2])]
+    sample = temperature.Sample(logits, came, counts)
+    found = torch.cat(temperature._derivatives(lambda some: some.clone(), [sample], 64, groups))
+    for place, factor in enumerate((0.8, 0.8, 1.4)):
+        by = torch.tensor(factor, dtype=torch.float64, requires_grad=True)
+        nll = torch.nn.functional.cross_entropy(by * logits, came, reduction="none") @ counts[place].double()
+        for order in range(3):
+            (nll,) = torch.autograd.grad(nll, by, create_graph=True)
+            assert found[place, order].item() == pytest.approx(nll.item(), rel=1e-8)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.02, 1.3), (0.2, 1.0, 7.0)], ids=["near", "far"])
+def test_what_is_found_is_the_minimum(scales: tuple[float, ...]) -> None:
+    """Far more exactly than the last step's length; each length has a scale, the checkpoint all of them."""
+    samples = []
+    for place, scale in enumerate(scales, 1):
+        logits, came = sharp(place, 3000, scale)
+        counts = torch.zeros(1 + len(scales), 3000)
+        counts[[0, place]] = 1
+        samples.append(temperature.Sample(logits, came, counts))
+    found = temperature.fit_temperatures(lambda some: some.clone(), samples, 512)
+    for place, best in enumerate(found):
+        low, high = temperature.COLDEST, temperature.HOTTEST
+        while high / low > 1 + 1e-6:
+            middle = math.sqrt(low * high)
+            slope = 0.0
+            for logits, came, counts in samples:
+                each = (logits / middle).softmax(-1).mul(logits).sum(-1) - logits.gather(-1, came[:, None])[:, 0]
+                slope += float(each @ counts[place].double())
+            low, high = (middle, high) if slope > 0 else (low, middle)
+        assert best == pytest.approx(middle, rel=1e-3)
