@@ -95,7 +95,8 @@ def _sample(model: Any, some: Windows, counts: Tensor) -> Sample:
     parts = scored_states(model, some.input_ids, some.targets, some.scored, some.chunk)
     states, came = (torch.cat(part) for part in zip(*parts, strict=True))
     used = counts[0].nonzero()[:, 0]
-    return Sample(*(one[used.to(one.device)] for one in (states, came)), counts[:, used].to(states.device))
+    here = used.to(states.device)
+    return Sample(states[here], came[here], counts[:, used].to(states.device))
 
 
 @torch.inference_mode()
@@ -158,7 +159,7 @@ def _step(slope: float, curvature: float, third: float) -> float:
 def _derivatives(head: Any, samples: list[Sample], size: int, groups: list[tuple[float, list[int]]]) -> list[Tensor]:
     """The first three derivatives of the summed NLL by the factor of the logits [places, 3], for each group.
 
-    The first is the expected logit less the one that came; the others are the logit's variance and third central moment.
+    The first is the expected logit less the one that came, the others the logit's variance and third central moment.
     """
     sums = [torch.zeros(len(places), 3, dtype=torch.float64) for _, places in groups]
     needed = [place for _, places in groups for place in places]
@@ -182,7 +183,7 @@ def _derivatives(head: Any, samples: list[Sample], size: int, groups: list[tuple
 
 
 def _moments(logits: Tensor, factor: float) -> Tensor:
-    """Mean, variance and third central moment of logits [tokens, vocabulary] by softmax(factor * logits): [tokens, 3]."""
+    """Mean, variance, third central moment of logits [tokens, vocabulary] by softmax(factor * logits): [tokens, 3]."""
     weights = (logits * (factor * LOG2_E)).exp2_()
     total = weights.sum(-1).double()
     first = weights.mul_(logits).sum(-1).double() / total
