@@ -16,6 +16,7 @@ engine.name_the_user()
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
     PYTHONPATH=str(SOURCE.parent),
+    MPLBACKEND="agg",  # a notebook has another one, which may not be installed
     HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
 )
 STUDY = studies.of_config(config)

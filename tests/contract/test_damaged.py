@@ -147,7 +147,9 @@ def commands(study: ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     arm, base, steps = study.arm_runs["constant"][0], study.bases[0], study.steps_key
     record = Path(study.record(arm))
     jobs = [PlannedJob("train", {"run": arm, "steps": steps}, [record], "")]
-    jobs += [PlannedJob("perplexity", {"run": arm}, [Path(study.evaluation_record("perplexity", arm))], "")]
+    jobs += [
+        PlannedJob("perplexity", {"run": arm, "steps": steps}, [Path(study.evaluation_record("perplexity", arm))], "")
+    ]
 
     def plan(planned: list[PlannedJob]) -> Callable[[], None]:
         def ask() -> None:
@@ -164,6 +166,7 @@ def commands(study: ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
     def driven() -> None:
         monkeypatch.setattr(slurm, "jobs_of", lambda folder: [])
+        monkeypatch.setattr(driver.ownership, "is_owned", lambda folder: folder.parent.name == "drivers")
         driver.orphans(study)
         cost.write_down(study)
 
@@ -214,8 +217,8 @@ def files(study: ResolvedStudy) -> dict[str, Left]:
         Left(record, "plan-jobs partial collect prune accept perplexity", "status"),
         Left(Path(study.record(base)), "plan train", "status"),
         Left(evaluation, "plan collect accept snakemake", "status", either="why"),
-        Left(heartbeat.path_of(record), other="status partial collect prune", either="train"),
-        Left(heartbeat.path_of(evaluation), other="status collect prune", either="perplexity"),
+        Left(heartbeat.path_of(record), other="status collect prune", either="train"),
+        Left(heartbeat.path_of(evaluation), other="status collect", either="perplexity"),
         Left(of_study / "study.json", "plan why collect tables", "status"),
         Left(of_study / "planned.json", other="collect plan", either="driver"),
         Left(of_study / "metrics.json", "plan why", "status"),
@@ -227,7 +230,7 @@ def files(study: ResolvedStudy) -> dict[str, Left]:
         Left(work / "log.jsonl", "train"),
         Left(work / "checkpoint-6/longshort-manifest.json", other="train plan-jobs"),
         Left(work / "diverged.json", "train", whole={"step": 100, "loss": None}),
-        Left(work / "owner.json", "train", "prune", whole=gone),
+        Left(work / "owner.json", "train", whole=gone),
         Left(Path(layout.made_by_driver("other")), "driver", whole=["0123456789abcdef"]),
         Left(finished, other="perplexity"),
         Left(finished.with_name("journal"), either="perplexity", whole=[]),
