@@ -1,24 +1,12 @@
-import os
-import sys
 from pathlib import Path
 
 from longshort import studies
 from longshort.commands import driver
 from longshort.metrics.catalog import METRICS
-from longshort.identity.code import SOURCE, code_hash
-from longshort.jobs import engine
+from longshort.identity.code import code_hash
 from longshort.records import layout
-from longshort.terminal import begin_in_utf8
 
-begin_in_utf8()
-engine.name_the_user()
-# `python` in every rule is the one that runs Snakemake, or with `--sdm conda` that of the rule's own environment.
-os.environ.update(
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
-    PYTHONPATH=str(SOURCE.parent),
-    MPLBACKEND="agg",  # a notebook has another one, which may not be installed
-    HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
-)
+driver.settle()
 STUDY = studies.of_config(config)
 
 

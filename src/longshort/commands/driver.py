@@ -18,18 +18,33 @@ from pathlib import Path
 
 from longshort.commands import cost, stale
 from longshort.errors import UserError
-from longshort.identity.code import PLANNED, source_as_planned
+from longshort.identity.code import PLANNED, SOURCE, source_as_planned
 from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import read_json, text_of, write_json
 from longshort.studies import Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
+from longshort.terminal import begin_in_utf8
 
 PROGRAMS = Path("slurm/bin")
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
+
+
+def settle() -> None:
+    """What the engine and its jobs inherit, whatever machine, account or notebook it is started in. May begin this
+    process anew."""
+    begin_in_utf8()
+    engine.name_the_user()
+    # `python` in every rule is the one that runs the engine, or with `--sdm conda` that of the rule's own environment.
+    os.environ.update(
+        PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
+        PYTHONPATH=str(SOURCE.parent),
+        MPLBACKEND="agg",  # a notebook has another one, which may not be installed
+        HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
+    )
 
 
 def keep_source(study: Resolved, shells: dict[str, str]) -> None:
