@@ -118,7 +118,8 @@ def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
     if path.exists():  # an equal arm came before
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
-        rows = train(resolved, folder, run, STEPS, str(base))
+        micro_batch = min(2, resolved.runs[run].training.batch)
+        rows = train(resolved, folder, run, STEPS, str(base), micro_batch=micro_batch)
 
     patch = ARMS[arm].get("alignment", {})
     multipliers = SCHEDULES.get(arm, [1.0] * STEPS)
