@@ -19,10 +19,9 @@ from typer.testing import CliRunner
 
 from longshort import cli, studies
 from longshort.collecting import __main__ as collecting
-from longshort.commands import cost, driver
+from longshort.commands import cost, driver, stale
 from longshort.errors import Exit, JobFailed, LongshortError
 from longshort.evaluation import longbench, perplexity, stage
-from longshort.identity.code import PLANNED
 from longshort.jobs import engine, heartbeat, interruption, ownership, slurm
 from longshort.jobs.engine import PlannedJob
 from longshort.records import hub, layout, publish
@@ -120,7 +119,6 @@ def world(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(engine, "remembered", lambda: lambda output: False)
     for module in (publish, checkpoints):
         monkeypatch.setattr(module, "appears", lambda path, patience=0.0: path.exists())
-    monkeypatch.delenv(PLANNED, raising=False)
     with chdir(copy):
         put(Path(layout.table(layout.partial("tiny"), "main", "md")), b"")
         yield World(commands(studies.load("tiny"), monkeypatch), files(studies.load("tiny")))
@@ -161,8 +159,7 @@ def commands(study: ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     def parsed() -> None:
         resolved = studies.load("tiny")
         resolved.corpus_state()
-        driver.keep_source(resolved)
-        monkeypatch.delenv(PLANNED)
+        stale.refuse_unnoticed(resolved)
 
     def driven() -> None:
         monkeypatch.setattr(slurm, "jobs_of", lambda folder: [])

@@ -84,7 +84,7 @@ def test_status_says_why_a_job_waits_and_what_to_do(
     try:
         drained = submit("--nodelist=n1")
         expected = "nothing to mend: nodes are down or drained"
-        wait_until(lambda: expected in said() and f"constant, 0, training (job {drained})" in said(), said)
+        wait_until(lambda: expected in said() and f"constant, 0, train (job {drained})" in said(), said)
     finally:
         cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
     assert cluster.wait_for(drained) == "COMPLETED"

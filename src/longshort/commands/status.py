@@ -106,13 +106,13 @@ def _why_queued(found: list[Stage], waiting: list[slurm.Job]) -> Iterator[str]:
 
 
 def _named(job: slurm.Job, found: list[Stage]) -> str:
-    makes = next((one for one in found if _is_made_by(one, job)), None)
-    return f"{f'{makes.arms}, {makes.stage}' if makes else engine.rule_in(job.comment)} (job {job.id})"
+    arms = next((f"{one.arms}, " for one in found if one.run in engine.ids_in(job.comment)), "")
+    return f"{arms}{engine.rule_in(job.comment)} (job {job.id})"
 
 
 def _is_made_by(one: Stage, job: slurm.Job) -> bool:
-    rule = "train" if one.stage == layout.TRAINING else one.stage
-    return one.run in engine.ids_in(job.comment) and engine.rule_in(job.comment) == rule
+    rules = ("train",) if one.stage == layout.TRAINING else (one.stage, "evaluate")
+    return one.run in engine.ids_in(job.comment) and engine.rule_in(job.comment) in rules
 
 
 def _cells(one: Stage) -> Iterator[str]:

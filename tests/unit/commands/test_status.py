@@ -167,9 +167,9 @@ def test_why_queued_jobs_wait_and_for_whom(study: resolve.ResolvedStudy, monkeyp
     assert [line.partition(":")[0] for line in queued] == [
         "queued, yours to mend", "queued, yours to mend", "queued, nothing to mend"
     ]  # fmt: skip
-    assert "it is held: `scontrol release 8` lets it run (JobHeldUser): constant, 0, training (job 8)" in queued[0]
+    assert "it is held: `scontrol release 8` lets it run (JobHeldUser): constant, 0, train (job 8)" in queued[0]
     assert "it asks for more than it may have: lower `needs`" in queued[1] and "baseline, 0, perplexity" in queued[1]
-    assert queued[2].endswith("its turn has not come (Resources): base, training (job 7); data (job 9)")
+    assert queued[2].endswith("its turn has not come (Resources): base, train (job 7); data (job 9)")
     rows = json.loads(CliRunner().invoke(app, ["status", "--study", "tiny", "--json"]).output)
     assert {(row["queued_as"], row["ours"]) for row in rows if "queued_as" in row} == {
         ("7", False), ("8", True), ("10", True)
