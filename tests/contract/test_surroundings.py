@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snakemake.cli import parse_config
 
 from longshort.identity.code import code_hash
 from longshort.jobs import engine
@@ -70,7 +71,8 @@ def test_a_study_may_be_named_by_a_number(foreign: Path) -> None:
     for name in ("2024", "2024_11"):
         assert planned(foreign, name)["train"] == 3
     names = ["2024", "2024_11", "1e3", "True", "x"]
-    assert [engine.as_typed(value, names) for value in (2024, 202411, 1000.0, True, "x", 5)] == [*names, 5]
+    taken = [parse_config([f"study={name}"])["study"] for name in names]
+    assert [engine.as_typed(value, names) for value in [*taken, 5]] == [*names, 5] and taken[1] == 202411
     assert engine.as_typed(202411, ["2024_11", "202411"]) == 202411  # both were meant, or neither
 
 

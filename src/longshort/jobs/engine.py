@@ -119,10 +119,17 @@ def as_typed(value: Any, names: list[str]) -> Any:
     202411 of 2024_11. The value itself where none of the names, or several, become it."""
     if isinstance(value, str):
         return value
-    from snakemake.cli import parse_config
-
-    typed = [name for name in names if repr(parse_config([f"key={name}"])["key"]) == repr(value)]
+    typed = [name for name in names if repr(_taken_for(name)) == repr(value)]
     return typed[0] if len(typed) == 1 else value
+
+
+def _taken_for(word: str) -> int | float | bool | str:
+    for number in (int, float):
+        try:
+            return number(word)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(word, word)
 
 
 # ---- what it remembers -----------------------------------------------------------------------------------------------
