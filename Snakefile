@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from longshort import studies
-from longshort.commands import driver
+from longshort.commands import engine_run
 from longshort.metrics.catalog import METRICS
 from longshort.identity.code import code_hash
 from longshort.records import layout
@@ -25,7 +25,7 @@ for stage in STUDY.stages:
 include: "workflow/handlers.smk"
 
 
-driver.keep_source(STUDY, {rule.name: rule.shellcmd for rule in workflow.rules})
+engine_run.keep_source(STUDY, {rule.name: rule.shellcmd for rule in workflow.rules})
 
 
 rule all:

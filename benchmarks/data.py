@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import StdlibCorpus
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.records.publish import read_json
 
@@ -66,7 +67,7 @@ FULL, TOY = Size(240, 400_000, 32_000), Size(12, 20_000, 400)
 
 def make(folder: Path, size: Size) -> dict[str, Any]:
     """A tokenizer and a corpus below folder, and the specification of its preparation."""
-    sources = [text for _, text in corpora.documents({"kind": "stdlib"}, LeftOut())]
+    sources = [text for _, text in corpora.documents(StdlibCorpus(kind="stdlib"), LeftOut())]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     backend.train_from_iterator(

@@ -42,6 +42,7 @@ from longshort.evaluation import (
     temperature,
 )
 from longshort.evaluation.journal import Journal
+from longshort.metrics.settings import KeyTokens, LongBench, Misalignment, Perplexity, PretrainedEvaluator, StandIn
 
 Figures = tuple[dict[str, float], dict[str, str]]
 Functions = dict[str, Callable[[], Any]]
@@ -68,7 +69,7 @@ def write_documents(folder: Path, split: str, count: int, tokens: int, vocabular
     Dataset.from_dict(rows).save_to_disk(str(folder / split))
 
 
-def ours(folder: Path, vocabulary: int, settings: dict[str, Any], device: str) -> Callable[[], dict[int, float]]:
+def ours(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Callable[[], dict[int, float]]:
     model, tokenizer = demo_model(vocabulary, device), SimpleNamespace(bos_token_id=BOS)
 
     def measure() -> dict[int, float]:
@@ -78,7 +79,7 @@ def ours(folder: Path, vocabulary: int, settings: dict[str, Any], device: str) -
     return measure
 
 
-def papers(folder: Path, vocabulary: int, settings: dict[str, Any], device: str) -> Callable[[], dict[int, float]]:
+def papers(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Callable[[], dict[int, float]]:
     """A forward with all its logits for each length and document."""
     model = demo_model(vocabulary, device)
     documents = torch.tensor(Dataset.load_from_disk(str(folder / "test"))["input_ids"], device=device)
@@ -86,7 +87,7 @@ def papers(folder: Path, vocabulary: int, settings: dict[str, Any], device: str)
     @torch.inference_mode()
     def measure() -> dict[int, float]:
         found = {}
-        for length in settings["lengths"]:
+        for length in settings.lengths:
             losses = []
             for document in documents:
                 read = torch.cat([document.new_tensor([BOS]), document[: length - 1]])[None]
@@ -103,12 +104,12 @@ DOCUMENTS = {"": 64, "_100": 100}
 FITTED_ON = 8
 
 
-def fitted_and_measured(folder: Path, vocabulary: int, settings: dict[str, Any], device: str) -> Functions:
+def fitted_and_measured(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Functions:
     """The two parts of an evaluation with temperatures: their fit, and documents measured at them."""
     model, tokenizer = demo_model(vocabulary, device), SimpleNamespace(bos_token_id=BOS)
-    settings = {**settings, "temperature_documents": FITTED_ON}
+    settings = settings.model_copy(update={"temperature_documents": FITTED_ON})
     # Not the random model's own, which lie at the end of the range.
-    known = {"checkpoint": 1.1, **{str(length): 1 + length / 10_000 for length in settings["lengths"]}}
+    known = {"checkpoint": 1.1, **{str(length): 1 + length / 10_000 for length in settings.lengths}}
 
     def fit() -> None:
         temperature.fit(model, settings, folder, BOS, Journal().of("fit"))
@@ -126,7 +127,7 @@ def perplexity_figures(folder: Path, rounds: int, toy: bool, device: str) -> Fig
     lengths, vocabulary = ([16, 32], 300) if toy else ([128, 256, 512, 1024, 2048], 32_000)
     for split, count in {"test": 2, "validation": FITTED_ON}.items():
         write_documents(folder, split, count, lengths[-1], vocabulary)
-    settings = {"lengths": lengths, "documents": 2, "protocol": {"kind": "prefix"}, "temperature_documents": 0}
+    settings = Perplexity(lengths=lengths, documents=2, temperature_documents=0)
     functions = {
         "ours": ours(folder, vocabulary, settings, device),
         "papers": papers(folder, vocabulary, settings, device),
@@ -173,12 +174,12 @@ class Misaligned(NamedTuple):
     sequences: int
 
 
-def closed_form(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
+def closed_form(model: Any, settings: Misalignment, data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
     rows = misalignment.evaluate(model, None, settings, data, shape.l_train).rows
     return {(row["metric"], row["length"]): row["value"] for row in rows if row["document"] is None}
 
 
-def pair_by_pair(model: Any, settings: dict[str, Any], data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
+def pair_by_pair(model: Any, settings: Misalignment, data: Path, shape: Misaligned) -> dict[tuple[str, int], float]:
     """The same contexts, from the definition: both contexts of every pair go through the model, one at a time."""
 
     @torch.inference_mode()
@@ -214,7 +215,9 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
     write_documents(folder, "test", 32, 2 * max(BEYOND) * shape.l_train, 257)
     # Weights so large that what it predicts depends on the context.
     model = demo_model(257, device, spread=0.1)
-    settings = {"sequences": shape.sequences, "lengths_per_sequence": DRAWS, "beyond": BEYOND, "grid_sequences": 0}
+    settings = Misalignment(
+        sequences=shape.sequences, lengths_per_sequence=DRAWS, beyond=list(BEYOND), grid_sequences=0
+    )
     with contextlib.redirect_stdout(sys.stderr):
         ours, theirs = (way(model, settings, folder, shape) for way in (closed_form, pair_by_pair))
         for key, value in theirs.items():
@@ -239,8 +242,11 @@ def longppl_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figure
     vocabulary, lengths = (300, [48, 80]) if toy else (32_000, [512, 1024, 2048])
     short, stride = (16, 8) if toy else (256, 128)
     # Random models gain little by a context: what counts as much is set lower than the paper does.
-    by = {"short": short, "stride": stride, "gain": 0.05, "below": 20.0}
-    tokenizer = tokenizers.load({"kind": "bytes"})
+    search = KeyTokens(
+        evaluator=PretrainedEvaluator(kind="pretrained", name="at random"), documents=1, length=lengths[-1],
+        short=short, stride=stride, gain=0.05, below=20.0,
+    )  # fmt: skip
+    tokenizer = tokenizers.byte_tokenizer()
     letters = np.random.default_rng(0).integers(97, 123, (1, lengths[-1])).astype(np.uint8)
     texts = [bytes(some).decode() for some in letters]
     evaluator = demo_model(vocabulary, device, spread=0.1)
@@ -250,9 +256,9 @@ def longppl_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figure
         found = []
         for text in texts:
             ids = tokenizer(text, add_special_tokens=False).input_ids
-            spans = key_tokens.merged(key_tokens.find(evaluator, tokenizer, text, by).spans)
+            spans = key_tokens.merged(key_tokens.find(evaluator, tokenizer, text, search).spans)
             inside = key_tokens.tokens_inside(key_tokens.offsets_of(tokenizer, text, ids), spans)
-            sums = longppl.of_document(model, torch.tensor(ids), torch.tensor(inside), lengths, by)
+            sums = longppl.of_document(model, torch.tensor(ids), torch.tensor(inside), lengths, search)
             found += [float(np.exp(sums[str(length)][1] / sums[str(length)][0])) for length in lengths]
         return found
 
@@ -261,7 +267,7 @@ def longppl_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figure
             float(
                 compute_longppl(
                     text[:length], model, evaluator, tokenizer, tokenizer,
-                    trunc_len=short, sliding_window=stride, alpha=by["gain"], beta=-by["below"],
+                    trunc_len=short, sliding_window=stride, alpha=search.gain, beta=-search.below,
                 )["longppl"]
             )
             for text in texts
@@ -316,13 +322,17 @@ def train_on(model: Any, tokenizer: Any, text: str, steps: int) -> None:
 
 def longbench_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
     """Raises AssertionError: a score differs."""
-    tokenizer = tokenizers.load({"kind": "bytes"})
+    tokenizer = tokenizers.byte_tokenizer()
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:: 4 if not toy else 2]
     documents = [(file.name, file.read_text(encoding="utf-8")) for file in files]
     items = 1 if toy else 3
     standin.write(standin.build(documents, items), folder / f"longbench-e-{items}")
-    settings = {"source": {"kind": "stand-in", "items_per_task": items}, "max_length": 128 if toy else 1024}
-    asked = longbench_items.questions(tokenizer, {**settings, "max_new_tokens": 4 if toy else None}, folder)
+    settings = LongBench(
+        source=StandIn(kind="stand-in", items_per_task=items),
+        max_length=128 if toy else 1024,
+        max_new_tokens=4 if toy else None,
+    )
+    asked = longbench_items.questions(tokenizer, settings, settings.max_new_tokens, folder)
     model = demo_model(257, device)
     model.generation_config.eos_token_id = BYTES_EOS
     train_on(model.train(), tokenizer, "".join(text for _, text in documents[:50]), 2 if toy else 150)
@@ -342,7 +352,7 @@ def longbench_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figu
     seconds = alternate(functions, rounds, device)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     name = "longbench_time_over_official"
-    what = f"{len(asked)} items of the stand-in, prompt and answer to {settings['max_length']} tokens: "
+    what = f"{len(asked)} items of the stand-in, prompt and answer to {settings.max_length} tokens: "
     what += f"{median['ours']:.3g} / {median['official']:.3g} s"
     return {name: ratio(seconds, "ours", "official")}, {name: what}
 

@@ -24,8 +24,10 @@ from training import prepare, specification
 from transformers import LlamaConfig
 
 from longshort.commands import memory
+from longshort.identity.spec import restored
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import read_json
+from longshort.study.run import RunSpec
 from longshort.training import launch, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +101,13 @@ def main() -> None:
         model = memory.Model.of(config.to_dict())
         how = f"{shape['processes']} processes, {shape['length']} tokens a view"
         parts = memory.of_training(
-            model, spec["training"], spec["length"], spec["deepspeed"], 1, shape["checkpointing"], given.device
+            model,
+            restored(RunSpec, spec).optimisation,
+            spec["length"],
+            spec["deepspeed"],
+            1,
+            shape["checkpointing"],
+            given.device,
         )
         if given.detail:
             print(name, {key: round(value / 2**20) for key, value in parts.items()}, round(taken / 2**20))

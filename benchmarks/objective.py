@@ -19,7 +19,8 @@ from torch.nn.functional import linear, nll_loss
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.alignment.divergences import with_slopes
-from longshort.alignment.objective import Alignment, Terms
+from longshort.alignment.objective import Alignment
+from longshort.alignment.settings import HiddenTerm, OutputTerm, OverlapAll, TwoViews
 from longshort.alignment.views import overlap
 from longshort.identity.kinds import DIVERGENCES
 from longshort.models import head
@@ -156,10 +157,10 @@ def objective_figures(name: str, shape: Shape, rounds: int) -> tuple[dict[str, f
 class Step:
     """A whole training step of one arm: forward, backward, clipping, AdamW."""
 
-    def __init__(self, config: LlamaConfig, terms: Terms | None, rows: int, length: int, options: dict) -> None:
+    def __init__(self, config: LlamaConfig, asked: TwoViews | None, rows: int, length: int, options: dict) -> None:
         torch.manual_seed(0)
         self.model = LlamaForCausalLM(config).to(**options)
-        self.head = head.install(self.model, Alignment(self.model, terms) if terms else head.NextToken())
+        self.head = head.install(self.model, Alignment(self.model, asked) if asked else head.NextToken())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         tokens = torch.randint(0, config.vocab_size, (rows, length + length // 4 + 1), device=options["device"])
         views = torch.stack([tokens[:, : length + 1], tokens[:, length // 4 :]])
@@ -173,12 +174,15 @@ class Step:
         self.optimizer.step()
 
 
+SHARED: dict[str, Any] = {"max_extra": 1, "overlap": OverlapAll()}
+SCE, SYMMETRIC_KL = OutputTerm(alpha=1.0, divergence="sce"), OutputTerm(alpha=1.0, divergence="symmetric-kl")
+FIRST_LAYER = HiddenTerm(alpha=1.0, layers=[1], distance="mse")
 ARMS = {
     "baseline": None,
-    "arm": Terms(output="sce"),
-    "symmetric_kl": Terms(output="symmetric-kl"),
-    "hidden": Terms(layers=(1,)),
-    "hidden_output": Terms(output="symmetric-kl", layers=(1,)),
+    "arm": TwoViews(output=SCE, **SHARED),
+    "symmetric_kl": TwoViews(output=SYMMETRIC_KL, **SHARED),
+    "hidden": TwoViews(hidden=FIRST_LAYER, **SHARED),
+    "hidden_output": TwoViews(output=SYMMETRIC_KL, hidden=FIRST_LAYER, **SHARED),
 }
 
 

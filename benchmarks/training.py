@@ -29,10 +29,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with
 from longshort.alignment import objective
 from longshort.data import __main__ as data_stage
 from longshort.data.windows import TokenStream, Windows, collate
+from longshort.identity.spec import restored
 from longshort.jobs.ownership import sole_owner
 from longshort.models import load
 from longshort.models.head import LossInputs, install, parts
 from longshort.study import resolve
+from longshort.study.run import RunSpec
 from longshort.study.schema import CLEX, YaRN
 from longshort.training import launch, log, trainer
 
@@ -114,7 +116,7 @@ def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
     )
     model = load.load(folder / "base", precision=shape["precision"]).to(device)
     model.train()
-    head = install(model, objective.of(model, spec["alignment"]))
+    head = install(model, objective.Alignment(model, restored(RunSpec, spec).alignment))
     if shape["precision"] == "bf16":
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])
@@ -142,7 +144,7 @@ def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
 def prepare(folder: Path, shape: dict[str, Any]) -> None:
     """Corpus and base below folder, and the world of one process that torchrun would set up."""
     with contextlib.redirect_stdout(io.StringIO()):
-        data_stage.prepare(specification(shape, "zero0")["data"], folder / "data")
+        data_stage.prepare(restored(RunSpec, specification(shape, "zero0")).data, folder / "data")
     torch.manual_seed(0)
     LlamaForCausalLM(shape["model"]).save_pretrained(folder / "base")
     with socket.socket() as some:

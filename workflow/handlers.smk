@@ -3,12 +3,12 @@ from longshort.errors import in_a_line
 
 onstart:
     with in_a_line():
-        driver.start(STUDY, submits=workflow.non_local_exec)
+        engine_run.start(STUDY, submits=workflow.non_local_exec)
 
 
 # A study that ends in error still shows what it has, with the rest marked.
 onerror:
-    driver.explain(log)
+    engine_run.explain(log)
     if "tables" in STUDY.stages:
         shell(
             "python -m longshort.cli tables --study {STUDY.name:q} --partial || true"

@@ -18,15 +18,15 @@ from longshort.evaluation.journal import Measured
 from longshort.metrics.settings import WeightSize
 
 
-def protocol(settings, l_train):
-    return f"weight-size-v1?scale={settings['scale']}"
+def protocol(settings, l_train, tokenizer):
+    return f"weight-size-v1?scale={settings.scale}"
 
 
 def evaluate(model, tokenizer, settings, data, l_train, journal):
     weights = list(model.parameters())
     count = sum(weight.numel() for weight in weights)
     mean = float(sum(weight.abs().sum() for weight in weights)) / count
-    return Measured([{"metric": "weight_size", "value": settings["scale"] * mean, "n": count}])
+    return Measured([{"metric": "weight_size", "value": settings.scale * mean, "n": count}])
 
 
 MEASUREMENT = stage.Measurement(

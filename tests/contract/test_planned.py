@@ -117,7 +117,7 @@ def test_nothing_after_other_execution_or_libraries(finished_copy: Path) -> None
 def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
     """It computes no number."""
     names = [f"training/{name}" for name in ("__main__", "launch", "worker", "tracking")]
-    names += [f"commands/{name}" for name in ("driver", "plan", "cost")]
+    names += [f"commands/{name}" for name in ("engine_run", "plan", "cost")]
     for module in [*names, *(f"jobs/{name}" for name in ("heartbeat", "ownership", "interruption", "slurm"))]:
         with (finished_copy / f"src/longshort/{module}.py").open("a") as file:
             file.write("\nimport abc\n")

@@ -13,7 +13,7 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
-from longshort.commands import driver
+from longshort.commands import engine_run
 from longshort.study import resolve, resources
 from tests.support.project import ROOT, edit_study, run_snakemake
 
@@ -148,6 +148,6 @@ def test_a_refusal_of_slurm_is_explained(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "log").write_text(
         f"SLURM sbatch failed. The error message was '{message}'.\n    sbatch call:\n        sbatch --parsable\n"
     )
-    driver.explain([str(tmp_path / "log")])
+    engine_run.explain([str(tmp_path / "log")])
     said = capsys.readouterr().err
     assert message in said and "slurm/site.yaml" in said and "account ($SBATCH_ACCOUNT)" in said

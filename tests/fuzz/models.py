@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from longshort.models import load
 from tests.fuzz.engine import Kind, Mutation
+from tests.support.models import ARCHITECTURE
 from tests.support.project import TINY, write_study
 
 STUDY = {
@@ -39,8 +40,7 @@ COMMANDS = (CHECK, ("-c", LOAD))
 
 
 def write(project: Path) -> None:
-    architecture = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}
-    model = load.from_scratch(architecture, vocabulary=257, separator=256, length=128, seed=0)
+    model = load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0)
     model.save_pretrained(project / "mymodel")
     write_study(project, STUDY, "pretrained")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from longshort.data import __main__ as stage
+from longshort.data.settings import Data
 
 
 def text(n: int) -> str:
@@ -27,4 +28,4 @@ def put(path: Path, content: bytes) -> None:
 def prepare(root: Path, path: str | None = None, **options: float) -> dict:
     corpus = {"kind": "text", "path": path or str(root), "column": "text"}
     spec = {"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.1, "test": 0.3}
-    return stage.prepare(spec, root.parent / "out", **options)
+    return stage.prepare(Data.model_validate(spec), root.parent / "out", **options)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from longshort.evaluation import harness
+from longshort.metrics.settings import Harness
 
 ITEMS = [
     {"question": "one two", "choices": ["three", "3", "no"], "gold": 0, "answer": "three"},
@@ -106,14 +107,11 @@ def tiny_llama(**changes: Any) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def asked(own: Path, *tasks: str, **settings: Any) -> dict[str, Any]:
-    return {
-        **{"tasks": list(tasks), "max_length": 128, "limit": None, "num_fewshot": None, "lower_is_better": []},
-        **{"include_path": str(own), **settings},
-    }
+def asked(own: Path | None, *tasks: str, **settings: Any) -> Harness:
+    return Harness(tasks=list(tasks), include_path=own and str(own), **{"max_length": 128, **settings})
 
 
-def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], journal: Any = None) -> Any:
+def evaluate(model: Any, tokenizer: Any, settings: Harness, journal: Any = None) -> Any:
     return harness.evaluate(model, tokenizer, settings, Path("."), 64, journal)
 
 

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from longshort.data.settings import BytesTokenizer
+from longshort.identity.spec import restored
+from longshort.metrics.settings import LongBench
+
 STAND_IN = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 192, "max_new_tokens": 8}
+
+
+def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Any]:
+    from longshort.evaluation import longbench_items
+
+    asked = restored(LongBench, settings)
+    return longbench_items.questions(tokenizer, asked, asked.max_new_tokens, data)
+
+
+def protocol(settings: dict[str, Any]) -> str:
+    from longshort.evaluation import longbench
+
+    return longbench.protocol(restored(LongBench, settings), 128, BytesTokenizer())
 
 
 QUESTION_KINDS = ["art", "artist", "hart", "city", "other"]

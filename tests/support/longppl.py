@@ -9,8 +9,13 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from longshort.metrics.settings import KeyTokens, PretrainedEvaluator
+
 # Random models gain little by a context: what counts as much is set lower than the paper does.
-BY = {"short": 24, "stride": 16, "gain": 0.1, "below": 8.0}
+BY = KeyTokens(
+    evaluator=PretrainedEvaluator(kind="pretrained", name="evaluator"),
+    **{"short": 24, "stride": 16, "gain": 0.1, "below": 8.0, "documents": 1, "length": 64},
+)
 WORDS = ["the", "context", "café", "of", "length", "naïve", "and", "model", "…", "tokens", "long"]
 TEXTS = [" ".join(WORDS[(k * k + 3 * number * k) % 11] for k in range(20 + number)) for number in range(20)]
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}

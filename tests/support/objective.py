@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from longshort.alignment.objective import Alignment, Terms
+from longshort.alignment.objective import Alignment
+from longshort.alignment.settings import TwoViews
 from longshort.data.windows import collate
 from longshort.models import head as heads
 from longshort.models.head import LossHead, NextToken
@@ -27,8 +28,28 @@ SHAPE = {
 }
 
 
-def install(model: PreTrainedModel, terms: Terms) -> LossHead:
-    return heads.install(model, NextToken() if terms == Terms() else Alignment(model, terms))
+def aligned(
+    output: str | None = None,
+    *,
+    overlap: dict[str, Any] | None = None,
+    layers: list[int] | None = None,
+    distance: str = "mse",
+    lens: str | None = None,
+    stop_gradient: str = "none",
+    hidden_stop_gradient: str = "none",
+) -> TwoViews:
+    """What is aligned, by its words; the weights come with each batch."""
+    terms: dict[str, Any] = {"overlap": overlap or {"kind": "all"}, "max_extra": 1}
+    if output:
+        terms["output"] = {"alpha": 1.0, "divergence": output, "stop_gradient": stop_gradient}
+    if layers:
+        hidden = {"alpha": 1.0, "layers": layers, "distance": distance, "divergence": lens}
+        terms["hidden"] = {**hidden, "stop_gradient": hidden_stop_gradient}
+    return TwoViews.model_validate(terms)
+
+
+def install(model: PreTrainedModel, asked: TwoViews) -> LossHead:
+    return heads.install(model, Alignment(model, asked) if asked.output or asked.hidden else NextToken())
 
 
 def small_model(config: Any = None, **changed: Any) -> PreTrainedModel:

@@ -12,7 +12,12 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from longshort.data.settings import BytesTokenizer, Tokenizer
+from longshort.evaluation import perplexity
+from longshort.identity.spec import restored
+from longshort.metrics.settings import Perplexity
 from longshort.models import rope
+from longshort.models.settings import CLEX
 
 VOCABULARY, BOS = 61, 60
 PREFIX = {"kind": "prefix"}
@@ -48,6 +53,14 @@ def plain_nll(model: LlamaForCausalLM, input_ids: list[int], length: int) -> flo
     return -picked.mean().item()
 
 
+def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, journal: Any = None) -> Any:
+    return perplexity.evaluate(model, tokenizer, restored(Perplexity, settings), data, 16, journal)
+
+
+def protocol(settings: dict[str, Any], tokenizer: Tokenizer | None = None) -> str:
+    return perplexity.protocol(restored(Perplexity, settings), 16, tokenizer or BytesTokenizer())
+
+
 def by_key(rows: list[dict]) -> dict[tuple, float]:
     return {(row["metric"], row["length"], row["document"]): row["value"] for row in rows}
 
@@ -78,7 +91,7 @@ def extended(kind: str) -> LlamaForCausalLM:
     if kind == "dynamic":
         return llama(DYNAMIC)
     model = llama()
-    rope.extend(model, {"kind": "clex", "max_factor": 3, "time_step": 0.1, "width_factor": 1, "activation": "tanh"})
+    rope.extend(model, CLEX(kind="clex", max_factor=3, time_step=0.1, draws_per="step"))
     torch.nn.init.normal_(model.get_decoder().rotary_emb.inv_freq_down, std=0.1)
     return model
 

@@ -70,7 +70,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
     values["data"] = {**TINY["data"], "corpus": {"kind": "text", "path": str(folder / "corpus")}}
     (folder / "config" / "studies" / "all.yaml").write_text(yaml.safe_dump(values))
     resolved = resolve.load("all", folder / "config")
-    data_stage.prepare(json.loads(resolved.texts[resolved.data]), folder / "data")
+    data_stage.prepare(resolved.study.data, folder / "data")
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ[variable] = value
     os.environ.update(launch.environment(1), MASTER_PORT="29533")

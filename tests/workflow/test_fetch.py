@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from longshort.data.tokenizers import byte_tokenizer
 from tests.support import forkserver, hub
+from tests.support.models import ARCHITECTURE
 from tests.support.project import TINY, make_project, run_python
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -39,8 +40,7 @@ def served(tmp_path: Path) -> Iterator[str]:
         documents.to_parquet(str(data / f"data/{split}-00000-of-00001.parquet"))
     (data / "README.md").write_text(CARD)
     (data / "pictures.bin").write_text("of no use to a study")
-    architecture = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}
-    model = load.from_scratch(architecture, vocabulary=257, separator=256, length=128, seed=0)
+    model = load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0)
     model.save_pretrained(tmp_path / "hub/models/owner/tiny")
     byte_tokenizer().save_pretrained(tmp_path / "hub/models/owner/tiny")
     (tmp_path / "hub/models/owner/tiny/original").mkdir()

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from longshort.jobs import slurm
 from longshort.records.publish import read_record, write_record
+from longshort.study.schema import Training
 from longshort.training import launch
 from tests.support.project import ROOT
 from tests.support.stage import Stage
@@ -101,7 +102,7 @@ def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
     monkeypatch.setenv("SLURM_JOB_ID", str(random.SystemRandom().randrange(12000)))
     monkeypatch.setattr(slurm, "address", lambda node: "127.0.0.1")
     command = [sys.executable, "-m", "torch.distributed.run"]
-    command += launch._rendezvous(["n1", "n2"], {"nodes": 2, "processes": 1})
+    command += launch._rendezvous(["n1", "n2"], Training(steps=1, batch=2, learning_rate=0.1, nodes=2))
     command += ["--no-python", "sh", "-c", "echo $RANK of $WORLD_SIZE"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/clock")}
     launchers = []

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from longshort.commands import memory
 from longshort.commands.resuming import Resuming
-from longshort.identity.spec import canonical, dumps
+from longshort.identity.spec import dumps
 from longshort.metrics.catalog import METRICS
+from longshort.metrics.settings import LongEvaluator, LongPPL, PretrainedEvaluator
 from longshort.records import layout
 from longshort.records.publish import Altered, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy
@@ -160,14 +161,15 @@ def _waits_for(study: ResolvedStudy, one: Work) -> list[str]:
     if one.rule == "train":
         return [base] if (base := study.runs[one.run].base) else []
     if one.rule == layout.KEY_TOKENS:
-        evaluator = _evaluator(study)
-        return [evaluator["run"]] if evaluator["kind"] == "long" else []
+        evaluator = _longppl(study).evaluator
+        return [str(evaluator.run)] if isinstance(evaluator, LongEvaluator) else []
     return [one.run, study.data] if one.rule == "longppl" else [one.run]
 
 
-def _evaluator(study: ResolvedStudy) -> dict[str, Any]:
-    evaluator: dict[str, Any] = study.evaluations["longppl"][1].settings.model_dump()["evaluator"]
-    return evaluator
+def _longppl(study: ResolvedStudy) -> LongPPL:
+    settings = study.evaluations["longppl"][1].settings
+    assert isinstance(settings, LongPPL)
+    return settings
 
 
 class _Known:
@@ -315,7 +317,7 @@ def _memory(study: ResolvedStudy, run: str) -> tuple[dict[str, float], str]:
     model, source = _model(study)
     parts = memory.of_training(
         model,
-        training.model_dump(),
+        training,
         spec.length,
         spec.deepspeed or {},
         training.micro_batch or max(1, training.batch // training.world_size),
@@ -334,8 +336,7 @@ def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
         vocabulary = 257 if study.study.data.tokenizer.kind == "bytes" else 32_000
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
         return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
-    one = model.each()[0]  # they have one shape
-    return memory.existing(canonical(one), model.layers)
+    return memory.existing(model.each()[0].weights, model.layers)  # all bases have one shape
 
 
 def _checkpoint_bytes(
@@ -344,7 +345,7 @@ def _checkpoint_bytes(
     """Of one checkpoint: a finished one of this study's base or arms, else counted."""
     training = study.runs[run].training
     if training is not None and training.adapter is not None:
-        weights = memory.adapted(_model(study)[0], training.adapter.model_dump())
+        weights = memory.adapted(_model(study)[0], training.adapter)
         return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights of the adapter"
     for spec, record in finished:
         if spec.get("base") in study.bases.values():
@@ -374,9 +375,10 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
 def _key_tokens_seconds(known: _Known, one: Work, throughput: float) -> tuple[float, str]:
     """The evaluator reads what a model that is measured reads at most."""
     study = known.study
-    evaluator, asked = _evaluator(study), study.evaluations["longppl"][1]
-    existing = evaluator["kind"] == "pretrained"
-    of = memory.existing(evaluator, EVALUATOR_BLOCKS) if existing else _model(study)
+    evaluator, asked = _longppl(study).evaluator, study.evaluations["longppl"][1]
+    of = _model(study)
+    if isinstance(evaluator, PretrainedEvaluator):
+        of = memory.existing(evaluator, EVALUATOR_BLOCKS)
     operations = 2 * of[0].in_blocks * METRICS["longppl"].tokens(asked.settings.model_dump(), asked.length)
     reached, trainings = known.reached or (throughput, 0)
     return JOB_START + operations / reached, _counted(study, reached, trainings, of)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.metrics.catalog import METRICS
 from longshort.records import hub
 from longshort.records.publish import file_digest, in_words, write_json
 from longshort.study import external
@@ -102,11 +103,10 @@ def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
     from longshort.data import tokenizers
     from longshort.evaluation import harness
 
-    values = study.model_dump(mode="json")
-    settings = values["evaluations"]["harness"]
-    say(f"the data of {len(settings['tasks'])} tasks of lm_eval")
+    settings = METRICS["harness"].resolved(study.evaluations.harness, study.model.max_length)
+    say(f"the data of {len(settings.tasks)} tasks of lm_eval")
     try:
-        harness.entries(tokenizers.load(values["data"]["tokenizer"]), settings)
+        harness.entries(tokenizers.load(study.data.tokenizer), settings)
     except ValueError as error:
         raise StudyError(str(error)) from None
     for part in hub_parts(study):

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longshort.models.settings import Adapter
 from longshort.records import hub
 from longshort.records.publish import read_json
+from longshort.study.schema import Training
 
 UNNAMED = 7e9  # weights of a model whose name says no number
 # Of the logits that exist at a time (alignment/fused.py), and of their gradient's copy in the head's weight.
@@ -77,7 +79,7 @@ class Model:
 
 def of_training(
     model: Model,
-    training: dict[str, Any],
+    training: Training,
     length: int,
     deepspeed: dict[str, Any],
     micro_batch: int,
@@ -88,18 +90,17 @@ def of_training(
     """Bytes of one process by what they are for.
 
     Args:
-        training: of a run's specification.
         length: l_train, tokens.
         micro_batch: windows per forward and process.
     """
-    each = 2 if training["precision"] == "bf16" else 4
+    each = 2 if training.precision == "bf16" else 4
     zero = deepspeed.get("zero_optimization") or {}
-    stage, processes = zero.get("stage", 0), training["processes"] * training.get("nodes", 1)
+    stage, processes = zero.get("stage", 0), training.world_size
     offloads = {key for key in ("optimizer", "param") if (zero.get(f"offload_{key}") or {}).get("device") == "cpu"}
-    adapter = training.get("adapter")
+    adapter = training.adapter
     trained = adapted(model, adapter) if adapter else model.weights
     parts = {"weights": each * model.weights, "gradients": each * trained, "optimiser": 8.0 * trained}
-    if adapter and adapter["kind"] == "qlora":  # four bits and the scale of each 64
+    if adapter and adapter.kind == "qlora":  # four bits and the scale of each 64
         parts["weights"] = each * model.embeddings + (0.5 + 1 / 64) * (model.weights - model.embeddings)
     if stage or each == 2:
         # A step is computed in float32, on a copy of the weights and of their gradients.
@@ -135,7 +136,7 @@ def _activations(model: Model, tokens: int, each: int) -> float:
     return tokens * (norms + attention + feed_forward)
 
 
-def adapted(model: Model, adapter: dict[str, Any]) -> float:
+def adapted(model: Model, adapter: Adapter) -> float:
     """Weights of an adapter: rank x (inputs + outputs) of each layer that gets one."""
     keys = model.kv_share * model.width
     outputs = {
@@ -147,12 +148,12 @@ def adapted(model: Model, adapter: dict[str, Any]) -> float:
         "up_proj": model.width + model.inner,
         "down_proj": model.width + model.inner,
     }
-    return float(model.layers * adapter["rank"] * sum(outputs.get(name, 0) for name in adapter["targets"]))
+    return float(model.layers * adapter.rank * sum(outputs.get(name, 0) for name in adapter.targets))
 
 
-def existing(model: dict[str, Any], layers: int) -> tuple[Model, str]:
+def existing(model: hub.Model, layers: int) -> tuple[Model, str]:
     """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
-    name = str(model["name"])
+    name = model.name
     for path in (Path(name) / "config.json", *hub.fetched_config(model)):
         if path.exists():
             try:

@@ -54,10 +54,10 @@ def kept(config: Path = CONFIG) -> list[Kept]:
     return found
 
 
-def _folders(place: Path, named: set[Path]) -> list[Path]:
-    found = [folder for folder in sorted(place.glob("*")) if NAMED.fullmatch(folder.name)]
-    found = [folder for folder in found if folder.is_dir() and not folder.is_symlink()]
-    return [folder for folder in found if not any(_overlap(folder.resolve(), taken) for taken in named)]
+def _folders(parent: Path, named: set[Path]) -> list[Path]:
+    folders = [folder for folder in sorted(parent.glob("*")) if NAMED.fullmatch(folder.name)]
+    folders = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+    return [folder for folder in folders if not any(_overlap(folder.resolve(), taken) for taken in named)]
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -82,17 +82,17 @@ def stale_records(config: Path = CONFIG) -> dict[str, str]:
     return {record: why for study in studies.every(config).values() for record, why in stale.found(study)}
 
 
-def remove(names: list[str], found: list[Kept]) -> None:
+def remove(names: list[str], kept: list[Kept]) -> None:
     """Deletes the named folders, after all names were looked at.
 
     Raises:
         StudyError: a name is none of the folders that no study needs, or a job has begun to use it; nothing is deleted
             then. Or the system refuses to delete one; the message says which ones are gone.
     """
-    unneeded = {str(folder.path) for folder in found if not folder.needed_by}
+    unneeded = {str(folder.path) for folder in kept if not folder.needed_by}
     for name in names:
         if str(Path(name)) not in unneeded:
-            needed_by = next((folder.needed_by for folder in found if folder.path == Path(name)), None)
+            needed_by = next((folder.needed_by for folder in kept if folder.path == Path(name)), None)
             why = f"study {', '.join(needed_by)} needs it" if needed_by else "it is none of those that are listed"
             raise StudyError(f"{name} is not deleted: {why}; `longshort prune` lists what no study needs")
     for name in names:

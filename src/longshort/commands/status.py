@@ -1,4 +1,4 @@
-"""How far a study is: `longshort status`. It reads records and heartbeats alone, so no driver need live."""
+"""How far a study is: `longshort status`. It reads records and heartbeats alone, so no engine need run."""
 
 from __future__ import annotations
 

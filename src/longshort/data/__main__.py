@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from longshort.data import corpora, seen, shards, tokenizers
 from longshort.data.left_out import LeftOut, Reason
+from longshort.data.settings import Data, StdlibCorpus, TextCorpus
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
-from longshort.identity.spec import digest, dumps
+from longshort.identity.spec import canonical, digest, dumps, restored
 from longshort.jobs import interruption
 from longshort.jobs.ownership import Owner, sole_owner
 from longshort.records import hub, provenance
@@ -41,34 +42,38 @@ ENTRY = "longshort.data.__main__"
 STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}
 
 
-def prepare(spec: dict[str, Any], out: Path, max_left_out: float = 0.05) -> dict[str, Any]:
+def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]:
     """Tokenises the corpus and returns the manifest.
 
     max_left_out: share of the documents that may be lost.
     """
-    tokenizer = tokenizers.load(spec["tokenizer"])
-    found, held_out = _held_out(spec, max_left_out)
+    tokenizer = tokenizers.load(spec.tokenizer)
+    total, held_out = _held_out(spec, max_left_out)
     left_out = LeftOut()
     documents = _disjoint(spec, held_out, left_out)
-    made_by = digest(dumps([spec, code_hash(ENTRY), provenance.environment()]), 64)
-    with tqdm(total=found, desc="tokenise", unit="documents", disable=not sys.stderr.isatty()) as bar:
+    made_by = digest(dumps([canonical(spec), code_hash(ENTRY), provenance.environment()]), 64)
+    with tqdm(total=total, desc="tokenise", unit="documents", disable=not sys.stderr.isatty()) as bar:
 
         def progress(count: int) -> None:
             bar.update(count)
             if bar.disable:
                 bar.n += count
-                print(f"tokenise: {bar.n} of {found} documents", flush=True)
+                print(f"tokenise: {bar.n} of {total} documents", flush=True)
 
         files = shards.write(documents, tokenizer, out, made_by, progress)
     splits = {}
-    place = out / "sources.jsonl"
-    with naming_a_full_disk(place, 150 * found), file_in_place(place) as part, part.open("w") as sources:
+    path = out / "sources.jsonl"
+    with (
+        naming_a_full_disk(path, 150 * total),
+        file_in_place(path) as part,
+        part.open("w", encoding="utf-8") as sources,
+    ):
         for split, names in files.items():
             splits[split] = _content(split, [out / name for name in names], sources)
-    for split, said in splits.items():
-        if not said["documents"] and not (split == "validation" and not spec["validation"]):
+    for split, counts in splits.items():
+        if not counts["documents"] and not (split == "validation" and not spec.validation):
             raise ValueError(
-                f"the {split} split is empty: the corpus has {found} documents; "
+                f"the {split} split is empty: the corpus has {total} documents; "
                 "give more documents or change data.validation and data.test"
             )
         for file in (out / split).iterdir():
@@ -78,30 +83,36 @@ def prepare(spec: dict[str, Any], out: Path, max_left_out: float = 0.05) -> dict
     shutil.rmtree(out / shards.RECORDS)
     hashes = {f"{split}/{name}": sha for split in splits for name, sha in folder_digests(out / split).items()}
     content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
-    return {"spec": spec, "splits": splits, "files": hashes, "left_out": left_out.record(), "content": content}
+    return {
+        "spec": canonical(spec),
+        "splits": splits,
+        "files": hashes,
+        "left_out": left_out.record(),
+        "content": content,
+    }
 
 
-def _held_out(spec: dict[str, Any], max_left_out: float) -> tuple[int, dict[str, set[bytes]]]:
+def _held_out(spec: Data, max_left_out: float) -> tuple[int, dict[str, set[bytes]]]:
     """How many documents there are, and the hashes of the texts of validation and test."""
     count, left_out = 0, LeftOut()
     texts: dict[str, set[bytes]] = {"validation": set(), "test": set()}
-    for name, text in corpora.documents(spec["corpus"], left_out):
+    for name, text in corpora.documents(spec.corpus, left_out):
         count += 1
-        split = corpora.split_of(name, spec["validation"], spec["test"])
+        split = corpora.split_of(name, spec.validation, spec.test)
         if split in texts:
             texts[split].add(_fingerprint(text))
     if not count:
         raise ValueError(
-            f"the corpus {spec['corpus']} holds no document; give another one. Left out:\n{left_out.in_lines()}"
+            f"the corpus {canonical(spec.corpus)} holds no document; give another one. Left out:\n{left_out.in_lines()}"
         )
     left_out.refuse_too_many(count, max_left_out)
     return count, texts
 
 
-def _disjoint(spec: dict[str, Any], held_out: dict[str, set[bytes]], left_out: LeftOut) -> Iterator[shards.Document]:
+def _disjoint(spec: Data, held_out: dict[str, set[bytes]], left_out: LeftOut) -> Iterator[shards.Document]:
     """The documents with their split, less those whose text is in a split that is held out from theirs."""
-    for name, text in corpora.documents(spec["corpus"], left_out):
-        split = corpora.split_of(name, spec["validation"], spec["test"])
+    for name, text in corpora.documents(spec.corpus, left_out):
+        split = corpora.split_of(name, spec.validation, spec.test)
         copies = [other for other in STRICTER[split] if _fingerprint(text) in held_out[other]]
         if copies:
             words = f"of {split} with the text of a {copies[0]} document"
@@ -152,12 +163,12 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, owner: Owner) -> None:
-    spec = read_spec(arguments.spec)
-    if spec["corpus"]["kind"] == "stdlib":
+    spec = restored(Data, read_spec(arguments.spec))
+    if isinstance(spec.corpus, StdlibCorpus):
         print("WARNING: the standard library is another corpus in another Python: these numbers hold for this one only")
     try:
-        if spec["corpus"]["kind"] == "text":
-            seen.write(spec["corpus"]["path"], arguments.corpus_state, arguments.out / seen.RECORD)
+        if isinstance(spec.corpus, TextCorpus):
+            seen.write(spec.corpus.path, arguments.corpus_state, arguments.out / seen.RECORD)
         manifest = prepare(spec, arguments.out, arguments.max_left_out)
     except (ValueError, NoSpace) as error:
         raise UserError(f"data: {error}") from None

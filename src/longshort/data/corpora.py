@@ -10,18 +10,17 @@ import hashlib
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from longshort.data import left_out as why
 from longshort.data import packages, text_files
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import Corpus, HubCorpus, PackageCorpus, StdlibCorpus
 from longshort.records import hub
 
 
-def documents(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """Yields (name, text) of every document that can be used; the others are in left_out."""
-    read = {"stdlib": _stdlib, "package": _package, "text": text_files.documents, "hub": _hub}[corpus["kind"]]
-    for name, text in read(corpus, left_out):
+    for name, text in _of_kind(corpus, left_out):
         text = text.removeprefix("\ufeff")
         if not text.strip():
             left_out.add(why.EMPTY, name)
@@ -29,6 +28,17 @@ def documents(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, 
             yield name, text
         else:
             left_out.add(why.SURROGATE, name)
+
+
+def _of_kind(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+    match corpus:
+        case StdlibCorpus():
+            return _stdlib(left_out)
+        case PackageCorpus():
+            return _package(corpus, left_out)
+        case HubCorpus():
+            return _hub(corpus, left_out)
+    return text_files.documents(corpus, left_out)
 
 
 def _is_encodable(text: str) -> bool:
@@ -47,7 +57,7 @@ def split_of(name: str, validation: float, test: float) -> str:
     return "validation" if share < test + validation else "train"
 
 
-def _stdlib(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _stdlib(left_out: LeftOut) -> Iterator[tuple[str, str]]:
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
@@ -60,7 +70,7 @@ def _stdlib(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, st
             left_out.add(why.NOT_UTF8, relative.as_posix(), f"byte {error.start}")
 
 
-def _package(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _package(corpus: PackageCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     for name, source in packages.sources(corpus):
         try:
             yield name, source.decode()
@@ -68,13 +78,13 @@ def _package(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, s
             left_out.add(why.NOT_UTF8, name, f"byte {error.start}")
 
 
-def _hub(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _hub(corpus: HubCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     from datasets import load_dataset
 
     part = hub.corpus(corpus)
-    folder = str(hub.folder(part)) if part else corpus["dataset"]
-    rows = load_dataset(folder, corpus["configuration"], split=corpus["split"], streaming=True)
-    column, source = corpus["column"], corpus["dataset"]
+    folder = str(hub.folder(part)) if part else corpus.dataset
+    rows = load_dataset(folder, corpus.configuration, split=corpus.split, streaming=True)
+    column, source = corpus.column, corpus.dataset
     for index, row in enumerate(rows):
         if column not in row:
             raise ValueError(

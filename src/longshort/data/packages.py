@@ -8,25 +8,26 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from longshort.data.settings import PackageCorpus
 
 
-def sources(corpus: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+def sources(corpus: PackageCorpus) -> Iterator[tuple[str, bytes]]:
     """Yields path (below where packages are installed) and bytes of each source, in the order of the paths.
 
     Raises:
         ValueError: as refuse_another.
     """
     refuse_another(corpus)
-    yield from _read(corpus["name"], tuple(corpus["without"]))
+    yield from _read(corpus.name, tuple(corpus.without))
 
 
-def refuse_another(corpus: dict[str, Any]) -> None:
+def refuse_another(corpus: PackageCorpus) -> None:
     """
     Raises:
         ValueError: the distribution is not installed, or its sources are not those that the study states.
     """
-    name = corpus["name"]
+    name = corpus.name
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -34,9 +35,9 @@ def refuse_another(corpus: dict[str, Any]) -> None:
             f"data.corpus.name = {name!r}: not installed here; install what envs/requirements.lock pins (make does), "
             "or name another distribution of the lock"
         ) from None
-    if (installed := content(name, tuple(corpus["without"]))) != corpus["content"]:
+    if (installed := content(name, tuple(corpus.without))) != corpus.content:
         raise ValueError(
-            f"data.corpus.content = {corpus['content']!r}: the sources of {name} {version}, which is installed, have "
+            f"data.corpus.content = {corpus.content!r}: the sources of {name} {version}, which is installed, have "
             f"{installed!r}; install the release that the study was written for (envs/requirements.lock pins it: "
             "delete .venv and run make again), or state this hash, which is another corpus with other numbers"
         )

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 from longshort.data import left_out as why
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import TextCorpus
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 PACKED = (".gz", ".zst")
@@ -66,10 +67,10 @@ def root_of(path: str) -> Path:
     return Path(*fixed)
 
 
-def documents(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def documents(corpus: TextCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """Yields name and text: a .txt is named by its path below the root, a row by its file's and its number."""
-    root = root_of(corpus["path"])
-    for file in find(corpus["path"], left_out):
+    root = root_of(corpus.path)
+    for file in find(corpus.path, left_out):
         name = file.relative_to(root).as_posix()
         try:
             name.encode()
@@ -78,7 +79,7 @@ def documents(corpus: dict[str, Any], left_out: LeftOut) -> Iterator[tuple[str, 
             continue
         read = {".txt": _text, ".jsonl": _lines, ".parquet": _table}[str(kind_of(file))]
         try:
-            yield from read(file, name, corpus["column"], left_out)
+            yield from read(file, name, corpus.column, left_out)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             left_out.add(why.DAMAGED, name, str(error))
         except OSError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from longshort.data.settings import BytesTokenizer, Tokenizer
 from longshort.records import hub
 
 if TYPE_CHECKING:
@@ -13,14 +14,25 @@ if TYPE_CHECKING:
 SEPARATOR = "<|document|>"
 
 
-def load(spec: dict[str, Any]) -> PreTrainedTokenizerBase:
+def load(settings: Tokenizer) -> PreTrainedTokenizerBase:
+    """
+    Raises:
+        NotFetched: it is the hub's, and not here.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if spec["kind"] == "bytes":
-        return byte_tokenizer()
+    return byte_tokenizer() if isinstance(settings, BytesTokenizer) else pretrained(settings)
+
+
+def pretrained(model: hub.Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, or one alone, of the hub or of a local folder.
+
+    Raises:
+        NotFetched: it is the hub's, and not here.
+    """
     from transformers import AutoTokenizer
 
-    part = hub.tokenizer(spec)
-    return AutoTokenizer.from_pretrained(hub.folder(part) if part else spec["name"])
+    part = hub.tokenizer(model)
+    return AutoTokenizer.from_pretrained(hub.folder(part) if part else model.name)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

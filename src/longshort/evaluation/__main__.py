@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from longshort.errors import JobFailed, LongshortError, in_a_line
 from longshort.evaluation import stage
@@ -52,14 +53,14 @@ def main() -> None:
 
 def _part(
     of_all: argparse.Namespace, metric: str, spec: str, out: str, code: str, *items: str
-) -> tuple[stage.Measurement, argparse.Namespace]:
+) -> tuple[stage.Measurement[Any], argparse.Namespace]:
     """A metric, and the arguments of its own stage."""
-    measurement: stage.Measurement = import_module(METRICS[metric].module).MEASUREMENT
+    measurement: stage.Measurement[Any] = import_module(METRICS[metric].module).MEASUREMENT
     paths = {"spec": Path(spec), "out": Path(out), "items": [Path(item) for item in items]}
     return measurement, argparse.Namespace(**{**vars(of_all), **paths, "code": code})
 
 
-def measure(parts: list[tuple[stage.Measurement, argparse.Namespace]]) -> list[str]:
+def measure(parts: list[tuple[stage.Measurement[Any], argparse.Namespace]]) -> list[str]:
     """Measures what is due, one metric after the other, and returns the names of those that failed."""
     models, failed, refused = Models(), [], False
     # Once refused, the network is refused for good.
@@ -81,7 +82,7 @@ def measure(parts: list[tuple[stage.Measurement, argparse.Namespace]]) -> list[s
     return failed
 
 
-def _stands(arguments: argparse.Namespace, measurement: stage.Measurement) -> bool:
+def _stands(arguments: argparse.Namespace, measurement: stage.Measurement[Any]) -> bool:
     try:
         return stage.stands(arguments, measurement)
     except (OSError, ValueError):  # what is wrong, the metric's own attempt will say

@@ -14,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
 from longshort.evaluation.harness_answers import is_number, measure, wrapped
-from longshort.evaluation.harness_tasks import WHERE, Entry, entries
-from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.harness_tasks import WHERE, Entry, entries, reach_of
+from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.metrics.settings import Harness
 from longshort.records.publish import folder_digests
 
@@ -30,16 +31,16 @@ class Number(NamedTuple):
     error: float | None  # standard error
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    fewshot = "task" if settings["num_fewshot"] is None else settings["num_fewshot"]
+def protocol(settings: Harness, l_train: int, tokenizer: Tokenizer) -> str:
+    fewshot = "task" if settings.num_fewshot is None else settings.num_fewshot
     given = [
-        f"tasks={','.join(settings['tasks'])}",
-        f"limit={settings['limit'] or 'none'}",
+        f"tasks={','.join(settings.tasks)}",
+        f"limit={settings.limit or 'none'}",
         f"fewshot={fewshot}",
-        f"max={settings['max_length']}",
+        f"max={settings.max_length}",
     ]
-    if settings["include_path"]:
-        given.append(f"own={_digest(Path(settings['include_path']))}")
+    if settings.include_path:
+        given.append(f"own={_digest(Path(settings.include_path))}")
     return f"harness/lm_eval-{version('lm_eval')}-v2?{'&'.join(given)}"
 
 
@@ -50,7 +51,7 @@ def _digest(folder: Path) -> str:
 
 
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: Harness, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """One row "harness:<entry>" for the main metric of each entry of `tasks`, and rows "harness" for all metrics.
 
@@ -59,9 +60,7 @@ def evaluate(
     is its first row. Values are as lm_eval gives them, most of them 0 to 1.
 
     Args:
-        settings: `tasks`; `max_length` of prompt and answer together, tokens; `limit`, first items of each task or
-            None; `num_fewshot`, or None for each task's own; `include_path`, folder of one's own task files, or None;
-            `lower_is_better`, entries whose main metric is better when lower.
+        settings: with the `max_length` that the study's model has, where it asks for none.
         data: not used; all evaluations have one signature.
         l_train: not used.
         journal: keeps each task's result and each answer of the model; those that it has are not measured again.
@@ -74,7 +73,7 @@ def evaluate(
     tasks = {label: task for entry in asked for label, task in entry.tasks.items()}
     journal = journal or Journal().of("harness")
     journal.expect(len(tasks))
-    lm = wrapped(model, tokenizer, settings["max_length"], journal)
+    lm = wrapped(model, tokenizer, reach_of(settings), journal)
     done: dict[str, Any] = {}
     for label, task in tasks.items():
         done[label] = journal.get(label)
@@ -144,8 +143,4 @@ MEASUREMENT = stage.Measurement(
 
 
 if __name__ == "__main__":
-    stage.main(
-        stage.Measurement(
-            "harness", "longshort.evaluation.harness", Harness, evaluate, protocol, keeps_items=True, uses_network=True
-        )
-    )
+    stage.main(MEASUREMENT)

@@ -18,10 +18,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from longshort.evaluation.harness_tasks import OTHER_SEED, RANDOM_SEED, directions
-from longshort.evaluation.journal import Part
+from longshort.evaluation.journal import Section
+from longshort.metrics.settings import Harness
 
 
-def wrapped(model: Any, tokenizer: Any, max_length: int, journal: Part) -> Any:
+def wrapped(model: Any, tokenizer: Any, max_length: int, journal: Section) -> Any:
     """The model as lm_eval calls it; its bars, one a call, would hide that of the journal."""
     from lm_eval.models.huggingface import HFLM
 
@@ -72,7 +73,7 @@ def wrapped(model: Any, tokenizer: Any, max_length: int, journal: Part) -> Any:
 class Answers:
     """The model's answers, each in the journal from the moment that lm_eval has it and calls its cache hook."""
 
-    def __init__(self, journal: Part) -> None:
+    def __init__(self, journal: Section) -> None:
         self._journal = journal
         self._task, self._done, self._total = "", 0, 0
 
@@ -116,7 +117,7 @@ def _is_drawn(generation: dict[str, Any]) -> bool:
     return bool(normalize_gen_kwargs(generation)["do_sample"])
 
 
-def measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def measure(lm: Any, label: str, task: Any, settings: Harness) -> dict[str, Any]:
     """What lm_eval makes of one task: {"result": by metric, "n": items, "items": one row an item and filter}.
 
     lm_eval.evaluate and not simple_evaluate, which asks the machine for its programs each time (5 s).
@@ -126,8 +127,8 @@ def measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[st
 
     # As simple_evaluate: a task that says 0 keeps it.
     own = task.get_config("num_fewshot")
-    if own is None or (own != 0 and settings["num_fewshot"] is not None):
-        task.set_config(key="num_fewshot", value=settings["num_fewshot"] or 0)
+    if own is None or (own != 0 and settings.num_fewshot is not None):
+        task.set_config(key="num_fewshot", value=settings.num_fewshot or 0)
     name = task.task_name
     # A pool of all processors would fork the process that holds the model.
     os.environ["DISABLE_MULTIPROC"] = "1"
@@ -140,7 +141,7 @@ def measure(lm: Any, label: str, task: Any, settings: dict[str, Any]) -> dict[st
         return lm_eval.evaluate(
             lm=lm,
             task_dict={"tasks": {name: task}, "groups": {}},
-            limit=settings["limit"],
+            limit=settings.limit,
         )
 
     try:

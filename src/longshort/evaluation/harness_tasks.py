@@ -18,6 +18,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from longshort.identity.spec import canonical, dumps
+from longshort.metrics.settings import Harness
+
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
 WHERE = "evaluations.harness.tasks"
@@ -36,21 +39,32 @@ class Entry:
 _ENTRIES: WeakKeyDictionary[Any, dict[str, list[Entry]]] = WeakKeyDictionary()
 
 
-def entries(tokenizer: Any, settings: dict[str, Any]) -> list[Entry]:
+def entries(tokenizer: Any, settings: Harness) -> list[Entry]:
     """The entries of `tasks` with their data, loaded once per tokenizer and settings.
 
     Raises:
         ValueError: as evaluate says.
     """
     done = _ENTRIES.setdefault(tokenizer, {})
-    key = json.dumps(settings, sort_keys=True)
+    key = dumps(canonical(settings))
     if key not in done:
         manager = _manager(settings)
-        done[key] = [_load(manager, name, tokenizer, settings) for name in settings["tasks"]]
+        done[key] = [_load(manager, name, tokenizer, settings) for name in settings.tasks]
     return done[key]
 
 
-def _manager(settings: dict[str, Any]) -> Any:
+def reach_of(settings: Harness) -> int:
+    """Longest prompt and answer together, tokens.
+
+    Raises:
+        ValueError: the settings leave it to the study's model: see METRICS["harness"].resolved.
+    """
+    if settings.max_length is None:
+        raise ValueError("evaluations.harness.max_length is null, and the specification names no model; give it")
+    return settings.max_length
+
+
+def _manager(settings: Harness) -> Any:
     """lm_eval's index of tasks, which knows every entry.
 
     Raises:
@@ -58,8 +72,8 @@ def _manager(settings: dict[str, Any]) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    names = [entry.split("@")[0] for entry in settings["tasks"]]
-    own = settings["include_path"]
+    names = [entry.split("@")[0] for entry in settings.tasks]
+    own = settings.include_path
     if own is not None:
         manager = TaskManager(include_path=own, include_defaults=False)
         # A group may name tasks of lm_eval.
@@ -77,7 +91,7 @@ def _manager(settings: dict[str, Any]) -> Any:
     return manager
 
 
-def _load(manager: Any, name: str, tokenizer: Any, settings: dict[str, Any]) -> Entry:
+def _load(manager: Any, name: str, tokenizer: Any, settings: Harness) -> Entry:
     """The tasks of an entry, with their data.
 
     Raises:
@@ -117,7 +131,7 @@ def _load(manager: Any, name: str, tokenizer: Any, settings: dict[str, Any]) -> 
     return entry
 
 
-def _refuse_unfit(entry: Entry, suffix: str, settings: dict[str, Any]) -> None:
+def _refuse_unfit(entry: Entry, suffix: str, settings: Harness) -> None:
     """For an entry that is loaded.
 
     Args:
@@ -136,7 +150,7 @@ def _refuse_unfit(entry: Entry, suffix: str, settings: dict[str, Any]) -> None:
             raise ValueError(
                 f"{WHERE} has {name!r}, but {label.removesuffix(suffix)} takes no length; leave {suffix} out"
             )
-        _refuse_long_answers(label, task, settings["max_length"])
+        _refuse_long_answers(label, task, reach_of(settings))
         mains[own[0].metric if own else next(iter(directions(task)), "")] = task
     if len(mains) > 1:
         raise ValueError(
@@ -145,7 +159,7 @@ def _refuse_unfit(entry: Entry, suffix: str, settings: dict[str, Any]) -> None:
         )
     ((metric, task),) = mains.items()
     higher = directions(task).get(metric) is not False
-    if higher == (name in settings["lower_is_better"]):
+    if higher == (name in settings.lower_is_better):
         say = "take it out of" if higher else "name it in"
         raise ValueError(
             f"{WHERE} has {name!r}, whose {metric} is better when {'higher' if higher else 'lower'}: {say} "

@@ -33,7 +33,7 @@ class Journal:
         """path: the file; None keeps everything in memory (for a caller without a job)."""
         self._path = path
         self._values: dict[str, Any] = {}
-        self._now: Part | None = None
+        self._now: Section | None = None
         if path is not None and path.exists():
             whole = [line for line in path.read_bytes().splitlines(keepends=True) if _is_whole(line)]
             for line in whole:
@@ -42,13 +42,13 @@ class Journal:
                 write_atomic(path, b"".join(whole))
             print(f"going on after {len(whole)} finished items of {path}", flush=True)
 
-    def of(self, prefix: str) -> Part:
-        """The part of one checkpoint, say."""
-        self._now = Part(self, prefix)
+    def of(self, prefix: str) -> Section:
+        """The section of one checkpoint, say."""
+        self._now = Section(self, prefix)
         return self._now
 
     def progress(self) -> dict[str, Any]:
-        """How far the part that was asked for last is, for the heartbeat."""
+        """How far the section that was asked for last is, for the heartbeat."""
         return {} if self._now is None else self._now.progress()
 
     def get(self, key: str) -> Any:
@@ -65,7 +65,7 @@ class Journal:
                 file.write(line)
 
 
-class Part:
+class Section:
     """The keys of a journal below a prefix, and how far they are: a bar on a terminal, a line a minute in a log."""
 
     def __init__(self, journal: Journal, prefix: str) -> None:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from longshort.data import integrity, splits, tokenizers
+from longshort.data.settings import Data
 from longshort.errors import UserError, in_a_line
 from longshort.evaluation.forward import (
     TOKENS_PER_FORWARD,
@@ -37,9 +38,10 @@ from longshort.evaluation.forward import (
 )
 from longshort.evaluation.journal import Journal
 from longshort.identity.code import code_hash, refuse_changed_code
-from longshort.identity.spec import digest, dumps, run_id
+from longshort.identity.spec import canonical, digest, dumps, restored, run_id
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
+from longshort.metrics.settings import Evaluator, KeyTokens, LongEvaluator
 from longshort.models import load
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
@@ -58,7 +60,7 @@ Spans = list[tuple[int, int]]
 MODEL_FILES = (".safetensors", ".json", ".model", ".txt")
 
 
-class KeyTokens(NamedTuple):
+class Found(NamedTuple):
     """The key tokens of a text, in its order: position among the evaluator's tokens, span in the text (characters),
     and loss with the long and the short context (nats)."""
 
@@ -68,11 +70,8 @@ class KeyTokens(NamedTuple):
     short: list[float]
 
 
-def find(model: Any, tokenizer: Any, text: str, by: dict[str, Any]) -> KeyTokens:
+def find(model: Any, tokenizer: Any, text: str, search: KeyTokens) -> Found:
     """The key tokens of a text under an evaluator.
-
-    Args:
-        by: `short`, `stride` (tokens), `gain`, `below` (nats).
 
     Raises:
         ValueError: the tokenizer does not say where in the text its tokens are.
@@ -80,19 +79,19 @@ def find(model: Any, tokenizer: Any, text: str, by: dict[str, Any]) -> KeyTokens
     if not tokenizer.is_fast:
         raise ValueError("the evaluator's tokenizer has no offsets; take a model with a tokenizer.json")
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=False)
-    return find_among(model, torch.tensor(encoded["input_ids"]), encoded["offset_mapping"], by)
+    return find_among(model, torch.tensor(encoded["input_ids"]), encoded["offset_mapping"], search)
 
 
-def find_among(model: Any, ids: Tensor, offsets: Spans, by: dict[str, Any]) -> KeyTokens:
+def find_among(model: Any, ids: Tensor, offsets: Spans, search: KeyTokens) -> Found:
     """The same among tokens [tokens], with the place of each in its text."""
-    positions = torch.arange(by["short"], len(ids))
+    positions = torch.arange(search.short, len(ids))
     if not len(positions):
-        return KeyTokens([], [], [], [])
+        return Found([], [], [], [])
     long = long_losses(model, ids, positions)
-    short = short_losses(model, ids, positions, by["short"], by["stride"])
-    key = (short - long > by["gain"]) & (long < by["below"])
+    short = short_losses(model, ids, positions, search.short, search.stride)
+    key = (short - long > search.gain) & (long < search.below)
     spans = [tuple(offsets[position]) for position in positions[key].tolist()]
-    return KeyTokens(positions[key].tolist(), spans, long[key].tolist(), short[key].tolist())
+    return Found(positions[key].tolist(), spans, long[key].tolist(), short[key].tolist())
 
 
 def long_losses(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
@@ -172,17 +171,17 @@ def offsets_of(tokenizer: Any, text: str, ids: list[int]) -> Spans:
 # ---- the evaluator ---------------------------------------------------------------------------------------------------
 
 
-def trained(evaluator: dict[str, Any]) -> dict[str, Any]:
+def trained(evaluator: LongEvaluator) -> dict[str, Any]:
     """The record of the training of an evaluator `long`.
 
     Raises:
         ValueError: it is not there, or the training diverged.
     """
-    path = Path(layout.training(evaluator["run"], evaluator["steps"]).record)
+    path = Path(layout.training(str(evaluator.run), str(evaluator.steps)).record)
     if not path.exists():
         raise ValueError(f"the evaluator is not trained yet: {path} is missing; run snakemake")
     record = read_record(path)
-    if evaluator["steps"] not in record["checkpoints"]:
+    if str(evaluator.steps) not in record["checkpoints"]:
         raise ValueError(
             f"the evaluator's training diverged ({path}), so that it finds nothing; change model.training, or take a "
             "pretrained evaluator"
@@ -190,9 +189,9 @@ def trained(evaluator: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def folder_of(evaluator: dict[str, Any]) -> Path:
-    if evaluator["kind"] == "long":
-        checkpoint = trained(evaluator)["checkpoints"][evaluator["steps"]]
+def folder_of(evaluator: Evaluator) -> Path:
+    if isinstance(evaluator, LongEvaluator):
+        checkpoint = trained(evaluator)["checkpoints"][str(evaluator.steps)]
         if trouble := altered(Path(checkpoint["path"]), checkpoint["files"], patience=LATE):
             raise ValueError(
                 f"the evaluator is not the one that was trained: {checkpoint['path']}: {trouble}; delete the record of "
@@ -200,16 +199,16 @@ def folder_of(evaluator: dict[str, Any]) -> Path:
             )
         return Path(checkpoint["path"])
     part = hub.weights(evaluator)
-    return hub.folder(part) if part else Path(evaluator["name"])
+    return hub.folder(part) if part else Path(evaluator.name)
 
 
-def content_of(evaluator: dict[str, Any]) -> str:
+def content_of(evaluator: Evaluator) -> str:
     """What names an evaluator: the commit of its repository, or a hash of its files, 12 hexadecimal digits."""
-    if evaluator["kind"] == "long":
-        return digest(dumps(trained(evaluator)["checkpoints"][evaluator["steps"]]["files"]), 12)
+    if isinstance(evaluator, LongEvaluator):
+        return digest(dumps(trained(evaluator)["checkpoints"][str(evaluator.steps)]["files"]), 12)
     if hub.weights(evaluator):
-        return str(evaluator["revision"])[:12]
-    return _digest_of(evaluator["name"])
+        return str(evaluator.revision)[:12]
+    return _digest_of(evaluator.name)
 
 
 @cache
@@ -218,23 +217,23 @@ def _digest_of(folder: str) -> str:
     return digest(dumps({name: sha for name, sha in files.items() if name.endswith(MODEL_FILES)}), 12)
 
 
-def name_of(evaluator: dict[str, Any]) -> str:
+def name_of(evaluator: Evaluator) -> str:
     """What an evaluator is called in a protocol, and in what is said to people."""
-    return "long" if evaluator["kind"] == "long" else Path(evaluator["name"]).name
+    return "long" if isinstance(evaluator, LongEvaluator) else Path(evaluator.name).name
 
 
-def _loaded(evaluator: dict[str, Any]) -> tuple[Any, Any]:
+def _loaded(evaluator: Evaluator) -> tuple[Any, Any]:
     """The model, and its tokenizer; None where it reads the study's own tokens."""
-    model = load.load(folder_of(evaluator), precision=evaluator["precision"]).eval()
+    model = load.load(folder_of(evaluator), precision=evaluator.precision).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     refuse_unknown_logits(model)
-    return model, None if evaluator["kind"] == "long" else tokenizers.load(evaluator)
+    return model, None if isinstance(evaluator, LongEvaluator) else tokenizers.pretrained(evaluator)
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
-def scored(data: Path, key: str, evaluator: dict[str, Any]) -> dict[str, list[int]]:
+def scored(data: Path, search: KeyTokens) -> dict[str, list[int]]:
     """Document -> the positions of the tokens that LongPPL scores, of all that were looked at, as they were found.
 
     Args:
@@ -243,13 +242,15 @@ def scored(data: Path, key: str, evaluator: dict[str, Any]) -> dict[str, list[in
     Raises:
         ValueError: nothing was found, the files were altered, or another evaluator found it.
     """
-    place = layout.key_tokens(data, key)
+    place = layout.key_tokens(data, search.id)
     remedy = f"delete {place.record} and run snakemake again"
     if not Path(place.record).exists():
         raise ValueError(f"the key tokens were not looked for: {place.record} is missing; run snakemake")
     record = read_record(Path(place.record))
-    if record["evaluator"] != content_of(evaluator):
-        raise ValueError(f"the evaluator {name_of(evaluator)} is not the one that found the key tokens; {remedy}")
+    if record["evaluator"] != content_of(search.evaluator):
+        raise ValueError(
+            f"the evaluator {name_of(search.evaluator)} is not the one that found the key tokens; {remedy}"
+        )
     if file_digest(Path(place.scored)) != record["scored_sha256"]:
         raise ValueError(f"{place.scored} is not the file that was written; {remedy}")
     from pandas import read_parquet
@@ -278,75 +279,74 @@ def main() -> None:
     hub.refuse_network()
     with heartbeat.beating(arguments.out, "key_tokens") as beat:
         try:
-            make(arguments.data, arguments.by, arguments.out, arguments.work, code, beat)
+            search = restored(KeyTokens, arguments.by)
+            make(arguments.data, search, arguments.out, arguments.work, code, beat)
         except ValueError as error:
             raise UserError(f"longppl: {error}") from None
 
 
-def make(data: Path, by: dict[str, Any], out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
+def make(data: Path, search: KeyTokens, out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
     manifest = read_record(data)
     wait_for_files(data.parent, manifest["files"])
     integrity.refuse_altered(data, "test")
-    made = {"evaluator": content_of(by["evaluator"]), "data": manifest["content"], "code": code}
+    made = {"evaluator": content_of(search.evaluator), "data": manifest["content"], "code": code}
     made["environment"] = provenance.environment()
-    if by["evaluator"]["kind"] == "long":
-        made["run_id"] = trained(by["evaluator"])["run_id"]
-    place = Path(layout.finished_evaluation(run_id(by, code, made), work))
+    if isinstance(search.evaluator, LongEvaluator):
+        made["run_id"] = trained(search.evaluator)["run_id"]
+    place = Path(layout.finished_evaluation(run_id(canonical(search), code, made), work))
     with sole_owner(place) as owner:
         journal = Journal(place / "journal")
         part = journal.of("key tokens")
         beat.watch(journal.progress)
-        documents = dict(_texts(data.parent, by))
+        documents = dict(_texts(data.parent, search))
         part.expect(len(documents))
-        tokenizer = tokenizers.load(manifest["spec"]["tokenizer"])
+        tokenizer = tokenizers.load(restored(Data, manifest["spec"]).tokenizer)
         evaluator: tuple[Any, Any] | None = None
         found = {}
         for name, (text, ids) in documents.items():
             value = part.get(name)
             if value is None:
-                evaluator = evaluator or _loaded(by["evaluator"])
-                value = _of_document(*evaluator, tokenizer, text, ids, by)
+                evaluator = evaluator or _loaded(search.evaluator)
+                value = _of_document(*evaluator, tokenizer, text, ids, search)
                 part.add(name, value)
             found[name] = value
-        _refuse_none(found, by)
+        _refuse_none(found, search)
         owner.refuse_if_lost()
-        _publish(found, {**made, "by": by}, out)
+        _publish(found, {**made, "by": canonical(search)}, out)
         (place / "journal").unlink(missing_ok=True)
 
 
-def _of_document(
-    model: Any, own: Any, tokenizer: Any, text: str, ids: list[int], by: dict[str, Any]
-) -> list[list[Any]]:
-    """What KeyTokens has, and the positions of the study's tokens inside; own: the evaluator's tokenizer, or None."""
+def _of_document(model: Any, own: Any, tokenizer: Any, text: str, ids: list[int], search: KeyTokens) -> list[list[Any]]:
+    """What Found has, and the positions of the study's tokens inside; own: the evaluator's tokenizer, or None."""
     offsets = offsets_of(tokenizer, text, ids)
     if own is None:
-        key = find_among(model, torch.tensor(ids), offsets, by)
+        key = find_among(model, torch.tensor(ids), offsets, search)
         return [*key, key.positions]
-    key = find(model, own, text[: offsets[-1][1]], by)
+    key = find(model, own, text[: offsets[-1][1]], search)
     return [*key, tokens_inside(offsets, merged(key.spans))]
 
 
-def _texts(data: Path, by: dict[str, Any]) -> list[tuple[str, tuple[str, list[int]]]]:
+def _texts(data: Path, search: KeyTokens) -> list[tuple[str, tuple[str, list[int]]]]:
     """Names, texts and first `length` tokens of the documents that are looked at."""
     test = splits.load(data / "test")
     texts = dict(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
-    names = list(held_out_documents(data, by["length"]))[: by["documents"]]
-    if len(names) < by["documents"]:
+    names = list(held_out_documents(data, search.length))[: search.documents]
+    if len(names) < search.documents:
         raise ValueError(
-            f"LongPPL needs {by['documents']} test documents of at least {by['length']} tokens and {data} has "
+            f"LongPPL needs {search.documents} test documents of at least {search.length} tokens and {data} has "
             f"{len(names)}: lower evaluations.longppl.documents, or the longest of evaluations.longppl.lengths, "
             "or give the test split longer documents"
         )
-    return [(name, (texts[name], ids[: by["length"]].tolist())) for name, ids in names]
+    return [(name, (texts[name], ids[: search.length].tolist())) for name, ids in names]
 
 
-def _refuse_none(found: dict[str, Any], by: dict[str, Any]) -> None:
+def _refuse_none(found: dict[str, Any], search: KeyTokens) -> None:
     without = sum(not value[-1] for value in found.values())
     print(f"{without} of {len(found)} documents have no key token", flush=True)
     if without == len(found):
         raise ValueError(
-            f"the evaluator {name_of(by['evaluator'])} finds no key token in {len(found)} documents: no token gains "
-            f"more than {by['gain']:g} nats by a context beyond {by['short']} tokens and is below {by['below']:g} "
+            f"the evaluator {name_of(search.evaluator)} finds no key token in {len(found)} documents: no token gains "
+            f"more than {search.gain:g} nats by a context beyond {search.short} tokens and is below {search.below:g} "
             "then; take an evaluator that reads long texts better, more documents, or a lower gain"
         )
 

@@ -16,30 +16,34 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
-from longshort.evaluation.journal import Measured, Part
+from longshort.evaluation.journal import Measured, Section
 from longshort.evaluation.longbench_answers import predict
-from longshort.evaluation.longbench_items import protocol, questions
+from longshort.evaluation.longbench_items import protocol as protocol_of_items
+from longshort.evaluation.longbench_items import questions
 from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise
 from longshort.metrics.settings import LongBench
 
 
+def protocol(settings: LongBench, l_train: int, tokenizer: Tokenizer) -> str:
+    return protocol_of_items(settings, settings.max_new_tokens)
+
+
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: LongBench, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """Scores in per cent per task, per task and bucket, over tasks ("overall", "overall-bucket-mean", and
     "overall:0-4k", the mean over the tasks that have items in a bucket), and of each item (`document` is its
     id, with its number where it is not the first of that id).
 
     Args:
-        settings: `source`, `max_length` of prompt and answer together (tokens), `max_new_tokens` (a cap on the answers,
-            or None for the official lengths).
         data: a published data folder, with the folder longbench-e-<items> if the source is the stand-in.
         l_train: not used; all evaluations have one signature.
         journal: keeps each prediction; those that it has are not generated again.
 
     Raises:
-        ValueError: a task or a field is missing in the data, or max_length leaves no room for a prompt.
+        ValueError: a task or a field is missing in the data.
     """
     predicted = predictions(model, tokenizer, settings, data, journal)
     result = summarise(predicted)
@@ -62,13 +66,13 @@ def evaluate(
 
 
 def predictions(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: LongBench, data: Path, journal: Section | None = None
 ) -> list[dict[str, Any]]:
     """One row per item: task, id, prediction, references, all_classes, length (words), score (0..1), truncated, tokens.
 
     `truncated` says whether the prompt lost its middle; `tokens` counts the prompt as the model read it.
     """
-    asked = questions(tokenizer, settings, data)
+    asked = questions(tokenizer, settings, settings.max_new_tokens, data)
     rows = []
     for question, prediction in zip(asked, predict(model, tokenizer, asked, journal), strict=True):
         rows.append(

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from longshort.evaluation.journal import Journal, Part
+from longshort.evaluation.journal import Journal, Section
 from longshort.evaluation.longbench_items import Question
 from longshort.evaluation.scoring import ONE_LINE_TASKS, is_settled
 
 TOKENS_PER_BATCH = 16384
 
 
-def predict(model: Any, tokenizer: Any, asked: Sequence[Question], journal: Part | None = None) -> list[str]:
+def predict(model: Any, tokenizer: Any, asked: Sequence[Question], journal: Section | None = None) -> list[str]:
     """Greedy answers, in the order of the questions.
 
     Questions whose answers have one length share batches of at most TOKENS_PER_BATCH tokens, padded on the left. Where

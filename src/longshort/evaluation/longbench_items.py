@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import fsspec
 
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
+from longshort.metrics.settings import LongBenchItems, LongBenchSource, StandIn, TaskFolder, TaskHub, TaskZip
 from longshort.records import hub, layout
 
 FIELDS = ("context", "answers", "length", "all_classes", "_id")
@@ -40,13 +41,21 @@ class Question(NamedTuple):
 _QUESTIONS: WeakKeyDictionary[Any, dict[str, list[Question]]] = WeakKeyDictionary()
 
 
-def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Question]:
-    """The items of all tasks, truncated to their place; made once per tokenizer and settings."""
-    files = task_files(settings["source"], data)
+def questions(tokenizer: Any, asked: LongBenchItems, cap: int | None, data: Path) -> list[Question]:
+    """The items of all tasks, truncated to their place; made once per tokenizer and settings.
+
+    Args:
+        cap: tokens of an answer, at most; None: the official lengths.
+        data: a published data folder, with the folder longbench-e-<items> if the source is the stand-in.
+
+    Raises:
+        ValueError: a task or a field is missing in the data.
+    """
+    files = task_files(asked.source, data)
     done = _QUESTIONS.setdefault(tokenizer, {})
-    key = json.dumps([files, settings["max_length"], settings["max_new_tokens"]])
+    key = json.dumps([files, asked.max_length, cap])
     if key not in done:
-        done[key] = list(_read_questions(tokenizer, files, settings["max_length"], settings["max_new_tokens"]))
+        done[key] = list(_read_questions(tokenizer, files, asked.max_length, cap))
         cut = sum(question.truncated for question in done[key])
         print(f"{len(done[key])} questions, {cut} of them without the middle of their prompt", flush=True)
     return done[key]
@@ -55,11 +64,6 @@ def questions(tokenizer: Any, settings: dict[str, Any], data: Path) -> list[Ques
 def _read_questions(tokenizer: Any, files: str, max_length: int, cap: int | None) -> Iterator[Question]:
     for task, prompt in official_prompts().items():
         answer_length = prompt.answer_length if cap is None else min(cap, prompt.answer_length)
-        if max_length - answer_length < 2:
-            raise ValueError(
-                f"longbench_e.max_length = {max_length} leaves no room for a prompt before the {answer_length} tokens "
-                f"of {task}'s answer: raise it, or lower max_new_tokens"
-            )
         for item in read_items(files, task):
             text = prompt.format.format(context=item["context"], input=item["input"])
             input_ids, truncated = encode(tokenizer, text, max_length - answer_length)
@@ -86,46 +90,48 @@ def encode(tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]
     return tokenizer(head + tail, truncation=False).input_ids, True
 
 
-def task_files(source: dict[str, Any], data: Path) -> str:
+def task_files(source: LongBenchSource, data: Path) -> str:
     """Where the items of a task are, as fsspec names it, with {task} for its name.
 
     Raises:
         NotFetched: the dataset is not here.
     """
-    if source["kind"] == "stand-in":
-        return layout.standin(Path(data).resolve(), source["items_per_task"]) + "/{task}_e.jsonl"
-    if source["kind"] == "folder":
-        return str(Path(source["path"]).resolve() / "{task}_e.jsonl")
-    if source["kind"] == "zip":
-        return "zip://data/{task}_e.jsonl::" + str(Path(source["path"]).resolve())
-    part = hub.longbench(source)
-    assert part is not None
-    return "zip://data/{task}_e.jsonl::" + str(hub.folder(part) / "data.zip")
+    match source:
+        case StandIn():
+            return layout.standin(Path(data).resolve(), source.items_per_task) + "/{task}_e.jsonl"
+        case TaskHub():
+            return "zip://data/{task}_e.jsonl::" + str(hub.folder(hub.longbench(source)) / "data.zip")
+    return _local_files(source)
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
+def _local_files(source: TaskFolder | TaskZip) -> str:
+    path = Path(source.path).resolve()
+    return str(path / "{task}_e.jsonl") if isinstance(source, TaskFolder) else "zip://data/{task}_e.jsonl::" + str(path)
+
+
+def protocol(asked: LongBenchItems, cap: int | None) -> str:
     """The name of what was done; "official" is official data with official answer lengths and nothing else."""
-    source, cap = settings["source"], settings["max_new_tokens"]
-    given = [f"max={settings['max_length']}", f"prompts={prompts_digest()}"]
+    source = asked.source
+    given = [f"max={asked.max_length}", f"prompts={prompts_digest()}"]
     if cap is not None:
         given.insert(1, f"new={cap}")
-    if source["kind"] == "stand-in":
-        given.insert(0, f"items={source['items_per_task']}")
-        kind = "stand-in"
-    else:
-        kind = "official" if cap is None else "capped"
-        if source["kind"] == "hub":
-            given.insert(0, f"data={source['revision'][:12]}")
-        else:
+    kind = "official" if cap is None else "capped"
+    match source:
+        case StandIn():
+            given.insert(0, f"items={source.items_per_task}")
+            kind = "stand-in"
+        case TaskHub():
+            given.insert(0, f"data={source.revision[:12]}")
+        case _:
             given.insert(0, f"data={digest_of(source)}")
     return f"longbench-e/{kind}-v1?{'&'.join(given)}"
 
 
-def digest_of(source: dict[str, Any]) -> str:
+def digest_of(source: TaskFolder | TaskZip) -> str:
     """Of the items of a local source, whatever their files are called: the first 12 hex digits."""
     digest = hashlib.sha256()
     for task in TASKS:
-        with _opened(task_files(source, Path()), task) as file:
+        with _opened(_local_files(source), task) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
 

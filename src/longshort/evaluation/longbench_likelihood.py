@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
 from longshort.evaluation.forward import head_of, rope_depends_on_length, score_tokens, tokens_per_head
-from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.evaluation.longbench_items import Question, questions
-from longshort.evaluation.longbench_items import protocol as longbench_protocol
+from longshort.evaluation.longbench_items import protocol as protocol_of_items
 from longshort.evaluation.scoring import BUCKETS, bucket_of
 from longshort.metrics.settings import LongBenchLikelihood
 
@@ -42,29 +43,26 @@ class Scored(NamedTuple):
     losses: tuple[float, float]
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    return longbench_protocol(_as_longbench(settings), l_train).replace("longbench-e/", "longbench-e-likelihood/", 1)
+def protocol(settings: LongBenchLikelihood, l_train: int, tokenizer: Tokenizer) -> str:
+    return protocol_of_items(settings, settings.answer_tokens).replace("longbench-e/", "longbench-e-likelihood/", 1)
 
 
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: LongBenchLikelihood, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """Rows of longbench_likelihood, longbench_quarter and longbench_gain (nats a token) per task, per task and bucket,
     over tasks ("overall"), and of each item (`document` is its id).
 
     Args:
-        settings: `source`, `max_length` of prompt and answer together (tokens), `answer_tokens` (a cap on the answers,
-            or None for the official lengths).
         data: a published data folder, with the folder longbench-e-<items> if the source is the stand-in.
         l_train: not used; all evaluations have one signature.
         journal: keeps each item; those that it has are not read again.
 
     Raises:
-        ValueError: a task or a field is missing in the data, max_length leaves no room for a prompt, or no item has an
-            answer.
+        ValueError: a task or a field is missing in the data, or no item has an answer.
     """
     journal = journal or Journal().of("longbench_likelihood")
-    asked = questions(tokenizer, _as_longbench(settings), data)
+    asked = questions(tokenizer, settings, settings.answer_tokens, data)
     journal.expect(len(asked))
     scored = []
     # The longest first: one too large for the memory fails at once.
@@ -153,26 +151,22 @@ def _mean_loss(model: Any, states: Tensor, answer: Tensor) -> float:
 def _rows(scored: list[Scored], tasks: list[str]) -> list[dict[str, Any]]:
     rows = []
     for place, metric in enumerate(METRICS):
-        value = {one: (*one.losses, one.losses[1] - one.losses[0])[place] for one in scored}
+        value = {item: (*item.losses, item.losses[1] - item.losses[0])[place] for item in scored}
         means = []
         for task in tasks:
-            of_task = [one for one in scored if one.task == task]
+            of_task = [item for item in scored if item.task == task]
             for bucket in (None, *BUCKETS):
-                inside = [value[one] for one in of_task if bucket in (None, bucket_of(one.words))]
+                inside = [value[item] for item in of_task if bucket in (None, bucket_of(item.words))]
                 mean = float(np.mean(inside)) if inside else None
                 rows.append(_row(metric, f"{task}:{bucket}" if bucket else task, mean, len(inside)))
-            means += [np.mean([value[one] for one in of_task])] if of_task else []
-            rows += [_row(metric, task, value[one], 1, document=one.id) for one in of_task]
+            means += [np.mean([value[item] for item in of_task])] if of_task else []
+            rows += [_row(metric, task, value[item], 1, document=item.id) for item in of_task]
         rows.append(_row(metric, "overall", float(np.mean(means)), len(scored)))
     return rows
 
 
 def _row(metric: str, task: str, value: float | None, n: int, document: str | None = None) -> dict[str, Any]:
     return {"metric": metric, "length": None, "task": task, "document": document, "value": value, "n": n}
-
-
-def _as_longbench(settings: dict[str, Any]) -> dict[str, Any]:
-    return {**{key: settings[key] for key in ("source", "max_length")}, "max_new_tokens": settings["answer_tokens"]}
 
 
 MEASUREMENT = stage.Measurement(

@@ -20,26 +20,29 @@ from typing import Any
 
 import torch
 
+from longshort.data.settings import Tokenizer
 from longshort.evaluation import key_tokens, stage
 from longshort.evaluation.forward import held_out_documents, rope_depends_on_length
-from longshort.evaluation.journal import Journal, Measured, Part
-from longshort.metrics.settings import LongPPL, key_tokens_id
+from longshort.evaluation.journal import Journal, Measured, Section
+from longshort.metrics.settings import KeyTokens, LongPPL
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    evaluator = settings["evaluator"]
+def protocol(settings: LongPPL, l_train: int, tokenizer: Tokenizer) -> str:
+    evaluator = settings.evaluator
     given = {
-        "evaluator": f"{key_tokens.name_of(evaluator)}@{key_tokens.content_of(evaluator)},{evaluator['precision']}",
-        **{key: settings[key] for key in ("short", "stride")},
-        **{key: f"{settings[key]:g}" for key in ("gain", "below")},
-        "docs": settings["documents"],
-        "lengths": ",".join(str(length) for length in sorted(settings["lengths"])),
+        "evaluator": f"{key_tokens.name_of(evaluator)}@{key_tokens.content_of(evaluator)},{evaluator.precision}",
+        "short": settings.short,
+        "stride": settings.stride,
+        "gain": f"{settings.gain:g}",
+        "below": f"{settings.below:g}",
+        "docs": settings.documents,
+        "lengths": ",".join(str(length) for length in sorted(settings.lengths)),
     }
     return f"longppl/v1?{'&'.join(f'{key}={value}' for key, value in given.items())}"
 
 
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: LongPPL, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """Rows per length: longppl, lsd (nats), each with n key tokens; key_tokens, how many there are, of n documents;
     documents_without_key_tokens; longppl_nll_se and lsd_se, standard errors by document of the mean loss and gain; of
@@ -47,7 +50,6 @@ def evaluate(
 
     Args:
         tokenizer, l_train: not used; all evaluations have one signature.
-        settings: as metrics.settings.LongPPL says.
         data: a published data folder, with the key tokens.
         journal: keeps each document; those that it has are not read again.
 
@@ -55,22 +57,24 @@ def evaluate(
         ValueError: the key tokens are not there, or are another evaluator's.
     """
     journal = journal or Journal().of("longppl")
-    scored = key_tokens.scored(data, key_tokens_id(settings), settings["evaluator"])
-    lengths = sorted(settings["lengths"])
+    scored = key_tokens.scored(data, settings.key_tokens)
+    lengths = sorted(settings.lengths)
     journal.expect(len(scored))
     texts = {name: ids[: lengths[-1]] for name, ids in held_out_documents(data, lengths[-1]) if name in scored}
     sums = {}
     for name, positions in scored.items():
         value = journal.get(name)
         if value is None:
-            value = of_document(model, torch.from_numpy(texts[name]), torch.tensor(positions), lengths, settings)
+            value = of_document(
+                model, torch.from_numpy(texts[name]), torch.tensor(positions), lengths, settings.key_tokens
+            )
             journal.add(name, value)
         sums[name] = value
     return Measured([row for length in lengths for row in _rows(length, {n: v[str(length)] for n, v in sums.items()})])
 
 
 def of_document(
-    model: Any, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int], settings: dict[str, Any]
+    model: Any, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int], search: KeyTokens
 ) -> dict[str, list[float]]:
     """By length: how many of positions there are, and the sums of their losses and of their gains (nats).
 
@@ -80,9 +84,9 @@ def of_document(
         return {str(length): [0, 0.0, 0.0] for length in lengths}
     by_length = rope_depends_on_length(model)
     at_longest = None if by_length else key_tokens.long_losses(model, ids, positions)
-    beyond = positions >= settings["short"]
+    beyond = positions >= search.short
     short = torch.full((len(positions),), math.nan, dtype=torch.float64)
-    short[beyond] = key_tokens.short_losses(model, ids, positions[beyond], settings["short"], settings["stride"])
+    short[beyond] = key_tokens.short_losses(model, ids, positions[beyond], search.short, search.stride)
     found = {}
     for length in lengths:
         here = positions < length

@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
 from longshort.evaluation.forward import held_out_documents, last_log_probs
-from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.metrics.settings import Misalignment
 
 STREAM_KEY = 250611769
@@ -46,15 +47,15 @@ class Drawn(NamedTuple):
     lengths: list[int]
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    beyond = ",".join(str(multiple) for multiple in _multiples(settings)) or "none"
+def protocol(settings: Misalignment, l_train: int, tokenizer: Tokenizer) -> str:
+    beyond = ",".join(str(multiple) for multiple in sorted(settings.beyond)) or "none"
     grid = f"&grid={_in_grid(settings)}" if _in_grid(settings) else ""
-    given = f"train={l_train}&seqs={settings['sequences']}&k={settings['lengths_per_sequence']}&beyond={beyond}{grid}"
+    given = f"train={l_train}&seqs={settings.sequences}&k={settings.lengths_per_sequence}&beyond={beyond}{grid}"
     return f"lsm/suffix-v1?{given}"
 
 
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: Misalignment, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """Rows of sce, entropy_floor and symkl (nats): length l_train (inside), m x l_train for m in `beyond`.
 
@@ -63,23 +64,16 @@ def evaluate(
 
     Args:
         tokenizer: not used; all evaluations have one signature.
-        settings: `sequences`; `lengths_per_sequence`, K >= 2; `beyond`, multiples of l_train, may be empty;
-            `grid_sequences`, 0: no grid.
         data: a published data folder; its `test` split is read.
         l_train: training length in tokens.
         journal: keeps the values of every block of SEQUENCES_AT_ONCE sequences; those it has are not measured again.
 
     Raises:
-        ValueError: K is below 2, `beyond` has 1, or no test document is as long as the longest context.
+        ValueError: no test document is as long as the longest context.
     """
-    draws = settings["lengths_per_sequence"]
-    if draws < 2:
-        raise ValueError(f"evaluations.misalignment.lengths_per_sequence is {draws}: pairs need at least 2")
-    multiples = _multiples(settings)
+    multiples = sorted(settings.beyond)
     long_lengths = [multiple * l_train for multiple in multiples]
-    if l_train in long_lengths:
-        raise ValueError("evaluations.misalignment.beyond has 1, the training length itself: take it out")
-    drawn = sequences(data, settings["sequences"], draws, max([l_train, *long_lengths]), l_train)
+    drawn = sequences(data, settings.sequences, settings.lengths_per_sequence, max([l_train, *long_lengths]), l_train)
     grid = grid_lengths(l_train, max([1, *multiples]))
     journal = journal or Journal().of("misalignment")
     starts = range(0, len(drawn), SEQUENCES_AT_ONCE)
@@ -107,7 +101,7 @@ def evaluate(
 def _of_lengths(lengths: list[int], values: Tensor, drawn: list[Drawn]) -> list[dict[str, Any]]:
     """Rows of the means over sequences of values [sequences, lengths, METRICS], of their standard errors, and of the
     means over each document's sequences (`n` of them): the documents' differences between arms are paired."""
-    documents = [one.document for one in drawn]
+    documents = [sequence.document for sequence in drawn]
     count = len(set(documents))
     means, errors = values.mean(0).tolist(), standard_error(values, documents).tolist()
     rows = []
@@ -135,14 +129,17 @@ def _measure(
         in_grid: the first so many of the block are in the grid, too.
     """
     wanted = [
-        sorted({*one.lengths, *long_lengths, *(grid if place < in_grid else [])}) for place, one in enumerate(block)
+        sorted({*sequence.lengths, *long_lengths, *(grid if place < in_grid else [])})
+        for place, sequence in enumerate(block)
     ]
-    contexts = [one.tokens[-length:] for one, lengths in zip(block, wanted, strict=True) for length in lengths]
+    contexts = [
+        sequence.tokens[-length:] for sequence, lengths in zip(block, wanted, strict=True) for length in lengths
+    ]
     log_probs = last_log_probs(model, contexts).split([len(lengths) for lengths in wanted])
     at_lengths, of_pairs = [], []
-    for place, (one, lengths, rows) in enumerate(zip(block, wanted, log_probs, strict=True)):
+    for place, (sequence, lengths, rows) in enumerate(zip(block, wanted, log_probs, strict=True)):
         log_p = dict(zip(lengths, rows, strict=True))
-        short = torch.stack([log_p[length] for length in one.lengths])
+        short = torch.stack([log_p[length] for length in sequence.lengths])
         long = [against_long(short, log_p[length]) for length in long_lengths]
         at_lengths.append(torch.stack([inside_range(short), *long]).tolist())
         if place < in_grid:
@@ -226,13 +223,9 @@ def _row(
     return {"metric": metric, "length": length, "task": task, "document": document, "value": value, "n": n}
 
 
-def _in_grid(settings: dict[str, Any]) -> int:
+def _in_grid(settings: Misalignment) -> int:
     """How many of the sequences the grid is measured on."""
-    return min(int(settings["grid_sequences"]), int(settings["sequences"]))
-
-
-def _multiples(settings: dict[str, Any]) -> list[int]:
-    return sorted(set(settings["beyond"]))
+    return min(settings.grid_sequences, settings.sequences)
 
 
 MEASUREMENT = stage.Measurement(

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longshort.data.settings import BytesTokenizer, Tokenizer
 from longshort.evaluation import stage, temperature
 from longshort.evaluation.forward import Scores, score_tokens
-from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.evaluation.protocols import (
     Tokens,
     by_length,
@@ -35,51 +36,51 @@ from longshort.evaluation.protocols import (
     start_of,
     tokens_read,
 )
-from longshort.metrics.settings import Perplexity
+from longshort.metrics.settings import Blocks, Perplexity, Prefix, SameTargets, Sliding
 
 BINS = 15
-
-
-BEGINS_WITH_BOS = ("prefix", "sliding")
 # What is also published of a second protocol.
 BESIDE = {"perplexity": "perplexity_block", "nll": "nll_block"}
 
 
-def settle(settings: dict[str, Any], tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with `bos: none` in a protocol that begins with BOS where the tokenizer has none.
+def protocol(settings: Perplexity, l_train: int, tokenizer: Tokenizer) -> str:
+    """The name of what is done; with `bos=none` where a protocol begins with BOS and the tokenizer has none."""
+    chosen = settings.protocol
+    given: dict[str, Any] = {"docs": settings.documents, "lengths": ",".join(map(str, lengths_of(settings)))}
+    if isinstance(chosen, SameTargets):
+        given["targets"] = chosen.targets
+    if isinstance(chosen, Sliding):
+        given["stride"] = chosen.stride
+    if isinstance(chosen, Blocks) and chosen.chunk is not None:
+        given["chunk"] = chosen.chunk
+    if isinstance(chosen, Blocks | Sliding):
+        given["tokens"] = tokens_read(settings)
+    if isinstance(chosen, Prefix | Sliding) and not _has_bos(tokenizer):
+        given["bos"] = "none"
+    given["temperature-docs"] = settings.temperature_documents
+    if settings.temperature_documents:
+        given["temperature-tokens"] = temperature.FITTED_TOKENS
+    if settings.beside is not None:
+        given["beside"] = f"block-v2,tokens={tokens_read(_second(settings, settings.beside))}"
+        given["beside"] += f",chunk={settings.beside.chunk}" if settings.beside.chunk is not None else ""
+    return f"ppl/{chosen.kind}-v2?{'&'.join(f'{key}={value}' for key, value in given.items())}"
 
-    Args:
-        tokenizer: a `data.tokenizer` of the study.
-    """
-    chosen = settings["protocol"]
-    if chosen["kind"] not in BEGINS_WITH_BOS or tokenizer["kind"] == "bytes":
-        return settings
+
+def _has_bos(tokenizer: Tokenizer) -> bool:
+    if isinstance(tokenizer, BytesTokenizer):
+        return True
     from longshort.data import tokenizers  # late: of use only here
 
-    if tokenizers.load(tokenizer).bos_token_id is not None:
-        return settings
-    return {**settings, "protocol": {**chosen, "bos": "none"}}
+    return tokenizers.load(tokenizer).bos_token_id is not None
 
 
-def protocol(settings: dict[str, Any], l_train: int) -> str:
-    chosen = settings["protocol"]
-    given = {"docs": settings["documents"], "lengths": ",".join(str(length) for length in lengths_of(settings))}
-    given |= {key: chosen[key] for key in ("targets", "stride", "chunk") if chosen.get(key) is not None}
-    if "tokens" in chosen:
-        given["tokens"] = tokens_read(settings)
-    if "bos" in chosen:
-        given["bos"] = chosen["bos"]
-    given["temperature-docs"] = settings["temperature_documents"]
-    if settings["temperature_documents"]:
-        given["temperature-tokens"] = temperature.FITTED_TOKENS
-    if beside := settings.get("beside"):
-        given["beside"] = f"block-v2,tokens={tokens_read({**settings, 'protocol': beside})}"
-        given["beside"] += f",chunk={beside['chunk']}" if beside.get("chunk") else ""
-    return f"ppl/{chosen['kind']}-v2?{'&'.join(f'{key}={value}' for key, value in given.items())}"
+def _second(settings: Perplexity, protocol: Blocks) -> Perplexity:
+    """The settings with the protocol that is measured beside the first."""
+    return settings.model_copy(update={"protocol": protocol, "beside": None})
 
 
 def evaluate(
-    model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, l_train: int, journal: Part | None = None
+    model: Any, tokenizer: Any, settings: Perplexity, data: Path, l_train: int, journal: Section | None = None
 ) -> Measured:
     """Rows per length L: perplexity, perplexity_checkpoint_t, perplexity_length_t (at the two fitted temperatures),
     temperature (also one of the checkpoint, without a length), accuracy, ece (0..1); of each document nll (nats a
@@ -87,9 +88,8 @@ def evaluate(
     `task` says which tokens: "16-31" have so many tokens before them in their window (BOS is not counted).
 
     Args:
-        settings: `lengths` in tokens, `documents` how many test documents, `protocol` {kind} and what it needs,
-            `temperature_documents` how many validation documents, 0 for no temperature (which tokens of them:
-            temperature.py). `beside`: a block protocol of which perplexity_block and nll_block are published, too.
+        settings: with `beside`, perplexity_block and nll_block are published, too. Which tokens of the
+            temperature_documents are fitted: temperature.py.
         data: a published data folder; its `test` and `validation` splits are read.
         l_train: not used; all evaluations have one signature.
         journal: keeps each document; those that it has are not read again. The temperatures are one item, as the hidden
@@ -102,16 +102,16 @@ def evaluate(
     journal = journal or Journal().of("perplexity")
     lengths = lengths_of(settings)
     bos = tokenizer.bos_token_id
-    second = {**settings, "protocol": settings["beside"]} if settings.get("beside") else None
-    at_least = max(tokens_read(some) for some in (settings, second) if some)
-    documents = documents_of(data, settings["documents"], at_least, "test", "documents")
+    second = _second(settings, settings.beside) if settings.beside else None
+    at_least = max(tokens_read(each) for each in (settings, second) if each)
+    documents = documents_of(data, settings.documents, at_least, "test", "documents")
     names = [name for name, _ in documents]
-    journal.expect(len(documents) * (1 + bool(second)) + bool(settings["temperature_documents"]))
+    journal.expect(len(documents) * (1 + bool(second)) + bool(settings.temperature_documents))
     temperatures: dict[str, float] = {}
-    if settings["temperature_documents"]:
+    if settings.temperature_documents:
         temperatures = journal.get("temperatures") or temperature.fit(model, settings, data, bos, journal)
 
-    def rows_by(how: dict[str, Any], fitted: dict[str, float], item: str) -> list[dict[str, Any]]:
+    def rows_by(how: Perplexity, fitted: dict[str, float], item: str) -> list[dict[str, Any]]:
         sums = [
             journal.get(f"{item} {index}")
             or _document(model, how, fitted, token_ids, index, bos, journal, f"{item} {index}")
@@ -133,33 +133,35 @@ def evaluate(
 
 def _document(
     model: Any,
-    settings: dict[str, Any],
+    settings: Perplexity,
     temperatures: dict[str, float],
     token_ids: Tokens,
     index: int,
     bos: int | None,
-    journal: Part,
+    journal: Section,
     item: str,
 ) -> dict[str, Any]:
     """Sums over a document's scored tokens, by length."""
     start = start_of(settings, token_ids, index, "test")
-    if settings["protocol"]["kind"] != "same-targets":
+    if not isinstance(settings.protocol, SameTargets):
         token_ids = token_ids[: tokens_read(settings)]
     sums: dict[str, Any] = {}
-    for served, some in by_length(model, settings, token_ids, start, bos):
+    for served, reading in by_length(model, settings, token_ids, start, bos):
         fitted = []
         if temperatures:
-            fitted = [(temperatures["checkpoint"], scored_for(served, some, served[-1]))]
-            fitted += [(temperatures[str(length)], scored_for(served, some, length)) for length in served]
-        scores = score_tokens(model, some.input_ids, some.targets, some.scored, fitted, some.chunk)
+            fitted = [(temperatures["checkpoint"], scored_for(served, reading, served[-1]))]
+            fitted += [(temperatures[str(length)], scored_for(served, reading, length)) for length in served]
+        scores = score_tokens(model, reading.input_ids, reading.targets, reading.scored, fitted, reading.chunk)
         for place, length in enumerate(served):
             # Of the fitted temperatures, the checkpoint's and the length's own.
             kept = [0, 1, 2 + place] if fitted else [0]
             part = Scores(scores.nll[kept], scores.correct, scores.confidence)
             if len(served) > 1:
-                first = slice(length - some.before)
+                first = slice(length - reading.before)
                 part = Scores(part.nll[..., first], part.correct[..., first], part.confidence[..., first])
-            _add(sums.setdefault(str(length), {}), _sums(part, some.before + some.scored[: part.correct.shape[1]]))
+            _add(
+                sums.setdefault(str(length), {}), _sums(part, reading.before + reading.scored[: part.correct.shape[1]])
+            )
     journal.add(item, sums)
     return sums
 
@@ -246,7 +248,6 @@ MEASUREMENT = stage.Measurement(
     asks=Perplexity,
     evaluate=evaluate,
     protocol=protocol,
-    settle=settle,
 )
 
 

@@ -39,11 +39,13 @@ from torch import Tensor
 
 from longshort.data.streams import generator
 from longshort.evaluation.forward import held_out_documents, rope_depends_on_length
+from longshort.metrics.settings import Blocks, Perplexity, Prefix, SameTargets, Sliding
 
 Tokens = NDArray[np.int64]
+Protocol = Prefix | SameTargets | Blocks | Sliding
 
 
-class Windows(NamedTuple):
+class Reading(NamedTuple):
     """What the model reads, and what comes next, both [rows, length] (block: it reads a token more).
 
     last: so many tokens at each row's end are scored, but for the first ones of chunks.
@@ -64,28 +66,27 @@ class Windows(NamedTuple):
         return columns if self.chunk is None else columns[(columns + self.before) % self.chunk != 0]
 
 
-def windows(
-    chosen: dict[str, Any], token_ids: Tokens, length: int, longest: int, start: int, bos: int | None
-) -> list[Windows]:
+def readings(
+    chosen: Protocol, token_ids: Tokens, length: int, longest: int, start: int, bos: int | None
+) -> list[Reading]:
     """What is read of one document at one length.
 
     Args:
-        chosen: the protocol, {kind} and what it needs.
         token_ids: [tokens], those that the protocol reads.
         longest: the longest of all lengths, tokens.
         start: where the window of same-targets begins.
         bos: the token that prefix and sliding read first; None: there is none, and the first token is not scored.
     """
     tokens = torch.from_numpy(np.asarray(token_ids, dtype=np.int64))
-    if chosen["kind"] == "prefix":
+    if isinstance(chosen, Prefix):
         return [_after_bos(tokens[None, :length], bos, length)]
-    if chosen["kind"] == "same-targets":
+    if isinstance(chosen, SameTargets):
         window = tokens[None, start : start + longest + 1]
-        return [Windows(window[:, -length - 1 : -1], window[:, -length:], chosen["targets"], before=1)]
-    if chosen["kind"] == "block":
+        return [Reading(window[:, -length - 1 : -1], window[:, -length:], chosen.targets, before=1)]
+    if isinstance(chosen, Blocks):
         blocks = tokens[: len(tokens) // length * length].view(-1, length)
-        return [Windows(blocks, blocks[:, 1:], length - 1, before=1, chunk=chosen.get("chunk"))]
-    stride = min(chosen["stride"], length)
+        return [Reading(blocks, blocks[:, 1:], length - 1, before=1, chunk=chosen.chunk)]
+    stride = min(chosen.stride, length)
     others = (
         tokens[stride:].unfold(0, length, stride) if len(tokens) >= length + stride else tokens.new_empty(0, length)
     )
@@ -98,29 +99,29 @@ def windows(
     return found
 
 
-def _after_bos(tokens: Tensor, bos: int | None, last: int) -> Windows:
+def _after_bos(tokens: Tensor, bos: int | None, last: int) -> Reading:
     if bos is None:
-        return Windows(tokens, tokens[:, 1:], min(last, tokens.shape[1] - 1), before=1)
+        return Reading(tokens, tokens[:, 1:], min(last, tokens.shape[1] - 1), before=1)
     before = torch.full((len(tokens), 1), bos)
-    return Windows(torch.cat([before, tokens[:, :-1]], dim=1), tokens, last, before=0)
+    return Reading(torch.cat([before, tokens[:, :-1]], dim=1), tokens, last, before=0)
 
 
 def by_length(
-    model: Any, settings: dict[str, Any], token_ids: Tokens, start: int, bos: int | None
-) -> Iterator[tuple[list[int], Windows]]:
+    model: Any, settings: Perplexity, token_ids: Tokens, start: int, bos: int | None
+) -> Iterator[tuple[list[int], Reading]]:
     """Every reading of a document, and the lengths that it serves: all of them where a prefix of it is one."""
-    lengths, chosen = lengths_of(settings), settings["protocol"]
-    if chosen["kind"] == "prefix" and not rope_depends_on_length(model):
-        yield lengths, windows(chosen, token_ids, lengths[-1], lengths[-1], start, bos)[0]
+    lengths, chosen = lengths_of(settings), settings.protocol
+    if isinstance(chosen, Prefix) and not rope_depends_on_length(model):
+        yield lengths, readings(chosen, token_ids, lengths[-1], lengths[-1], start, bos)[0]
         return
     for length in lengths:
-        for some in windows(chosen, token_ids, length, lengths[-1], start, bos):
-            yield [length], some
+        for reading in readings(chosen, token_ids, length, lengths[-1], start, bos):
+            yield [length], reading
 
 
-def scored_for(served: list[int], some: Windows, length: int) -> int:
+def scored_for(served: list[int], reading: Reading, length: int) -> int:
     """How many tokens a reading scores for a length that it serves: the first of them, where it serves several."""
-    return length - some.before if len(served) > 1 else len(some.scored) * len(some.targets)
+    return length - reading.before if len(served) > 1 else len(reading.scored) * len(reading.targets)
 
 
 def documents_of(data: Path, count: int, at_least: int, split: str, key: str) -> list[tuple[str, Tokens]]:
@@ -136,21 +137,21 @@ def documents_of(data: Path, count: int, at_least: int, split: str, key: str) ->
     return documents
 
 
-def start_of(settings: dict[str, Any], token_ids: Tokens, index: int, split: str) -> int:
+def start_of(settings: Perplexity, token_ids: Tokens, index: int, split: str) -> int:
     """Where the window of same-targets begins in a document."""
-    if settings["protocol"]["kind"] != "same-targets":
+    if not isinstance(settings.protocol, SameTargets):
         return 0
     stream = "perplexity/same-targets-v1" if split == "test" else "perplexity/same-targets-v1/validation"
     return int(generator(stream, 0, index).integers(0, len(token_ids) - lengths_of(settings)[-1]))
 
 
-def lengths_of(settings: dict[str, Any]) -> list[int]:
-    return sorted(set(settings["lengths"]))
+def lengths_of(settings: Perplexity) -> list[int]:
+    return sorted(settings.lengths)
 
 
-def tokens_read(settings: dict[str, Any]) -> int:
+def tokens_read(settings: Perplexity) -> int:
     """How many tokens a document must have; of all but same-targets, how many are read."""
     longest = lengths_of(settings)[-1]
-    if settings["protocol"]["kind"] == "same-targets":
+    if isinstance(settings.protocol, SameTargets):
         return longest + 1
-    return settings["protocol"].get("tokens") or longest
+    return longest if isinstance(settings.protocol, Prefix) else settings.protocol.tokens or longest

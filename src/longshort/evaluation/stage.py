@@ -11,18 +11,19 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from longshort.data import integrity, splits
+from longshort.data.settings import Tokenizer
 from longshort.errors import UserError, in_a_line
-from longshort.evaluation.journal import Journal, Measured, Part
+from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.evaluation.loaded import Models
 from longshort.identity.code import code_hash, modules, refuse_changed_code
-from longshort.identity.spec import completed, digest, dumps, run_id
+from longshort.identity.spec import digest, dumps, restored, run_id
+from longshort.identity.strict import Strict
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
+from longshort.metrics.settings import StandIn
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
     LATE,
@@ -41,42 +42,34 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
-# (model, tokenizer, settings, folder of the data, l_train, what is measured already) -> rows, items
-Evaluate = Callable[[Any, Any, dict[str, Any], Path, int, Part], Measured]
-# (settings, l_train) -> the id of what is done
-Protocol = Callable[[dict[str, Any], int], str]
+Settings = TypeVar("Settings", bound=Strict)
 
 
-# (settings, the study's tokenizer) -> the settings, with what the study leaves to the tokenizer
-Settle = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
-
-
-class Measurement(NamedTuple):
+class Measurement(NamedTuple, Generic[Settings]):
     """How a metric of the catalogue is measured.
 
     Attributes:
         metric: its name in the catalogue.
         module: the module that is run, which its code's hash begins with.
         asks: the model of its settings.
-        evaluate: measures one checkpoint.
-        protocol: names what is done.
-        settle: where the protocol depends on the tokenizer; None: the settings as they are.
+        evaluate: measures one checkpoint: (model, tokenizer, settings, folder of the data, l_train, what is measured
+            already) -> rows, items.
+        protocol: (settings, l_train, the study's tokenizer) -> the id of what is done.
         keeps_items: whether it also publishes its items, beside the numbers, as <steps>.items.parquet.
         uses_network: some tasks of lm_eval fetch their texts anew each time, and not from the hub.
     """
 
     metric: str
     module: str
-    asks: type[BaseModel]
-    evaluate: Evaluate
-    protocol: Protocol
-    settle: Settle | None = None
+    asks: type[Settings]
+    evaluate: Callable[[Any, Any, Settings, Path, int, Section], Measured]
+    protocol: Callable[[Settings, int, Tokenizer], str]
     keeps_items: bool = False
     uses_network: bool = False
 
 
 @in_a_line()
-def main(measurement: Measurement) -> None:
+def main(measurement: Measurement[Any]) -> None:
     """The command line of one metric's stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, required=True, help="specification of the evaluation (JSON)")
@@ -97,7 +90,7 @@ def main(measurement: Measurement) -> None:
 
 def make(
     arguments: argparse.Namespace,
-    measurement: Measurement,
+    measurement: Measurement[Any],
     beat: heartbeat.Heartbeat,
     models: Models | None = None,
 ) -> None:
@@ -148,7 +141,7 @@ def make(
         _publish(arguments.out, finished.read_bytes(), items, read_record(finished.with_suffix(".json")))
 
 
-def stands(arguments: argparse.Namespace, measurement: Measurement) -> bool:
+def stands(arguments: argparse.Namespace, measurement: Measurement[Any]) -> bool:
     """Whether what is published is what make() would publish, be it by other versions of the libraries: these have
     nothing measured again, as where each metric is a job of its own."""
     if not _sound(arguments.out):
@@ -159,23 +152,22 @@ def stands(arguments: argparse.Namespace, measurement: Measurement) -> bool:
 
 
 class _Read(NamedTuple):
-    """What a stage was given: the specification as it is named and as it is completed, the record of the training,
+    """What a stage was given: the specification as it is named and as it is restored, the record of the training,
     its own code, the content of the corpus, and all that finished work must have been made from."""
 
     asked: dict[str, Any]
     run: dict[str, Any]
-    spec: dict[str, Any]
+    spec: Evaluation
     code: str
     content: str
     inputs: dict[str, Any]
 
 
-def _read(arguments: argparse.Namespace, measurement: Measurement) -> _Read:
+def _read(arguments: argparse.Namespace, measurement: Measurement[Any]) -> _Read:
     metric, entry = measurement.metric, measurement.module
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
     asked, run = read_spec(arguments.spec), read_record(arguments.run)
-    spec = completed(Evaluation, asked)
-    spec["settings"] = completed(measurement.asks, asked["settings"])
+    spec = restored(Evaluation, {**asked, "settings": restored(measurement.asks, asked.get("settings"))})
     if "run" not in run:
         raise UserError(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
     manifest = read_record(arguments.data)
@@ -192,7 +184,7 @@ def _whichever_libraries(inputs: dict[str, Any]) -> str:
 
 
 def _inputs(
-    arguments: argparse.Namespace, measurement: Measurement, spec: dict[str, Any], run: dict[str, Any], content: str
+    arguments: argparse.Namespace, measurement: Measurement[Any], spec: Evaluation, run: dict[str, Any], content: str
 ) -> dict[str, Any]:
     """What finished work must have been made from to be found again, besides the specification and the code."""
     return {
@@ -213,29 +205,25 @@ def _inputs(
     }
 
 
-def _protocol(measurement: Measurement, spec: dict[str, Any]) -> str:
-    settings = spec["settings"]
+def _protocol(measurement: Measurement[Any], spec: Evaluation) -> str:
     try:
-        if measurement.settle is not None:
-            settings = measurement.settle(settings, spec["data"]["tokenizer"])
-        said = measurement.protocol(settings, spec["length"])
-        return said if spec["precision"] == "fp32" else f"{said}&weights={spec['precision']}"
+        protocol = measurement.protocol(spec.settings, spec.length, spec.data.tokenizer)
+        return protocol if spec.precision == "fp32" else f"{protocol}&weights={spec.precision}"
     except (OSError, ValueError) as error:
         raise UserError(f"{measurement.metric}: {error}") from None
 
 
-def _made_items(spec: dict[str, Any], data: Path) -> list[Path]:
+def _made_items(spec: Evaluation, data: Path) -> list[Path]:
     """The digests of the items that were made from the corpus, where these are asked."""
-    source = spec["settings"].get("source", {})
-    asked = source.get("items_per_task")
-    return [Path(layout.standin_manifest(data.parent, asked))] if asked is not None else []
+    source = getattr(spec.settings, "source", None)
+    return [Path(layout.standin_manifest(data.parent, source.items_per_task))] if isinstance(source, StandIn) else []
 
 
 def _checkpoints(
-    measurement: Measurement,
+    measurement: Measurement[Any],
     run: dict[str, Any],
     steps: list[int],
-    spec: dict[str, Any],
+    spec: Evaluation,
     data: Path,
     journal: Journal,
     models: Models,
@@ -252,16 +240,16 @@ def _checkpoints(
         if tokenizer is None:
             from longshort.data import tokenizers
 
-            tokenizer = tokenizers.load(spec["data"]["tokenizer"])
+            tokenizer = tokenizers.load(spec.data.tokenizer)
         began = time.monotonic()
-        model = models.of(checkpoint, spec["precision"])
-        if not _answers(model, data, spec["length"]):
+        model = models.of(checkpoint, spec.precision)
+        if not _answers(model, data, spec.length):
             print(f"step {step}: the model's logits are not finite: it diverged, nothing to measure", flush=True)
             together.rows.append(_nothing(measurement.metric, step, "diverged"))
             continue
         try:
             measured = measurement.evaluate(
-                model, tokenizer, spec["settings"], data, spec["length"], journal.of(f"step {step}")
+                model, tokenizer, spec.settings, data, spec.length, journal.of(f"step {step}")
             )
         except ValueError as error:
             raise UserError(f"{measurement.metric}, step {step}: {error}") from None

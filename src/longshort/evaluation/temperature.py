@@ -17,9 +17,9 @@ from torch import Tensor
 
 from longshort.data.streams import generator
 from longshort.evaluation.forward import LOG2_E, head_of, in_cache, scored_states, tokens_per_head
-from longshort.evaluation.journal import Part
+from longshort.evaluation.journal import Section
 from longshort.evaluation.protocols import (
-    Windows,
+    Reading,
     by_length,
     documents_of,
     lengths_of,
@@ -27,6 +27,7 @@ from longshort.evaluation.protocols import (
     start_of,
     tokens_read,
 )
+from longshort.metrics.settings import Perplexity, SameTargets
 
 # At each length. If the logits vary by 5 (nats squared) under the model's own probabilities, the standard error of what
 # so many fit is a quarter of a per cent: 1 / sqrt(32,768 * 5).
@@ -53,28 +54,28 @@ class Sample(NamedTuple):
     counts: Tensor
 
 
-def fit(model: Any, settings: dict[str, Any], data: Path, bos: int | None, journal: Part) -> dict[str, float]:
+def fit(model: Any, settings: Perplexity, data: Path, bos: int | None, journal: Section) -> dict[str, float]:
     """The temperature of the checkpoint and of each length that fit the validation documents best."""
-    count = settings["temperature_documents"]
+    count = settings.temperature_documents
     documents = documents_of(data, count, tokens_read(settings), "validation", "temperature_documents")
     lengths = lengths_of(settings)
     samples: list[Sample] = []
     for index, (_, token_ids) in enumerate(documents):
         start = start_of(settings, token_ids, index, "validation")
-        if settings["protocol"]["kind"] != "same-targets":
+        if not isinstance(settings.protocol, SameTargets):
             token_ids = token_ids[: tokens_read(settings)]
         readings = list(by_length(model, settings, token_ids, start, bos))
         taken = {length: _places(readings, length, index, len(documents)) for length in lengths}
-        for served, some in readings:
-            counts = torch.zeros(1 + len(lengths), len(some.scored) * len(some.targets))
+        for served, reading in readings:
+            counts = torch.zeros(1 + len(lengths), len(reading.scored) * len(reading.targets))
             for row, length in enumerate(lengths, 1):
                 if length in served:
-                    tokens = scored_for(served, some, length)
+                    tokens = scored_for(served, reading, length)
                     counts[row, taken[length][(taken[length] >= 0) & (taken[length] < tokens)]] = 1
                     taken[length] = taken[length] - tokens
             # The checkpoint's own: of all lengths together.
             counts[0] = counts.sum(0)
-            samples.append(_sample(model, some, counts))
+            samples.append(_sample(model, reading, counts))
     found = fit_temperatures(head_of(model), samples, tokens_per_head(model))
     fitted = dict(zip(["checkpoint", *map(str, lengths)], found, strict=True))
     print(f"temperatures from {len(documents)} validation documents: {fitted}", flush=True)
@@ -82,18 +83,18 @@ def fit(model: Any, settings: dict[str, Any], data: Path, bos: int | None, journ
     return fitted
 
 
-def _places(readings: list[tuple[list[int], Windows]], length: int, document: int, documents: int) -> Tensor:
+def _places(readings: list[tuple[list[int], Reading]], length: int, document: int, documents: int) -> Tensor:
     """Places among all tokens that are scored of a document at a length, each as probable as another, ascending."""
-    scored = sum(scored_for(served, some, length) for served, some in readings if length in served)
+    scored = sum(scored_for(served, reading, length) for served, reading in readings if length in served)
     count = min(scored, max(LEAST_FITTED, FITTED_TOKENS // documents))
     stream = generator(f"perplexity/temperature/{length}", 0, document)
     return torch.from_numpy(np.sort(stream.choice(scored, count, replace=False)))
 
 
 @torch.inference_mode()
-def _sample(model: Any, some: Windows, counts: Tensor) -> Sample:
+def _sample(model: Any, reading: Reading, counts: Tensor) -> Sample:
     """Of a reading, the tokens that count at all."""
-    parts = scored_states(model, some.input_ids, some.targets, some.scored, some.chunk)
+    parts = scored_states(model, reading.input_ids, reading.targets, reading.scored, reading.chunk)
     states, came = (torch.cat(part) for part in zip(*parts, strict=True))
     used = counts[0].nonzero()[:, 0]
     here = used.to(states.device)

@@ -28,11 +28,13 @@ SOURCE = Path(__file__).resolve().parents[1]
 PLANNED = "LONGSHORT_PLANNED"
 OUTSIDE = {
     # The specification carries the meaning of these, as resolved values and names.
+    "longshort.alignment.settings",
+    "longshort.data.settings",
     "longshort.metrics.settings",
+    "longshort.models.settings",
     "longshort.study.schema",
     "longshort.study.schema.alignment",
     "longshort.study.schema.arms",
-    "longshort.study.schema.data",
     "longshort.study.schema.evaluations",
     "longshort.study.schema.model",
     "longshort.study.schema.study",
@@ -49,6 +51,7 @@ OUTSIDE = {
     "longshort.study.deepspeed",
     "longshort.study.files",
     "longshort.study.resources",
+    "longshort.synthetic.study",
     "longshort.alignment.schedules",
     # They name, record and write what others compute.
     "longshort.identity",
@@ -135,7 +138,7 @@ class _Package:
         path = self.files[module]
         return syntax.parse(path, path.read_text(encoding="utf-8"))
 
-    def place_of(self, name: str) -> tuple[str, str] | None:
+    def origin_of(self, name: str) -> tuple[str, str] | None:
         """The module of ours that a dotted name lies in, and its name there, through modules that only pass it on; None
         for what is not ours."""
         for _ in range(20):  # two modules may pass a name on to each other
@@ -152,7 +155,7 @@ class _Package:
 
     def used_by(self, module: str) -> list[str]:
         parsed = self.parsed(module)
-        found = [place[0] for name in (*parsed.names, *parsed.effects) if (place := self.place_of(name))]
+        found = [origin[0] for name in (*parsed.names, *parsed.effects) if (origin := self.origin_of(name))]
         return [*found, *self._run_before(module)]
 
     def _run_before(self, module: str) -> Iterator[str]:
@@ -183,14 +186,14 @@ class _Package:
 
         def of(name: str) -> Any:
             nonlocal whole
-            place = self.place_of(name)
-            if place is None:
+            origin = self.origin_of(name)
+            if origin is None:
                 return name
-            if place[0] in OUTSIDE:
+            if origin[0] in OUTSIDE:
                 return ""
-            found, alone = self._hash_of(place[0], (*above, module))
-            whole = whole and (alone or place[0] == module)
-            return [found, place[1]]
+            found, alone = self._hash_of(origin[0], (*above, module))
+            whole = whole and (alone or origin[0] == module)
+            return [found, origin[1]]
 
         names, effects = [of(name) for name in parsed.names], sorted(map(of, parsed.effects), key=dumps)
         before = sorted(self._hash_of(package, (*above, module))[0] for package in self._run_before(module))

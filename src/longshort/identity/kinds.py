@@ -1,9 +1,7 @@
 """Modules that a run's specification chooses by kind: imported by name and late, so that they join the code of those
-runs alone. All of them stand here."""
+runs alone. All of them stand here; study.run.RunSpec says which of them a run names."""
 
 from __future__ import annotations
-
-from typing import Any
 
 DIVERGENCES = {
     "sce": "longshort.alignment.divergences.sce",
@@ -27,21 +25,3 @@ ADAPTERS = "longshort.models.adapters"
 # What is aligned: the views' overlap, and the chosen layers.
 ALIGNMENT = "longshort.alignment.objective"
 HIDDEN = "longshort.alignment.hidden"
-
-
-def chosen(spec: dict[str, Any]) -> tuple[str, ...]:
-    """The modules that the specification of a run, as its file holds it, chooses."""
-    rope, training, alignment = spec.get("rope"), spec.get("training") or {}, spec.get("alignment") or {}
-    terms = [alignment.get(term) or {} for term in ("output", "hidden")]
-    names = {DIVERGENCES[term["divergence"]] for term in terms if term.get("divergence")}
-    if any(terms):
-        names.add(ALIGNMENT)
-    if alignment.get("hidden"):
-        names.add(HIDDEN)
-    if rope:
-        names.add(ROPE[rope["kind"]])
-    if training.get("attention") == "shifted-sparse":
-        names.add(SHIFTED_SPARSE)
-    if training.get("adapter"):
-        names.add(ADAPTERS)
-    return tuple(sorted(names))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from longshort.errors import UserError
 
+Read = TypeVar("Read", bound=BaseModel)
 # Of studies, arms and tables: they become names of files and folders, and words of a command.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 
@@ -43,30 +44,42 @@ def canonical(model: BaseModel) -> dict[str, Any]:
     return values
 
 
-def completed(kind: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """What canonical left out because it was neutral, put back: so no reader of a specification repeats a default.
+def restored(kind: type[Read], values: Any) -> Read:
+    """What canonical wrote, as the model that it was: what was left out as neutral is put back.
 
-    Fields that are no part of the identity stay out.
+    Fields that are no part of the identity have the model's default, whatever they were: nobody may read them.
 
     Args:
-        kind: the model whose canonical form `values` is, e.g. study.schema.RunSpec.
+        kind: the model whose canonical form `values` is, e.g. study.run.RunSpec.
 
     Raises:
-        UserError: the model has no such field.
+        UserError: the values are no such model's.
     """
+    try:
+        return kind.model_validate(_with_neutral(kind, values) if isinstance(values, dict) else values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(map(str, wrong["loc"])) or "all of it"
+        raise UserError(
+            f"the specification is no {kind.__name__}: {key} = {wrong['input']!r:.60}: {wrong['msg']}; change it, or "
+            "the code"
+        ) from None
+
+
+def _with_neutral(kind: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
     fields = kind.model_fields
-    for name in values:
-        if name not in fields:
-            raise UserError(f"the specification has {name!r}, and no {kind.__name__} has that: change it, or the code")
     neutral = {name: _mark(field)["neutral"] for name, field in fields.items() if "neutral" in _mark(field)}
-    return {**neutral, **{name: _completed(fields[name].annotation, value) for name, value in values.items()}}
+    given = {
+        name: _completed(fields[name].annotation, value) if name in fields else value for name, value in values.items()
+    }
+    return {**neutral, **given}
 
 
 def _completed(annotation: Any, value: Any) -> Any:
     if isinstance(value, list):
         return [_completed(annotation, item) for item in value]
     kind = next((kind for kind in _models(annotation) if _fits(kind, value)), None) if isinstance(value, dict) else None
-    return completed(kind, value) if kind else value
+    return _with_neutral(kind, value) if kind else value
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

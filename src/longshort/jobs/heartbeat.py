@@ -1,4 +1,4 @@
-"""What a stage is doing, beside its result: `longshort status` reads it on any node, also after the driver died.
+"""What a stage is doing, beside its result: `longshort status` reads it on any node, also after the engine died.
 
 <steps>.heartbeat (JSON) below results/runs/<run>/ holds stage, state, attempt, earlier (how each one before ended),
 seconds_before (what those took), cpu_seconds and cpu_seconds_before (of the processors: this attempt, and those), host,

@@ -131,7 +131,7 @@ def content(owner: Path) -> dict[str, Any]:
     try:
         if not stat.S_ISREG(owner.lstat().st_mode):  # to read a pipe would wait for who writes into it
             return UNREADABLE
-        read = json.loads(owner.read_text())
+        read = json.loads(owner.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):
@@ -245,14 +245,14 @@ def _take_away(owner: Path, state: dict[str, Any]) -> None:
 
 def _boot() -> str:
     """Which start of this machine this is: with the next one numbers and births of processes begin anew."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:
     """Process, its group, and when it was born (ticks since boot), of all that have not ended."""
     for process in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = process.read_text().rpartition(")")[2].split()
+            fields = process.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         if fields and fields[0] != "Z":  # ended, and only waits to be collected

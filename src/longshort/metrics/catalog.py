@@ -182,6 +182,11 @@ def _longppl_scores(asked: Settings) -> list[Score]:
     return [Score("longppl", longest, None, f"log LongPPL at {longest}", log=True)]
 
 
+def _longppl_files(asked: Settings, data: str) -> list[str]:
+    search = settings.LongPPL.model_validate(asked).key_tokens
+    return [layout.key_tokens(layout.data_folder(data), search.id).record]
+
+
 LONGPPL = Metric(
     name="longppl",
     description="perplexity on the tokens that need a long context (LongPPL)",
@@ -198,7 +203,7 @@ LONGPPL = Metric(
         "lsd": "LSD L: nats that the long context gains the measured model on a key token, on average.",
     },
     scores=_longppl_scores,
-    files=lambda asked, data: [layout.key_tokens(layout.data_folder(data), settings.key_tokens_id(asked)).record],
+    files=_longppl_files,
     named=lambda asked: [asked["evaluator"]["name"]] if asked["evaluator"]["kind"] == "pretrained" else [],
 )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from longshort.identity.spec import digest, dumps
+from longshort.identity.spec import canonical, digest, dumps
 from longshort.identity.strict import COMMIT, Strict, distinct
 
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
@@ -131,11 +130,31 @@ def _as_long(value: Any) -> Any:
     return {"kind": "long"} if value == "long" else value
 
 
+Evaluator = PretrainedEvaluator | LongEvaluator
+
+
+class KeyTokens(Strict):
+    """What finds the key tokens of a corpus: what they depend on, of the settings of LongPPL."""
+
+    evaluator: Annotated[Evaluator, Field(discriminator="kind")]
+    short: int
+    stride: int
+    gain: float
+    below: float
+    documents: int
+    length: int = Field(description="tokens of a document that are looked at")
+
+    @property
+    def id(self) -> str:
+        """What names their folder."""
+        return digest(dumps(canonical(self)))
+
+
 class LongPPL(Strict):
     """Perplexity on key tokens, those that an evaluator predicts much better with a long context (LongPPL)."""
 
     evaluator: Annotated[
-        Annotated[PretrainedEvaluator | LongEvaluator, Field(discriminator="kind")],
+        Annotated[Evaluator, Field(discriminator="kind")],
         BeforeValidator(_as_long, json_schema_input_type=PretrainedEvaluator | LongEvaluator | Literal["long"]),
     ] = Field(
         description="the model that finds the key tokens; long: the base that was trained at the test length, of a "
@@ -150,6 +169,12 @@ class LongPPL(Strict):
 
     _lengths_once = field_validator("lengths")(distinct)
 
+    @property
+    def key_tokens(self) -> KeyTokens:
+        """What finds the tokens that are scored."""
+        shared = {key: getattr(self, key) for key in KeyTokens.model_fields.keys() & LongPPL.model_fields.keys()}
+        return KeyTokens(length=max(self.lengths), **shared)
+
     @model_validator(mode="after")
     def _longer_than_short(self) -> LongPPL:
         if min(self.lengths) <= self.short:
@@ -158,17 +183,6 @@ class LongPPL(Strict):
                 "raise the length, or lower short"
             )
         return self
-
-
-def key_tokens_by(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the key tokens depend on, of the settings of LongPPL."""
-    keys = ("evaluator", "short", "stride", "gain", "below", "documents")
-    return {**{key: asked[key] for key in keys}, "length": max(asked["lengths"])}
-
-
-def key_tokens_id(asked: Mapping[str, Any]) -> str:
-    """What names their folder."""
-    return digest(dumps(key_tokens_by(asked)))
 
 
 class StandIn(Strict):
@@ -202,13 +216,19 @@ class TaskHub(Strict):
     )
 
 
-class LongBench(Strict):
+LongBenchSource = StandIn | TaskFolder | TaskZip | TaskHub
+
+
+class LongBenchItems(Strict):
+    """The items of LongBench-E, however they are measured."""
+
+    source: Annotated[LongBenchSource, Field(discriminator="kind")] = Field(description="where the items are")
+    max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
+
+
+class LongBench(LongBenchItems):
     """LongBench-E."""
 
-    source: Annotated[StandIn | TaskFolder | TaskZip | TaskHub, Field(discriminator="kind")] = Field(
-        description="where the items are"
-    )
-    max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
     max_new_tokens: int | None = Field(None, gt=0, description="cap on the answer, tokens; null: the official lengths")
 
     @model_validator(mode="after")
@@ -217,13 +237,9 @@ class LongBench(Strict):
         return self
 
 
-class LongBenchLikelihood(Strict):
+class LongBenchLikelihood(LongBenchItems):
     """LongBench-E by the likelihood of the reference answers, without generation."""
 
-    source: Annotated[StandIn | TaskFolder | TaskZip | TaskHub, Field(discriminator="kind")] = Field(
-        description="where the items are"
-    )
-    max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
     answer_tokens: int | None = Field(
         None, gt=0, description="so many first tokens of an answer are scored, at most; null: the official lengths"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -18,6 +17,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from longshort.errors import UserError
 from longshort.models import load, rope
+from longshort.models.settings import Adapter
 
 
 def four_bits(precision: str) -> BitsAndBytesConfig:
@@ -34,27 +34,26 @@ def four_bits(precision: str) -> BitsAndBytesConfig:
     )
 
 
-def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, settings: Adapter, seed: int) -> PeftModel:
     """The model with an adapter, which alone is trained.
 
     Args:
-        settings: an `adapter` of study.py.
         seed: of the adapter's first weights.
 
     Raises:
         UserError: the model has no linear layer of a name.
     """
     linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    if absent := sorted(set(settings["targets"]) - linear):  # peft passes over them if there is another one
+    if absent := sorted(set(settings.targets) - linear):  # peft passes over them if there is another one
         raise UserError(
             f"training.adapter.targets: the model has no linear layer called {load.listed(absent)}; "
             f"it has {load.listed(sorted(linear), 20)}"
         )
     how = LoraConfig(
-        r=settings["rank"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
-        target_modules=list(settings["targets"]),
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # it only divides by the rank
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +61,7 @@ def attach(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> PeftM
         adapted = get_peft_model(model, how)
     assert isinstance(adapted, PeftModel)
     # peft made a set of them, whose order in the saved file differs from process to process.
-    how.target_modules = sorted(settings["targets"])
+    how.target_modules = sorted(settings.targets)
     return adapted
 
 

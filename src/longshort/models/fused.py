@@ -221,8 +221,10 @@ def _block(
     slopes: list[Tensor | None] = [None] * len(log_probs)
     if compared is not None:
         how, share = compared
-        divergence, *found = how.divergence(*log_probs)
-        slopes = [None if slope is None else slope.mul_(share) for slope in found]
+        divergence, slope_a, slope_b = how.divergence(*log_probs)
+        if slope_a is not None and slope_b is not None and _share_memory(slope_a, slope_b):
+            slope_b = slope_b.clone()  # one tensor for both would be scaled twice, and hold both targets
+        slopes = [None if slope is None else slope.mul_(share) for slope in (slope_a, slope_b)]
     if ce_slopes is not None:
         full = [torch.zeros_like(log_probs[0]) if slope is None else slope for slope in slopes]
         for slope, column, ce_slope in zip(full, columns, ce_slopes, strict=True):
@@ -231,6 +233,10 @@ def _block(
         for some, gradient in zip(logits, torch.autograd.grad(outputs, leaves, full), strict=True):
             some.copy_(gradient)
     return [some.gather(1, column) for some, column in zip(log_probs, columns, strict=True)], divergence
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

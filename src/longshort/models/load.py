@@ -17,24 +17,25 @@ from transformers.utils.logging import disable_progress_bar
 from longshort.errors import UserError
 from longshort.identity.kinds import ADAPTERS
 from longshort.models import rope
+from longshort.models.settings import Architecture
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def from_scratch(
-    architecture: dict[str, Any], *, vocabulary: int, separator: int, length: int, seed: int
+    architecture: Architecture, *, vocabulary: int, separator: int, length: int, seed: int
 ) -> PreTrainedModel:
     """A Llama-style decoder with random weights drawn from seed, in float32."""
     _no_bars_in_logs()
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=architecture["hidden_size"],
-        intermediate_size=architecture["intermediate_size"],
-        num_hidden_layers=architecture["layers"],
-        num_attention_heads=architecture["heads"],
-        num_key_value_heads=architecture["heads"],
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.heads,
         max_position_embeddings=length,
-        rope_parameters={"rope_type": "default", "rope_theta": architecture["rope_theta"]},
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
         bos_token_id=separator,
         eos_token_id=separator,
         pad_token_id=separator,

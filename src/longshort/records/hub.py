@@ -9,13 +9,38 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from longshort.errors import UserError
 from longshort.records.publish import Altered, altered, read_json
 
 CONFIGURATION = "documents "
 SELF = {"localhost", "127.0.0.1", "::1", "", None}
+
+
+class Model(Protocol):
+    """A model or a tokenizer, as a study names it: `revision` is null for a local folder."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+
+class Dataset(Protocol):
+    """A dataset, as a study names it."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+
+class Corpus(Dataset, Protocol):
+    @property
+    def configuration(self) -> str | None: ...
 
 
 class Part(NamedTuple):
@@ -38,27 +63,34 @@ class NoNetwork(ConnectionError):
     """A job asked for another machine."""
 
 
-def weights(model: dict[str, Any]) -> Part | None:
+def weights(model: Model) -> Part | None:
     """The part that holds a model's weights; None where the model is a local folder, of which nothing is fetched."""
     return _of_model(model, "weights")
 
 
-def tokenizer(spec: dict[str, Any]) -> Part | None:
-    return _of_model(spec, "tokenizer") if spec["kind"] == "pretrained" else None
+def tokenizer(tokenizer: Model) -> Part | None:
+    """The part that holds a tokenizer; None where it is in a local folder."""
+    return _of_model(tokenizer, "tokenizer")
 
 
-def corpus(spec: dict[str, Any]) -> Part | None:
-    if spec["kind"] != "hub" or Path(spec["dataset"]).is_dir():
+def corpus(corpus: Corpus) -> Part | None:
+    """The part that holds the documents of a dataset; None where it is a local folder."""
+    if Path(corpus.dataset).is_dir():
         return None
-    return Part("dataset", spec["dataset"], spec["revision"], f"{CONFIGURATION}{spec['configuration'] or ''}")
+    return Part("dataset", corpus.dataset, corpus.revision, f"{CONFIGURATION}{corpus.configuration or ''}")
 
 
-def longbench(source: dict[str, Any]) -> Part | None:
-    return Part("dataset", source["dataset"], source["revision"], "data.zip") if source["kind"] == "hub" else None
+def longbench(source: Dataset) -> Part:
+    """The part that holds the items of LongBench-E."""
+    return Part("dataset", source.dataset, source.revision, "data.zip")
 
 
-def _of_model(spec: dict[str, Any], what: str) -> Part | None:
-    return None if Path(spec["name"]).is_dir() else Part("model", spec["name"], spec["revision"], what)
+def _of_model(model: Model, what: str) -> Part | None:
+    if Path(model.name).is_dir():
+        return None
+    if model.revision is None:
+        raise UserError(f"{model.name}: no folder there, and a model of the hub has a revision; give one of the two")
+    return Part("model", model.name, model.revision, what)
 
 
 def home() -> Path:
@@ -102,7 +134,7 @@ def snapshot(part: Part) -> Path:
     return cache() / str(_fetched(part)["snapshot"])
 
 
-def fetched_config(model: dict[str, Any]) -> list[Path]:
+def fetched_config(model: Model) -> list[Path]:
     """The config.json of a model that was fetched, unverified; none for one that was not, or for a local folder."""
     part = weights(model)
     return [snapshot(part) / "config.json"] if part and record(part).exists() else []

@@ -268,11 +268,11 @@ def finished_evaluation(run_id: str, work: Folder = WORK) -> str:
     return f"{finished_evaluations(work)}/{run_id}"
 
 
-def driver(study: str) -> str:
-    """The folder that the process that drives a study owns."""
+def engine_run(study: str) -> str:
+    """The folder that the engine owns as long as it runs a study."""
     return f"{WORK}/drivers/{study}"
 
 
-def made_by_driver(study: str) -> str:
+def made_by_engine_run(study: str) -> str:
     """The specifications of what its jobs make."""
-    return f"{driver(study)}/makes.json"
+    return f"{engine_run(study)}/makes.json"

@@ -76,7 +76,7 @@ def _device() -> str:
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     said = cards[0] if cards else Path("/proc/cpuinfo")
     try:
-        lines = said.read_text().splitlines()
+        lines = said.read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.machine()
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith(("Model:", "model name")))

@@ -161,45 +161,47 @@ MEAN = "mean over seeds"
 CLAIMS = {"proportional to the ratio": 1.0, "the same at every length": 0.0}
 
 
-def tidy_table(study: dict[str, Any], found: list[ByLength]) -> pd.DataFrame:
+def tidy_table(study: dict[str, Any], by_metric: list[ByLength]) -> pd.DataFrame:
     """One row per metric, length and row of the printed table; the length is null in the rows of slopes.
 
     value: the best alpha, or the slope; low, high: 95 % interval over seeds; at_edge: how many of n are at the edge.
     """
     step = int(study["checkpoints"][-1])
-    cells = [(step, one.columns[0].metric, *cell) for one in found for cell in _cells(study, one)]
+    cells = [(step, alphas.columns[0].metric, *cell) for alphas in by_metric for cell in _cells(study, alphas)]
     keys = ["step", "metric", "row", "length", "value", "low", "high", "n", "at_edge"]
     return pd.DataFrame(cells, columns=keys).astype({"length": "Int64"})
 
 
-def _cells(study: dict[str, Any], one: ByLength) -> Iterator[tuple[str, int | None, float, float, float, int, int]]:
-    lengths = [column.length for column in one.columns]
+def _cells(study: dict[str, Any], alphas: ByLength) -> Iterator[tuple[str, int | None, float, float, float, int, int]]:
+    lengths = [column.length for column in alphas.columns]
     for place, seed in enumerate(study["seeds"]):
-        for length, log2, at_edge in zip(lengths, one.log2[place], one.at_edge[place], strict=True):
+        for length, log2, at_edge in zip(lengths, alphas.log2[place], alphas.at_edge[place], strict=True):
             yield f"seed {int(seed)}", length, 2**log2, NAN, NAN, int(np.isfinite(log2)), int(at_edge)
-        yield f"seed {int(seed)}", None, one.slopes[place], NAN, NAN, int(np.isfinite(one.slopes[place])), 0
-    for length, mean, at_edge in zip(lengths, one.means, one.at_edge.T, strict=True):
+        yield f"seed {int(seed)}", None, alphas.slopes[place], NAN, NAN, int(np.isfinite(alphas.slopes[place])), 0
+    for length, mean, at_edge in zip(lengths, alphas.means, alphas.at_edge.T, strict=True):
         mean = mean or NOTHING
         yield MEAN, length, 2**mean.mean, 2**mean.low, 2**mean.high, mean.seeds, int(at_edge.sum())
-    slope = one.slope or NOTHING
+    slope = alphas.slope or NOTHING
     yield MEAN, None, slope.mean, slope.low, slope.high, slope.seeds, 0
     for claim, of_claim in CLAIMS.items():
-        for length, log2 in zip(lengths, one.predicted(of_claim, int(study["l_train"])), strict=True):
+        for length, log2 in zip(lengths, alphas.predicted(of_claim, int(study["l_train"])), strict=True):
             yield claim, length, 2**log2, NAN, NAN, 0, 0
         yield claim, None, of_claim, NAN, NAN, 0, 0
 
 
-def panels(tidy: pd.DataFrame, found: list[ByLength]) -> list[formats.Panel]:
+def panels(tidy: pd.DataFrame, by_metric: list[ByLength]) -> list[formats.Panel]:
     """A panel for each metric: the best alphas by length, and the slope."""
     result = []
-    for one in found:
-        rows = tidy[tidy["metric"].eq(one.columns[0].metric)]
-        headers = [*(column.header for column in one.columns), "slope"]
+    for alphas in by_metric:
+        rows = tidy[tidy["metric"].eq(alphas.columns[0].metric)]
+        headers = [*(column.header for column in alphas.columns), "slope"]
         lines = [
             (int(of_row["step"].iloc[0]), str(label), [_cell(row) for row in of_row.itertuples()])
             for label, of_row in rows.groupby("row", sort=False)
         ]
-        result.append(formats.Panel(f"Best alpha by {one.name}", headers, [None] * len(headers), lines, "best alpha"))
+        result.append(
+            formats.Panel(f"Best alpha by {alphas.name}", headers, [None] * len(headers), lines, "best alpha")
+        )
     return result
 
 
@@ -212,7 +214,7 @@ def _cell(row: Any) -> formats.Cell:
     return formats.Cell(f"{row.value:.3g}", after, sort=row.value)
 
 
-def notes_of(study: dict[str, Any], table: dict[str, Any], found: list[ByLength]) -> list[str]:
+def notes_of(study: dict[str, Any], table: dict[str, Any], by_metric: list[ByLength]) -> list[str]:
     arms = grid(study, table)
     if not arms:
         return ["None of the table's arms differ in a constant alpha alone: there is no best one to look for."]
@@ -225,25 +227,25 @@ def notes_of(study: dict[str, Any], table: dict[str, Any], found: list[ByLength]
         "length, by least squares for each seed, then the mean and its interval over seeds. Below: what the two claims "
         "predict, through the middle of the means.",
     ]
-    return notes + [f"{one.name}: {verdict(one)}." for one in found]
+    return notes + [f"{alphas.name}: {verdict(alphas)}." for alphas in by_metric]
 
 
-def verdict(one: ByLength) -> str:
+def verdict(alphas: ByLength) -> str:
     """What the slope says of the two claims."""
-    if len(one.columns) < 2:
+    if len(alphas.columns) < 2:
         return "one length, so that there is no slope"
-    if one.slope is None:
+    if alphas.slope is None:
         return "not all measured, so that there is no slope"
-    said = f"the slope of log alpha on log length is {one.slope.mean:.2f}"
-    if not math.isfinite(one.slope.low):
+    said = f"the slope of log alpha on log length is {alphas.slope.mean:.2f}"
+    if not math.isfinite(alphas.slope.low):
         return f"{said}; one seed gives no interval, and no claim is made"
-    low, high = one.slope.low, one.slope.high
+    low, high = alphas.slope.low, alphas.slope.high
     said += f" [{low:.2f}, {high:.2f}]"
-    if edge := int(one.at_edge.sum()):
-        of = int(np.isfinite(one.log2).sum())
+    if edge := int(alphas.at_edge.sum()):
+        of = int(np.isfinite(alphas.log2).sum())
         return f"{said}; {edge} of {of} best alphas are at the edge of the grid, so that no claim is made"
-    if one.slope.seeds < statistics.SEEDS_FOR_AN_INTERVAL:
-        return f"{said}; {one.slope.seeds} seeds cannot show more, and no claim is made"
+    if alphas.slope.seeds < statistics.SEEDS_FOR_AN_INTERVAL:
+        return f"{said}; {alphas.slope.seeds} seeds cannot show more, and no claim is made"
     judged = [
         f"{'agrees with' if low <= of_claim <= high else 'contradicts'} “{claim}” ({of_claim:g})"
         for claim, of_claim in CLAIMS.items()
@@ -256,7 +258,9 @@ def answer(metrics: pd.DataFrame, study: dict[str, Any], numbers: compare.Number
     table = table_of(study)
     if table is None or len(arms := grid(study, table)) < ALPHAS_FOR_AN_ANSWER:
         return []
-    of_perplexity = [one for one in by_length(metrics, study, table, numbers) if one.columns[0].metric == "perplexity"]
+    of_perplexity = [
+        alphas for alphas in by_length(metrics, study, table, numbers) if alphas.columns[0].metric == "perplexity"
+    ]
     asked = f"The best of {len(arms)} alphas ({min(arms):g} to {max(arms):g}) by the length that is tested"
     step = study["checkpoints"][-1]
-    return [f"{asked}, by {one.name} at step {step}: {verdict(one)}." for one in of_perplexity]
+    return [f"{asked}, by {alphas.name} at step {step}: {verdict(alphas)}." for alphas in of_perplexity]

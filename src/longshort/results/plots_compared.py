@@ -42,12 +42,12 @@ def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any], 
         status = long_table.absence(of_last, arm, step, diverged, why)
         look = look if status == "ok" else look._replace(label=f"{look.label}\n{status}")
         if arm == reference:
-            found = [compare.NOTHING._replace(mean=0.0, low=0.0, high=0.0)] * len(columns)
+            differences = [compare.NOTHING._replace(mean=0.0, low=0.0, high=0.0)] * len(columns)
             if of_last.isna().all():
-                found = [compare.NOTHING] * len(columns)
+                differences = [compare.NOTHING] * len(columns)
         else:
-            found = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
-        mean = np.array([one.mean for one in found])
+            differences = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
+        mean = np.array([difference.mean for difference in differences])
         drawn = np.isfinite(mean)
         if not drawn.any():
             endings.append(Ending(None, 0.0, look))
@@ -55,7 +55,9 @@ def against_reference(axes: Axes, metrics: pd.DataFrame, study: dict[str, Any], 
         axes.plot(
             x[drawn], mean[drawn], color=look.colour, marker=look.marker, linestyle=look.line, markerfacecolor="w"
         )
-        low, high = (np.array([getattr(one, end) for one in found])[drawn] for end in ("low", "high"))
+        low, high = (
+            np.array([getattr(difference, end) for difference in differences])[drawn] for end in ("low", "high")
+        )
         axes.fill_between(x[drawn], low, high, color=look.colour, alpha=0.13, linewidth=0)
         endings.append(Ending(float(x[drawn][-1]), float(mean[drawn][-1]), look))
     return endings
@@ -79,18 +81,18 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     places[-1] -= 0.5
     for place, (axes, arm) in enumerate(zip(drawn, arms, strict=False)):
         look = looks[arm]
-        found = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
+        differences = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
         axes.axvline(0, color="0.3", linewidth=0.6, zorder=0.6)
         axes.set_title(look.label.replace(" = ", "\n= "), fontsize=7, loc="left")
-        for y, one, name in zip(places, found, names, strict=True):
-            if math.isfinite(one.mean):
-                if math.isfinite(one.low):
-                    axes.plot([one.low, one.high], [y, y], color=look.colour, linewidth=0.9)
+        for y, difference, name in zip(places, differences, names, strict=True):
+            if math.isfinite(difference.mean):
+                if math.isfinite(difference.low):
+                    axes.plot([difference.low, difference.high], [y, y], color=look.colour, linewidth=0.9)
                 axes.plot(
-                    [one.mean], [y], color=look.colour, marker="D" if name == "mean" else "o", markersize=3.2,
+                    [difference.mean], [y], color=look.colour, marker="D" if name == "mean" else "o", markersize=3.2,
                     markerfacecolor=look.colour if name == "mean" else "white", linestyle="none",
                 )  # fmt: skip
-        if not any(math.isfinite(one.mean) for one in found):
+        if not any(math.isfinite(difference.mean) for difference in differences):
             axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", va="center", fontsize=LABEL_SIZE)
         axes.set_yticks(places, names if place % _COLUMNS == 0 else [""] * len(names), fontsize=6)
         axes.set_ylim(places[-1] - 0.7, 0.7)
@@ -136,7 +138,7 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
     measured = set(metrics["metric"])
     key = "cost/training_cpu_hours" if "cost/training_cpu_hours" in measured else "cost/training_hours"
-    hours = next(one for one in columns_of(study, "cost") if one.key == key)
+    hours = next(difference for difference in columns_of(study, "cost") if difference.key == key)
     shared = "." if "CPU" in hours.header else "; other jobs on the same machine change it."
     footer = (
         f"Step {step}; {INTERVALS}; {replicates.caption(study)}.\nCost: {hours.header}, mean over seeds, "
@@ -150,15 +152,15 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     axes.axhline(0, color="0.3", linewidth=0.6, zorder=0.6)
     for place, (arm, look) in enumerate(looks.items()):
         cost = numbers.by_seed(hours, arm, step, seeds).mean() / base
-        one = numbers.compared(column, arm, reference, step, seeds)
+        difference = numbers.compared(column, arm, reference, step, seeds)
         if arm == reference:
-            one = one._replace(mean=0.0, low=math.nan)
-        there = math.isfinite(cost) and math.isfinite(one.mean)
-        if there and math.isfinite(one.low):
-            axes.plot([cost, cost], [one.low, one.high], color=look.colour, linewidth=0.8)
+            difference = difference._replace(mean=0.0, low=math.nan)
+        there = math.isfinite(cost) and math.isfinite(difference.mean)
+        if there and math.isfinite(difference.low):
+            axes.plot([cost, cost], [difference.low, difference.high], color=look.colour, linewidth=0.8)
         if there:
             axes.plot(
-                [cost], [one.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
+                [cost], [difference.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
                 markerfacecolor="white",
             )  # fmt: skip
         named = look if there else look._replace(label=f"{look.label}: missing")

@@ -15,7 +15,7 @@ def bases_of(where: str, study: Study, config: Path) -> tuple[dict[int, RunSpec]
     """Seed -> the run that its arms start from, and the optimiser steps of these: 0 where they exist already."""
     data, length, model = study.data, study.lengths.train, study.model
     if not isinstance(model, TrainedModel):
-        specs = [RunSpec(data=data, length=length, seed=0, pretrained=one) for one in model.each()]
+        specs = [RunSpec(data=data, length=length, seed=0, pretrained=base.weights) for base in model.each()]
         if model.bases is None:
             return dict.fromkeys(study.seeds, specs[0]), 0
         return {seed: specs[place // model.seeds_per_base] for place, seed in enumerate(study.seeds)}, 0

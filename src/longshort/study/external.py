@@ -16,7 +16,7 @@ from longshort.data import packages, text_files
 from longshort.data.left_out import LeftOut
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
-from longshort.metrics.settings import Harness, LongBench, LongBenchLikelihood, PretrainedEvaluator
+from longshort.metrics.settings import Harness, LongBench, LongBenchItems, PretrainedEvaluator
 from longshort.records import hub
 from longshort.study import model_files
 from longshort.study.schema import (
@@ -36,7 +36,7 @@ def check(where: str, study: Study) -> None:
     """
     if study.data.corpus.kind == "package":
         try:
-            packages.refuse_another(study.data.corpus.model_dump())
+            packages.refuse_another(study.data.corpus)
         except ValueError as error:
             raise StudyError(f"{where}: {error}") from None
     if study.data.corpus.kind == "text":
@@ -45,7 +45,7 @@ def check(where: str, study: Study) -> None:
         except (OSError, ValueError) as error:  # names key, value and remedy
             raise StudyError(f"{where}: {error}") from None
     for settings in study.evaluations.asked.values():
-        if isinstance(settings, LongBench | LongBenchLikelihood):
+        if isinstance(settings, LongBenchItems):
             _check_longbench(where, settings)
         if isinstance(settings, Harness):
             _check_harness(where, settings)
@@ -109,16 +109,16 @@ def check_models(where: str, study: Study, fetched: bool) -> None:
     model, tokenizer = study.model, study.data.tokenizer
     of_tokenizer = None
     if isinstance(tokenizer, PretrainedTokenizer):
-        of_tokenizer = folder(tokenizer, hub.tokenizer(tokenizer.model_dump()))
+        of_tokenizer = folder(tokenizer, hub.tokenizer(tokenizer))
     if not isinstance(model, PretrainedModel):
         model_files.check(where, study, None, of_tokenizer)
         return
     for base in model.each():
         alone = study.model_copy(update={"model": base})
-        model_files.check(where, alone, folder(base, hub.weights(base.model_dump())), of_tokenizer)
+        model_files.check(where, alone, folder(base, hub.weights(base.weights)), of_tokenizer)
 
 
-def _check_longbench(where: str, longbench: LongBench | LongBenchLikelihood) -> None:
+def _check_longbench(where: str, longbench: LongBenchItems) -> None:
     source = longbench.source
     metric = "longbench_e" if isinstance(longbench, LongBench) else "longbench_likelihood"
     given = f"{where}: evaluations.{metric}.source.path = {getattr(source, 'path', None)!r}"

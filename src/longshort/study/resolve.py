@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from longshort.alignment import schedules
+from longshort.alignment.settings import HiddenTerm, OutputTerm, TwoViews
 from longshort.errors import StudyError
 from longshort.identity.accepted import accepted_changes
 from longshort.identity.spec import canonical, digest, dumps
@@ -27,7 +28,7 @@ from longshort.study.bases import bases_of, long_base_of
 from longshort.study.deepspeed import read_deepspeed
 from longshort.study.files import merge, yaml_mapping
 from longshort.study.parsing import parse, parse_rope, short
-from longshort.study.run import Evaluation, HiddenTerm, OutputTerm, RunSpec, TwoViews
+from longshort.study.run import Evaluation, RunSpec
 from longshort.study.schema import Alignment, Arms, Override, Study, Table, Training
 from longshort.study.wiring import ResolvedStudy
 

@@ -4,39 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from longshort.identity.kinds import chosen
-from longshort.identity.spec import canonical
+from longshort.alignment.settings import TwoViews
+from longshort.data.settings import Data
+from longshort.identity.kinds import ADAPTERS, ALIGNMENT, DIVERGENCES, HIDDEN, ROPE, SHIFTED_SPARSE
 from longshort.identity.strict import Strict
-from longshort.study.schema.alignment import Divergence, Overlap, StopGradient
-from longshort.study.schema.data import Data
-from longshort.study.schema.model import Architecture, PretrainedModel, Rope
+from longshort.models.settings import Architecture, Rope, Weights
 from longshort.study.schema.training import Training
-
-
-class OutputTerm(Strict):
-    alpha: float | list[float] = Field(description="weight at every step, or one for all")
-    divergence: Divergence
-    stop_gradient: StopGradient = Field("none", json_schema_extra={"neutral": "none"})
-
-
-class HiddenTerm(Strict):
-    alpha: float | list[float]
-    layers: list[int] = Field(description="outputs of blocks 1..n-1")
-    distance: Literal["mse", "cosine", "logit-lens"]
-    divergence: Divergence | None = Field(None, description="of the logit lens", json_schema_extra={"neutral": None})
-    stop_gradient: StopGradient = Field("none", json_schema_extra={"neutral": "none"})
-
-
-class TwoViews(Strict):
-    """The alignment as one run computes it: values, no schedules."""
-
-    max_extra: int | list[int] = Field(description="l_extra ~ U{1..max_extra}, tokens, at every step, or one for all")
-    sampling_per: Literal["batch", "row"] = Field("batch", json_schema_extra={"neutral": "batch"})
-    overlap: Overlap | None = None
-    output: OutputTerm | None = None
-    hidden: HiddenTerm | None = None
 
 
 class RunSpec(Strict):
@@ -48,7 +23,7 @@ class RunSpec(Strict):
     architecture: Architecture | None = Field(
         None, description="trained from scratch", json_schema_extra={"neutral": None}
     )
-    pretrained: PretrainedModel | None = Field(None, description="taken as it is", json_schema_extra={"neutral": None})
+    pretrained: Weights | None = Field(None, description="taken as it is", json_schema_extra={"neutral": None})
     base: str | None = Field(None, description="id of the run that it starts from", json_schema_extra={"neutral": None})
     rope: Rope | None = Field(None, description="extends the base's context", json_schema_extra={"neutral": None})
     training: Training | None = Field(None, json_schema_extra={"neutral": None})
@@ -57,21 +32,46 @@ class RunSpec(Strict):
         None, description="null: one view, cross-entropy", json_schema_extra={"neutral": None}
     )
 
+    @model_validator(mode="after")
+    def _trained_by_an_engine(self) -> RunSpec:
+        if (self.training is None) != (self.deepspeed is None):
+            raise ValueError("training and deepspeed go together: give both, or none of the two")
+        return self
+
+    @property
+    def optimisation(self) -> Training:
+        """How it is trained.
+
+        Raises:
+            ValueError: it is not, but taken as it is.
+        """
+        if self.training is None:
+            raise ValueError("the specification has no training, and names no pretrained model; give one of the two")
+        return self.training
+
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules chosen by kind that this run's code identity holds."""
-        return chosen(
-            {
-                "alignment": canonical(self.alignment) if self.alignment else None,
-                "rope": {"kind": self.rope.kind} if self.rope else None,
-                "training": {"attention": self.training.attention, "adapter": bool(self.training.adapter)}
-                if self.training
-                else None,
-            }
-        )
+        names = set()
+        terms = [self.alignment.output, self.alignment.hidden] if self.alignment else []
+        for term in terms:
+            if term is not None:
+                names.add(ALIGNMENT)
+                names |= {DIVERGENCES[term.divergence]} if term.divergence else set()
+        if self.alignment and self.alignment.hidden:
+            names.add(HIDDEN)
+        if self.rope:
+            names.add(ROPE[self.rope.kind])
+        if self.training and self.training.attention == "shifted-sparse":
+            names.add(SHIFTED_SPARSE)
+        if self.training and self.training.adapter:
+            names.add(ADAPTERS)
+        return tuple(sorted(names))
 
 
 class Evaluation(Strict):
+    """One metric of one study, whichever run is measured by it."""
+
     metric: str = Field(description="its name in the catalogue")
     length: int = Field(description="l_train, tokens")
     data: Data

@@ -17,7 +17,7 @@ from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, dumps
 from longshort.jobs import engine
 from longshort.metrics.catalog import METRICS, plots_of
-from longshort.metrics.settings import key_tokens_by, key_tokens_id
+from longshort.metrics.settings import LongEvaluator, LongPPL, PretrainedEvaluator
 from longshort.records import hub, layout
 from longshort.results import replicates
 from longshort.results.columns import BEST_ALPHA
@@ -162,18 +162,20 @@ class ResolvedStudy(Wired):
         """The job that finds the key tokens of LongPPL, which all runs share: it is the corpus'."""
         if "longppl" not in self.evaluations:
             return []
-        made = layout.key_tokens(layout.data_folder(self.data), key_tokens_id(self._of_longppl()))
+        made = layout.key_tokens(layout.data_folder(self.data), self._of_longppl().key_tokens.id)
         evaluator = self.evaluator_record()
         code = code_hash(KEY_TOKENS)
         return [Result(self.data, layout.KEY_TOKENS, made.record, made.log, code, evaluator[0] if evaluator else None)]
 
-    def _of_longppl(self) -> dict[str, Any]:
-        return self.evaluations["longppl"][1].settings.model_dump()
+    def _of_longppl(self) -> LongPPL:
+        settings = self.evaluations["longppl"][1].settings
+        assert isinstance(settings, LongPPL)
+        return settings
 
     def evaluator_record(self) -> list[str]:
         """The record of the run that finds the key tokens; none where the model exists already."""
-        evaluator = self._of_longppl()["evaluator"]
-        return [self.record(evaluator["run"])] if evaluator["kind"] == "long" else []
+        evaluator = self._of_longppl().evaluator
+        return [self.record(str(evaluator.run))] if isinstance(evaluator, LongEvaluator) else []
 
     def names(self) -> dict[str, str]:
         """Run -> the arms and seeds that it belongs to."""
@@ -282,7 +284,7 @@ class ResolvedStudy(Wired):
 
     def key_tokens_by(self) -> str:
         """What finds the key tokens of LongPPL, as the command line takes it."""
-        return dumps(key_tokens_by(self._of_longppl()))
+        return dumps(canonical(self._of_longppl().key_tokens))
 
     def table_files(self, *kinds: str) -> list[str]:
         folder = layout.tables(self.name)
@@ -351,19 +353,22 @@ class ResolvedStudy(Wired):
 
 def hub_parts(study: Study) -> list[hub.Part]:
     """All that the jobs of a study of language models take from the hub."""
-    values = study.model_dump(mode="json")
-    parts = [hub.tokenizer(values["data"]["tokenizer"]), hub.corpus(values["data"]["corpus"])]
-    if values["model"]["kind"] == "pretrained":
-        parts += [hub.weights(base) for base in values["model"]["bases"] or [values["model"]]]
-    for metric in ("longbench_e", "longbench_likelihood"):
-        if longbench := values["evaluations"][metric]:
-            parts.append(hub.longbench(longbench["source"]))
-    longppl = values["evaluations"]["longppl"]
-    if longppl and longppl["evaluator"]["kind"] == "pretrained":
-        parts += [hub.weights(longppl["evaluator"]), hub.tokenizer(longppl["evaluator"])]
-    harness = values["evaluations"]["harness"]
-    if harness and not harness["include_path"]:  # one's own tasks may need nothing
-        parts += [hub.Part(LM_EVAL, name, version("lm_eval"), "data") for name in harness["tasks"]]
+    data, model, asked = study.data, study.model, study.evaluations
+    parts = [
+        hub.tokenizer(data.tokenizer) if data.tokenizer.kind == "pretrained" else None,
+        hub.corpus(data.corpus) if data.corpus.kind == "hub" else None,
+    ]
+    if model.kind == "pretrained":
+        parts += [hub.weights(base.weights) for base in model.each()]
+    parts += [
+        hub.longbench(settings.source)
+        for settings in (asked.longbench_e, asked.longbench_likelihood)
+        if settings and settings.source.kind == "hub"
+    ]
+    if asked.longppl and isinstance(evaluator := asked.longppl.evaluator, PretrainedEvaluator):
+        parts += [hub.weights(evaluator), hub.tokenizer(evaluator)]
+    if asked.harness and not asked.harness.include_path:  # one's own tasks may need nothing
+        parts += [hub.Part(LM_EVAL, task, version("lm_eval"), "data") for task in asked.harness.tasks]
     return list(dict.fromkeys(part for part in parts if part is not None))
 
 

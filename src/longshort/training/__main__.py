@@ -13,10 +13,10 @@ from typing import Any
 
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
-from longshort.identity.kinds import chosen
-from longshort.identity.spec import completed, digest, dumps
+from longshort.identity.spec import digest, dumps, restored
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
+from longshort.models.settings import Weights
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
     LATE,
@@ -65,10 +65,9 @@ def main() -> None:
 
 def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     asked = read_spec(arguments.spec)
-    spec = completed(RunSpec, asked)
-    chosen_modules = chosen(spec)
-    code = refuse_changed_code(arguments.code, ENTRY, chosen_modules) if arguments.code else None
-    code = code or code_hash(ENTRY, chosen_modules)
+    spec = restored(RunSpec, asked)
+    code = refuse_changed_code(arguments.code, ENTRY, spec.modules) if arguments.code else None
+    code = code or code_hash(ENTRY, spec.modules)
     manifest = read_record(arguments.data)
     wait_for_files(arguments.data.parent, manifest["files"])
     wanted = [int(step) for step in arguments.steps.split("-")]
@@ -83,14 +82,14 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "steps": arguments.steps,
         "run_id": identity,
         "code": code,
-        "modules": modules(ENTRY, chosen_modules),
+        "modules": modules(ENTRY, spec.modules),
         "data": manifest["content"],
         "commit": provenance.commit(),
         "environment": provenance.environment(),
         "machine": provenance.machine(),
     }
-    if spec["pretrained"]:
-        publish(arguments.out, {**record, **pretrained(spec)}, [])
+    if spec.pretrained:
+        publish(arguments.out, {**record, **taken_as_it_is(spec.pretrained)}, [])
         return
     if base and not files:
         print(f"its base diverged: {arguments.base}; nothing is trained from it")
@@ -100,20 +99,20 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         raise UserError(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
 
     # An adapter is nothing without the weights that it was trained beside.
-    adapts = {"adapts": {"path": str(base_path), "files": files}} if spec["training"]["adapter"] else {}
+    adapts = {"adapts": {"path": str(base_path), "files": files}} if spec.optimisation.adapter else {}
     work = Path(layout.checkpoints(identity, arguments.work))
     job = job_of(arguments, base_path, work)
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
         beat.watch(partial(progress, work / log.NAME, max(wanted)))
         cpu_began = heartbeat.cpu_seconds()
-        there, trained, seconds = launch.complete(job, work, wanted, spec, owner)
+        there, trained, seconds = launch.complete(job, work, wanted, spec.optimisation, owner)
         ended = checkpoints.diverged_at(work)
         diverged = read_json(work / checkpoints.DIVERGED, {"step": int}) if ended <= max(wanted) else None
         record["checkpoints"] = {str(step): {**weights_of(work, step), **adapts} for step in there}
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         record["spent"] = launch.spent(work)
-        record["cpu_seconds"] = heartbeat.cpu_seconds() - cpu_began if spec["training"]["nodes"] == 1 else None
+        record["cpu_seconds"] = heartbeat.cpu_seconds() - cpu_began if spec.optimisation.nodes == 1 else None
         rows = whole_log(work / log.NAME, int(min(max(wanted), ended - 1)), max(wanted))
         owner.refuse_if_lost()
         publish(arguments.out, record, rows)
@@ -144,18 +143,17 @@ def weights_of(work: Path, step: int) -> dict[str, Any]:
     return {"path": str(folder), "files": checkpoints.weights(folder)}
 
 
-def pretrained(spec: dict[str, Any]) -> dict[str, Any]:
+def taken_as_it_is(model: Weights) -> dict[str, Any]:
     """A pretrained base as a run of zero steps: its files, verified to be there, by their hashes."""
-    model = spec["pretrained"]
     part = hub.weights(model)
     try:
-        path = hub.folder(part) if part else Path(model["name"])
+        path = hub.folder(part) if part else Path(model.name)
     except hub.NotFetched as error:
         raise UserError(f"model: {error}") from None
     everything = hub.files(part) if part else folder_digests(path)
     files = {name: sha for name, sha in everything.items() if name.endswith((".safetensors", "config.json"))}
     if not any(name.endswith(".safetensors") for name in files):
-        raise UserError(f"model.name = {model['name']!r}: {path} holds no .safetensors file; only those are loaded")
+        raise UserError(f"model.name = {model.name!r}: {path} holds no .safetensors file; only those are loaded")
     checkpoint = {"path": str(path), "files": files}
     return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
 

@@ -21,6 +21,7 @@ from longshort.jobs import heartbeat, slurm
 from longshort.jobs.ownership import Owner
 from longshort.records import layout
 from longshort.records.publish import LATE, read_json, text_of, write_json
+from longshort.study.schema import Training
 from longshort.training import checkpoints, log, tracking
 from longshort.training.worker import LAST_WORDS
 
@@ -31,7 +32,7 @@ TRUSTED_USERS = "LONGSHORT_TRUSTED_USERS"
 
 
 def complete(
-    job: dict[str, Any], work: Path, wanted: list[int], spec: dict[str, Any], owner: Owner
+    job: dict[str, Any], work: Path, wanted: list[int], training: Training, owner: Owner
 ) -> tuple[list[int], int, float]:
     """Trains until every wanted step has a sound checkpoint, or the run diverges.
 
@@ -65,14 +66,14 @@ def complete(
             piece = {"resume": resume, "targets": targets, "keep": keep}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since, cpu_since = time.monotonic(), heartbeat.cpu_seconds()
-            stopped = _run_processes(job_file, job, spec["training"], owner)
+            stopped = _run_processes(job_file, job, training, owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
             reached = newest if interrupted else int(min(max(targets), checkpoints.diverged_at(work)))
             trained += reached - resume
             # What ranks on other nodes take is not seen from here.
-            cpu_seconds = heartbeat.cpu_seconds() - cpu_since if spec["training"].get("nodes", 1) == 1 else None
+            cpu_seconds = heartbeat.cpu_seconds() - cpu_since if training.nodes == 1 else None
             add_spent(work, reached - resume, time.monotonic() - since, cpu_seconds)
             if interrupted:
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
@@ -158,7 +159,7 @@ def environment(threads: int) -> dict[str, str]:
     return values
 
 
-def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any], owner: Owner) -> bool:
+def _run_processes(job_file: Path, job: dict[str, Any], training: Training, owner: Owner) -> bool:
     """Runs the training processes to their end; whether they were asked to stop.
 
     SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
@@ -179,7 +180,7 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any]
     with tempfile.TemporaryDirectory() as here:
         last_words = Path(here) / "last-words"
         variables = {**environment(job["threads"]), **world, LAST_WORDS: str(last_words)}
-        if training["adapter"] is None or training["adapter"]["kind"] != "qlora":
+        if training.adapter is None or training.adapter.kind != "qlora":
             variables = {**NOT_COMPILED, **variables}
         if job["report_to"]:
             variables.update(tracking.environment(job["run_name"], job_file.parent.name))
@@ -202,14 +203,14 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: dict[str, Any]
     return asked
 
 
-def _processes(job_file: Path, training: dict[str, Any], threads: int) -> tuple[list[str], dict[str, str]]:
+def _processes(job_file: Path, training: Training, threads: int) -> tuple[list[str], dict[str, str]]:
     """The command that starts the training processes, and the variables that say which world they are.
 
     torchrun sets those itself. A single process does without it: it would only import torch once more.
     """
     python = ["env", "--ignore-signal=TERM", sys.executable, "-m"]  # what comes while a process starts must not end it
     worker = ["longshort.training.worker", "--job", str(job_file)]
-    if training["processes"] * training["nodes"] == 1:
+    if training.world_size == 1:
         return [*python, *worker], ALONE
     nodes = _nodes(training)
     command = [*_on_every_node(nodes, training, threads), *python]
@@ -217,33 +218,33 @@ def _processes(job_file: Path, training: dict[str, Any], threads: int) -> tuple[
     return [*command, "--module", *worker], {}
 
 
-def _nodes(training: dict[str, Any]) -> list[str]:
+def _nodes(training: Training) -> list[str]:
     """The names of a job's nodes; none where the training has one node, or there is no SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
-    if not job or training["nodes"] == 1:
+    if not job or training.nodes == 1:
         return []
     nodes = slurm.hostnames(job)
-    if len(nodes) != training["nodes"]:
-        raise UserError(f"this training is for {training['nodes']} nodes, and job {job} has {len(nodes)}: {nodes}")
+    if len(nodes) != training.nodes:
+        raise UserError(f"this training is for {training.nodes} nodes, and job {job} has {len(nodes)}: {nodes}")
     return nodes
 
 
-def _on_every_node(nodes: list[str], training: dict[str, Any], threads: int) -> list[str]:
+def _on_every_node(nodes: list[str], training: Training, threads: int) -> list[str]:
     """One launcher a node. The engine runs the rule once, on the first node, without SLURM's variables."""
     if not nodes:
         return []
     command = ["srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1"]
-    return [*command, f"--cpus-per-task={training['processes'] * threads}", "--kill-on-bad-exit=1", "--export=ALL"]
+    return [*command, f"--cpus-per-task={training.processes * threads}", "--kill-on-bad-exit=1", "--export=ALL"]
 
 
-def _rendezvous(nodes: list[str], training: dict[str, Any]) -> list[str]:
+def _rendezvous(nodes: list[str], training: Training) -> list[str]:
     """How the processes find each other: on one machine at any free port, on several nodes at the first one."""
     if not nodes:
-        return ["--standalone", f"--nproc-per-node={training['processes'] * training['nodes']}"]
+        return ["--standalone", f"--nproc-per-node={training.world_size}"]
     job = os.environ["SLURM_JOB_ID"]
     # Jobs that share a node have different numbers.
     endpoint = f"{slurm.address(nodes[0])}:{20000 + int(job) % 12000}"
-    found = [f"--nnodes={len(nodes)}", f"--nproc-per-node={training['processes']}", f"--rdzv-id={job}"]
+    found = [f"--nnodes={len(nodes)}", f"--nproc-per-node={training.processes}", f"--rdzv-id={job}"]
     # A launcher gives up each one whose last sign, by the clock of that one, is so many times 5 seconds old. After the
     # usual 15 seconds those whose clocks differ by more would never meet. That one has ended, srun tells the others.
     found.append("--rdzv-conf=keep_alive_max_attempt=720")

@@ -14,13 +14,13 @@ NAME = "log.jsonl"
 
 
 def append(path: Path, row: dict[str, float]) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def sync(path: Path) -> None:
     """Brings to the disk what was appended."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         os.fsync(file.fileno())
 
 

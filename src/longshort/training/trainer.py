@@ -29,7 +29,7 @@ from longshort.data import tokenizers
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.errors import JobFailed, UserError
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
-from longshort.identity.spec import completed
+from longshort.identity.spec import restored
 from longshort.jobs.ownership import Owner
 from longshort.models import load, rope
 from longshort.models.head import PARTS, LossHead, LossInputs, NextToken, install, parts
@@ -109,51 +109,53 @@ def weights_at(alpha: float | list[float] | None, steps: int) -> list[float]:
     return values
 
 
-def build_model(spec: dict[str, Any], base: Path | None, vocabulary: int, separator: int) -> PreTrainedModel:
+def build_model(spec: RunSpec, base: Path | None, vocabulary: int, separator: int) -> PreTrainedModel:
     """The model that a run starts from; base is the checkpoint of the run that the specification names."""
     if base is not None:
-        training = spec["training"]
-        adapter = training["adapter"]
-        quantised = adapter is not None and adapter["kind"] == "qlora"
+        training = spec.optimisation
+        quantised = training.adapter is not None and training.adapter.kind == "qlora"
         # DeepSpeed makes its float32 copy from weights of this precision, whatever they were before.
-        model = load.load(base, precision=training["precision"], four_bits=quantised)
-        if spec["rope"]:
-            rope.extend(model, spec["rope"], spec["seed"])
+        model = load.load(base, precision=training.precision, four_bits=quantised)
+        if spec.rope:
+            rope.extend(model, spec.rope, spec.seed)
         return model
+    if spec.architecture is None:
+        raise ValueError("the specification has no architecture, and no base was given; give one of the two")
     return load.from_scratch(
-        spec["architecture"], vocabulary=vocabulary, separator=separator, length=spec["length"], seed=spec["seed"]
+        spec.architecture, vocabulary=vocabulary, separator=separator, length=spec.length, seed=spec.seed
     )
 
 
-def arguments_of(job: dict[str, Any], spec: dict[str, Any]) -> TrainingArguments:
-    training = spec["training"]
-    processes = training["processes"] * training["nodes"]
-    micro_batch = job["micro_batch"] or max(1, training["batch"] // processes)
-    if training["batch"] % (micro_batch * processes):
+def arguments_of(job: dict[str, Any], spec: RunSpec) -> TrainingArguments:
+    training = spec.optimisation
+    assert spec.deepspeed is not None, "a specification has it with its training"
+    processes = training.world_size
+    micro_batch = job["micro_batch"] or max(1, training.batch // processes)
+    if training.batch % (micro_batch * processes):
         raise ValueError(
-            f"batch {training['batch']} is no multiple of {micro_batch} (micro-batch) x {processes} processes"
+            f"batch {training.batch} is no multiple of {micro_batch} (micro-batch) x {processes} processes"
         )
     return TrainingArguments(
         output_dir=job["work"],
-        max_steps=training["steps"],
+        max_steps=training.steps,
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training["batch"] // (micro_batch * processes),
-        learning_rate=training["learning_rate"],
-        lr_scheduler_type=training["learning_rate_schedule"]
-        + ("_with_warmup" if training["learning_rate_schedule"] == "constant" else ""),
-        warmup_steps=training["warmup_steps"],
-        weight_decay=training["weight_decay"],
-        adam_beta1=training["adam_beta1"],
-        adam_beta2=training["adam_beta2"],
-        adam_epsilon=training["adam_epsilon"],
-        max_grad_norm=training["max_gradient_norm"],
-        bf16=training["precision"] == "bf16",
+        gradient_accumulation_steps=training.batch // (micro_batch * processes),
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.learning_rate_schedule
+        + ("_with_warmup" if training.learning_rate_schedule == "constant" else ""),
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
+        max_grad_norm=training.max_gradient_norm,
+        bf16=training.precision == "bf16",
         activation_checkpointing=job["gradient_checkpointing"],
         activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=not torch.cuda.is_available(),
         # One pass over the weights. DeepSpeed's own Adam compiles for minutes on a CPU.
         optim="adamw_torch_fused",
-        deepspeed=dict(spec["deepspeed"]),
+        deepspeed=dict(spec.deepspeed),
         save_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -163,8 +165,8 @@ def arguments_of(job: dict[str, Any], spec: dict[str, Any]) -> TrainingArguments
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         train_sampling_strategy="sequential",
-        seed=spec["seed"],
-        data_seed=spec["seed"],
+        seed=spec.seed,
+        data_seed=spec.seed,
     )
 
 
@@ -173,11 +175,11 @@ def train(job: dict[str, Any]) -> None:
 
     Writes sealed checkpoints and log.jsonl below job["work"]; a run that diverged leaves diverged.json and returns.
     """
-    spec = completed(RunSpec, read_json(Path(job["spec"])))
+    spec = restored(RunSpec, read_json(Path(job["spec"])))
     work = Path(job["work"])
     owner = Owner(work / "owner.json", job["owner"])
     arguments = arguments_of(job, spec)
-    processes = spec["training"]["processes"] * spec["training"]["nodes"]
+    processes = spec.optimisation.world_size
     if arguments.world_size != processes:
         raise ValueError(
             f"this run is one of {processes} processes, as its specification says, and {arguments.world_size} were "
@@ -206,11 +208,9 @@ def train(job: dict[str, Any]) -> None:
         raise
 
 
-def build_trainer(
-    job: dict[str, Any], spec: dict[str, Any], arguments: TrainingArguments, owner: Owner
-) -> LongShortTrainer:
+def build_trainer(job: dict[str, Any], spec: RunSpec, arguments: TrainingArguments, owner: Owner) -> LongShortTrainer:
     """Windows, model, objective and callbacks of a run, put together."""
-    tokenizer = tokenizers.load(spec["data"]["tokenizer"])
+    tokenizer = tokenizers.load(spec.data.tokenizer)
     separator = tokenizers.separator(tokenizer)
     windows = build_windows(spec, Path(job["data"]), separator)
     if arguments.process_index == 0:
@@ -220,29 +220,29 @@ def build_trainer(
             f"of {len(lengths)} documents are shorter than a window and packed with others",
             flush=True,
         )
-    alignment, training = spec["alignment"] or {}, spec["training"]
+    alignment, training = spec.alignment, spec.optimisation
     model = build_model(spec, Path(job["base"]) if job["base"] else None, len(tokenizer), separator)
-    if training["attention"] == "shifted-sparse":
-        import_module(SHIFTED_SPARSE).use(model, spec["length"])
-    output, hidden = alignment.get("output") or {}, alignment.get("hidden") or {}
-    objective = import_module(ALIGNMENT).of(model, alignment) if output or hidden else NextToken()
+    if training.attention == "shifted-sparse":
+        import_module(SHIFTED_SPARSE).use(model, spec.length)
+    output, hidden = (alignment.output, alignment.hidden) if alignment else (None, None)
+    objective = import_module(ALIGNMENT).Alignment(model, alignment) if output or hidden else NextToken()
     head = install(model, objective, job["chunk_size"] or None)
-    trained, before_forward = model, rope.at_forward(model, spec["seed"])
-    if training["adapter"]:
-        trained = import_module(ADAPTERS).attach(model, training["adapter"], spec["seed"])
+    trained, before_forward = model, rope.at_forward(model, spec.seed)
+    if training.adapter:
+        trained = import_module(ADAPTERS).attach(model, training.adapter, spec.seed)
     trainer = LongShortTrainer(
         model=trained,
         args=arguments,
         train_dataset=windows,
-        data_collator=partial(collate, length=spec["length"]),
+        data_collator=partial(collate, length=spec.length),
         head=head,
         before_forward=before_forward,
-        alpha_output=weights_at(output.get("alpha"), training["steps"]),
-        alpha_hidden=weights_at(hidden.get("alpha"), training["steps"]),
+        alpha_output=weights_at(output.alpha if output else None, training.steps),
+        alpha_hidden=weights_at(hidden.alpha if hidden else None, training.steps),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    for callback in callbacks.of(job, owner, adapted=model if training["adapter"] else None):
+    for callback in callbacks.of(job, owner, adapted=model if training.adapter else None):
         trainer.add_callback(callback)
     trainer.add_callback(
         callbacks.PrintsProgress(job["logging_steps"]) if arguments.disable_tqdm else callbacks.ProgressBar()
@@ -250,17 +250,17 @@ def build_trainer(
     return trainer
 
 
-def build_windows(spec: dict[str, Any], data: Path, separator: int) -> Windows:
+def build_windows(spec: RunSpec, data: Path, separator: int) -> Windows:
     """The training's windows, in their order, of a published data folder."""
-    alignment = spec["alignment"]
+    alignment, training = spec.alignment, spec.optimisation
     return Windows(
         TokenStream(data / "train", separator),
-        length=spec["length"],
-        seed=spec["seed"],
-        batch=spec["training"]["batch"],
-        steps=spec["training"]["steps"],
-        max_extra=alignment["max_extra"] if alignment else None,
-        extra_per_row=bool(alignment) and alignment["sampling_per"] == "row",
+        length=spec.length,
+        seed=spec.seed,
+        batch=training.batch,
+        steps=training.steps,
+        max_extra=alignment.max_extra if alignment else None,
+        extra_per_row=alignment is not None and alignment.sampling_per == "row",
     )
 
 

@@ -13,15 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig, PhiConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from longshort.alignment.objective import Terms
+from longshort.alignment.settings import TwoViews
 from longshort.models.head import LossInputs, parts
 from longshort.models.load import logit_change
 from tests.support import reference
-from tests.support.objective import SHAPE, batch_of, install, small_model
+from tests.support.objective import SHAPE, aligned, batch_of, install, small_model
 
 
 def compare(
-    plain: PreTrainedModel, terms: Terms, batch: dict[str, Any], alpha_output: float, alpha_hidden: float
+    plain: PreTrainedModel, terms: TwoViews, batch: dict[str, Any], alpha_output: float, alpha_hidden: float
 ) -> None:
     """Values and gradients of one forward inside the head, and of two forwards of the plain model."""
     ours = copy.deepcopy(plain)
@@ -33,30 +33,31 @@ def compare(
 
     views = [plain(input_ids=view, output_hidden_states=True) for view in batch["inputs"]]
     ce = reference.cross_entropy(torch.stack([view.logits for view in views]), batch["targets"])
-    aligned = reference.aligned(batch["targets"], batch["extra"], terms.overlap, terms.overlap_k)
+    output, hidden, overlap = terms.output, terms.hidden, terms.overlap
+    pairs = reference.aligned(batch["targets"], batch["extra"], overlap.kind, getattr(overlap, "k", None))
 
     def over_rows(distance: Any, states: list[Tensor]) -> Tensor:
         return reference.mean_over_rows(
-            [[distance(states[0][row, a], states[1][row, b]) for a, b in aligned[row]] for row in range(len(aligned))]
+            [[distance(states[0][row, a], states[1][row, b]) for a, b in pairs[row]] for row in range(len(pairs))]
         )
 
     def of_states(a: Tensor, b: Tensor) -> Tensor:
-        if terms.distance == "logit-lens":
+        if hidden.distance == "logit-lens":
             a, b = (plain.lm_head(plain.model.norm(x)) for x in (a, b))
-            return reference.divergence(terms.lens, a, b, terms.hidden_stop_gradient)
-        if terms.distance == "cosine":
+            return reference.divergence(hidden.divergence, a, b, hidden.stop_gradient)
+        if hidden.distance == "cosine":
             return 1 - torch.dot(a, b) / (a.norm() * b.norm())
         a, b = (x / (x.square().mean() + 1e-6).sqrt() for x in (a, b))
         return (a - b).square().mean()
 
     output_term = hidden_term = ce.new_zeros(())
-    if terms.output:
+    if output:
         output_term = over_rows(
-            lambda a, b: reference.divergence(terms.output, a, b, terms.output_stop_gradient),
+            lambda a, b: reference.divergence(output.divergence, a, b, output.stop_gradient),
             [view.logits for view in views],
         )
-    if terms.layers:
-        layers = [over_rows(of_states, [view.hidden_states[i] for view in views]) for i in terms.layers]
+    if hidden:
+        layers = [over_rows(of_states, [view.hidden_states[i] for view in views]) for i in hidden.layers]
         hidden_term = torch.stack(layers).mean()
     loss = ce + alpha_output * output_term + alpha_hidden * hidden_term
     loss.backward()
@@ -72,18 +73,18 @@ def compare(
 @pytest.mark.parametrize(
     "terms",
     [
-        Terms(),
-        Terms(output="sce"),
-        Terms(output="symmetric-kl", overlap="last"),
-        Terms(output="js", overlap="last-k", overlap_k=2, output_stop_gradient="first"),
-        Terms(layers=(1, 2)),
-        Terms(output="kl", layers=(2,), distance="cosine"),
-        Terms(layers=(1,), distance="logit-lens", lens="symmetric-kl"),
-        Terms(output="sce", layers=(1, 2), distance="logit-lens", lens="kl", hidden_stop_gradient="second"),
+        aligned(),
+        aligned(output="sce"),
+        aligned(output="symmetric-kl", overlap={"kind": "last"}),
+        aligned(output="js", overlap={"kind": "last-k", "k": 2}, stop_gradient="first"),
+        aligned(layers=[1, 2]),
+        aligned(output="kl", layers=[2], distance="cosine"),
+        aligned(layers=[1], distance="logit-lens", lens="symmetric-kl"),
+        aligned(output="sce", layers=[1, 2], distance="logit-lens", lens="kl", hidden_stop_gradient="second"),
     ],
-    ids=lambda terms: f"{terms.output}-{terms.overlap}-{terms.layers}-{terms.distance}",
+    ids=str,
 )
-def test_loss_and_gradients_equal_two_plain_forwards(terms: Terms, extras: list[int], tied: bool) -> None:
+def test_loss_and_gradients_equal_two_plain_forwards(terms: TwoViews, extras: list[int], tied: bool) -> None:
     compare(small_model(tie_word_embeddings=tied), terms, batch_of(6, extras), 0.7, 0.3)
 
 
@@ -100,7 +101,7 @@ def test_loss_and_gradients_equal_two_plain_forwards(terms: Terms, extras: list[
 def test_models_that_change_their_logits_after_the_head(config: Any, scale: float, cap: float | None) -> None:
     change = logit_change(config)
     assert (change.scale, change.cap) == (scale, cap)
-    compare(small_model(config), Terms(output="symmetric-kl", layers=(1,)), batch_of(6, [2, 3]), 0.7, 0.3)
+    compare(small_model(config), aligned(output="symmetric-kl", layers=[1]), batch_of(6, [2, 3]), 0.7, 0.3)
 
 
 @pytest.mark.parametrize("lens", ["kl", None])
@@ -109,7 +110,7 @@ def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
         states = torch.empty(4, 6, SHAPE["hidden_size"], requires_grad=True)
-    head = install(model, Terms(output="sce", layers=(1, 2), distance="logit-lens" if lens else "mse", lens=lens))
+    head = install(model, aligned(output="sce", layers=[1, 2], distance="logit-lens" if lens else "mse", lens=lens))
     head.objective.capture = SimpleNamespace(take=lambda: [states, states])
     head.batch = LossInputs(torch.empty(2, 2, 6, dtype=torch.long, device="meta"), [2, 3], 1.0, 1.0)
     head(states)[0].backward()
@@ -118,7 +119,7 @@ def test_no_value_of_a_tensor_is_looked_at(lens: str | None) -> None:
 
 def test_a_batch_equals_its_micro_batches_whatever_the_extras() -> None:
     model = small_model()
-    head = install(model, Terms(output="symmetric-kl", layers=(1,)))
+    head = install(model, aligned(output="symmetric-kl", layers=[1]))
     batch = batch_of(8, [1, 3, 5, 7])
 
     def loss(rows: slice) -> Tensor:
@@ -128,10 +129,10 @@ def test_a_batch_equals_its_micro_batches_whatever_the_extras() -> None:
     torch.testing.assert_close(loss(slice(0, 4)), (loss(slice(0, 1)) + loss(slice(1, 2)) + loss(slice(2, 4)) * 2) / 4)
 
 
-@pytest.mark.parametrize("terms", [Terms(output="sce"), Terms(layers=(1, 2)), Terms(output="js", layers=(2,))])
-def test_no_arm_multiplies_more_matrices_than_the_baseline(terms: Terms) -> None:
+@pytest.mark.parametrize("terms", [aligned(output="sce"), aligned(layers=[1, 2]), aligned(output="js", layers=[2])])
+def test_no_arm_multiplies_more_matrices_than_the_baseline(terms: TwoViews) -> None:
     flops = []
-    for arm in (Terms(), terms):
+    for arm in (aligned(), terms):
         model = small_model()
         head = install(model, arm)
         batch = batch_of(12, [3, 3])

@@ -7,15 +7,18 @@ import json
 import pytest
 
 from longshort.commands import memory
+from longshort.models.settings import Adapter
+from longshort.study.schema import Training
 from tests.support.project import ROOT
 
 LLAMA = memory.Model(layers=32, width=4096, inner=11008, kv_share=1.0, vocabulary=32000)
 WEIGHTS = 6_738_149_376  # of Llama-2-7B, but for its norms
 
 
-def taken(zero: str, processes: int, **training: object) -> dict[str, float]:
+def taken(zero: str, processes: int, **changes: object) -> dict[str, float]:
     deepspeed = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
-    training = {"precision": "bf16", "processes": processes, **training}
+    shape = {"steps": 1, "batch": processes, "learning_rate": 0.1, "precision": "bf16", "processes": processes}
+    training = Training.model_validate({**shape, **changes})
     return memory.of_training(LLAMA, training, 4096, deepspeed, 1, True, "cuda")
 
 
@@ -24,7 +27,7 @@ def test_weights_are_those_of_the_architecture() -> None:
     grouped = {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256}
     llama3 = memory.Model.of({**grouped, "num_attention_heads": 32, "num_key_value_heads": 8})
     assert llama3.weights == pytest.approx(8.03e9, rel=1e-3)
-    adapter = {"rank": 8, "targets": ["q_proj", "v_proj"]}
+    adapter = Adapter(kind="lora", rank=8, alpha=16.0, targets=["q_proj", "v_proj"])
     assert memory.adapted(LLAMA, adapter) == 32 * 2 * 8 * (4096 + 4096)  # 4,194,304, as LoRA's users know it
     assert memory.guessed(WEIGHTS, 32).weights == pytest.approx(WEIGHTS, rel=0.001)
 
@@ -37,5 +40,5 @@ def test_zero_divides_what_its_stage_says() -> None:
     assert taken("zero2", 8)["gradients"] == 2 * (2 * memory.BUCKET + WEIGHTS / 8)
     assert taken("zero3", 8)["weights"] == 2 * (WEIGHTS / 8 + memory.LIVE)
     assert taken("zero2-offload", 8)["optimiser"] == taken("zero3-offload", 8)["weights"] == 0
-    qlora = {"kind": "qlora", "rank": 64, "targets": ["q_proj"]}
+    qlora = {"kind": "qlora", "rank": 64, "alpha": 16.0, "targets": ["q_proj"]}
     assert taken("zero2", 1, adapter=qlora)["weights"] < WEIGHTS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import StdlibCorpus
 
 
 def test_a_document_keeps_its_split_when_others_come() -> None:
@@ -19,7 +20,7 @@ def test_a_document_keeps_its_split_when_others_come() -> None:
 
 def test_the_standard_library_is_read_by_relative_path() -> None:
     left_out = LeftOut()
-    names = [name for name, _ in corpora.documents({"kind": "stdlib"}, left_out)]
+    names = [name for name, _ in corpora.documents(StdlibCorpus(kind="stdlib"), left_out)]
     assert "json/decoder.py" in names and len(names) > 300
     assert not [name for name in names if name.startswith(("/", "site-packages", "test/"))]
     assert (Path(sysconfig.get_path("stdlib")) / names[0]).exists()

@@ -11,6 +11,7 @@ from datasets import Dataset
 from longshort.data import __main__ as stage
 from longshort.data import corpora, splits
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import Data, TextCorpus
 
 
 def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:
@@ -20,7 +21,7 @@ def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:
         "validation": 0.2,
         "test": 0.2,
     }
-    return stage.prepare(spec, tmp_path / name)
+    return stage.prepare(Data.model_validate(spec), tmp_path / name)
 
 
 def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_files_of_equal_names_stay_apart(tmp_path: Path, path: str) -> None:
 def test_a_file_of_a_flat_folder_goes_by_its_name(tmp_path: Path, path: str) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/book.txt").write_text("a book")
-    corpus = {"kind": "text", "path": str(tmp_path / path), "column": "text"}
+    corpus = TextCorpus(kind="text", path=str(tmp_path / path))
     assert list(corpora.documents(corpus, LeftOut())) == [("book.txt", "a book")]
 
 
@@ -102,13 +103,13 @@ def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
     Dataset.from_dict({"book": [f"book {n}" for n in range(30)]}).to_parquet(
         str(folder / "data" / "train-00000-of-00001.parquet")
     )
-    corpus = {"kind": "hub", "dataset": str(folder), "revision": "main", "configuration": None, "split": "train"}
+    corpus = {"kind": "hub", "dataset": str(folder), "revision": "0" * 40, "configuration": None, "split": "train"}
     spec = {"corpus": {**corpus, "column": "book"}, "tokenizer": {"kind": "bytes"}, "validation": 0.2, "test": 0.2}
-    manifest = stage.prepare(spec, tmp_path / "out")
+    manifest = stage.prepare(Data.model_validate(spec), tmp_path / "out")
     assert sum(split["documents"] for split in manifest["splits"].values()) == 30
     spec["corpus"]["column"] = "text"
     with pytest.raises(ValueError, match="no column 'text'"):
-        stage.prepare(spec, tmp_path / "out")
+        stage.prepare(Data.model_validate(spec), tmp_path / "out")
 
 
 def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
+from longshort.data.settings import TextCorpus
 from tests.support.corpora import ROWS, lines, prepare, put, text
 
 TABLE = pyarrow.table({"text": ROWS})
@@ -189,6 +190,8 @@ def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
     write_texts(root)
     os.symlink("../elsewhere", root / "more")
     put(tmp_path / "elsewhere/x.txt", b"elsewhere")
-    corpus = {"kind": "text", "path": str(root), "column": "text"}
+    corpus = TextCorpus(kind="text", path=str(root))
     names = [name for name, _ in corpora.documents(corpus, LeftOut())]
-    assert names == [name for name, _ in corpora.documents({**corpus, "path": f"{root}/**/*.txt"}, LeftOut())]
+    assert names == [
+        name for name, _ in corpora.documents(corpus.model_copy(update={"path": f"{root}/**/*.txt"}), LeftOut())
+    ]

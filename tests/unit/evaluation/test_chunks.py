@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import LlamaForCausalLM
 
-from longshort.evaluation import forward, perplexity
-from tests.support.perplexity import TOKENIZER, by_key, data_folder, extended, llama
+from longshort.evaluation import forward
+from tests.support.perplexity import TOKENIZER, by_key, data_folder, evaluate, extended, llama, protocol
 
 
 def frequencies(model: LlamaForCausalLM, kind: str, length: int) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_chunks_are_clexs_own_evaluation(kind: str, tmp_path: Path) -> None:
     data = data_folder(tmp_path, [2 * 64 + 3])
     settings = {"lengths": [8, 16, 32, 64], "documents": 1, "temperature_documents": 0}
     chosen = {"kind": "block", "tokens": 128, "chunk": 16}
-    rows = perplexity.evaluate(extended(kind), TOKENIZER, {**settings, "protocol": chosen}, data, 16).rows
+    rows = evaluate(extended(kind), TOKENIZER, {**settings, "protocol": chosen}, data).rows
     ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
     values = by_key(rows)
     for length in settings["lengths"]:
@@ -67,12 +67,10 @@ def test_chunks_are_clexs_own_evaluation(kind: str, tmp_path: Path) -> None:
     # Token 17 of a block is read with 16 before it, token 16, the first of a chunk, is not scored.
     long = {row["task"]: row["n"] for row in rows if row["metric"] == "nll_by_position" and row["length"] == 64}
     assert long == {"1": 2, "2-3": 4, "4-7": 8, "8-15": 16, "16-31": 30, "32-63": 60}
-    whole = perplexity.evaluate(
-        extended(kind), TOKENIZER, {**settings, "protocol": {**chosen, "chunk": None}}, data, 16
-    ).rows
+    whole = evaluate(extended(kind), TOKENIZER, {**settings, "protocol": {**chosen, "chunk": None}}, data).rows
     assert [by_key(whole)["nll", length, "d0"] for length in (8, 16)] == [values["nll", n, "d0"] for n in (8, 16)]
     assert abs(by_key(whole)["nll", 64, "d0"] - values["nll", 64, "d0"]) > 1e-2
-    said = perplexity.protocol({**settings, "protocol": chosen}, 16)
+    said = protocol({**settings, "protocol": chosen})
     assert said == "ppl/block-v2?docs=1&lengths=8,16,32,64&chunk=16&tokens=128&temperature-docs=0"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import harness, harness_answers
 from tests.support.harness import ITEMS, SAY, asked, by_task, choices_by_hand, evaluate, log_likelihood, tiny_llama
 
@@ -41,7 +42,7 @@ def test_numbers_are_those_of_simple_evaluate(model: Any, tokenizer: Any, own: P
     assert rows["own_answer:exact_match"] == theirs["results"]["own_answer"]["exact_match,none"]
     # By bootstrap, where that of a mean has a formula.
     assert rows["own_say:perplexity_stderr"] == theirs["results"]["own_say"]["perplexity_stderr,none"] > 0
-    samples = [sample for task in settings["tasks"] for sample in theirs["samples"][task]]
+    samples = [sample for task in settings.tasks for sample in theirs["samples"][task]]
     assert [item["response"] for item in first.items] == [
         harness_answers._text(sample["filtered_resps"]) for sample in samples
     ]
@@ -75,12 +76,12 @@ def test_only_what_overflows_for_a_diverged_model_is_infinite(tokenizer: Any, ow
 
 def test_the_protocol_says_what_was_done(own: Path) -> None:
     assert (
-        harness.protocol({**asked(own, "ruler@4096", "hellaswag", limit=10), "include_path": None}, 128)
+        harness.protocol(asked(None, "ruler@4096", "hellaswag", limit=10), 128, BytesTokenizer())
         == "harness/lm_eval-0.4.13-v2?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
     )
-    before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128)
+    before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer())
     assert "limit=none&fewshot=0" in before
     # Own tasks are what their files say.
     task = next(own.rglob("*.yaml"))
     task.write_text(task.read_text() + "# \n")
-    assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128) != before
+    assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) != before

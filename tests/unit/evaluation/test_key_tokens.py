@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from longshort.evaluation import key_tokens
+from longshort.metrics.settings import LongEvaluator
 from longshort.records import layout
 from longshort.records.publish import file_digest, write_record
 from tests.support.longppl import BY, llama, words
@@ -35,14 +36,14 @@ def test_a_model_of_the_same_tokens_needs_no_text() -> None:
     )
 
 
-def record_of(folder: Path, weights: bytes, **changed: Any) -> dict[str, Any]:
+def record_of(folder: Path, weights: bytes, **changed: Any) -> LongEvaluator:
     """The evaluator `long` whose training was published with these weights."""
-    evaluator = {"kind": "long", "run": "0" * 16, "steps": "4", "precision": "fp32"}
+    evaluator = LongEvaluator(kind="long", run="0" * 16, steps="4")
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "model.safetensors").write_bytes(weights)
     files = {"model.safetensors": file_digest(checkpoint / "model.safetensors")}
-    path = Path(layout.training(evaluator["run"], evaluator["steps"]).record)
+    path = Path(layout.training(str(evaluator.run), str(evaluator.steps)).record)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_record(path, {"checkpoints": {"4": {"path": str(checkpoint), "files": files}}, "run_id": "1", **changed})
     return evaluator
@@ -52,7 +53,7 @@ def test_a_trained_evaluator_is_known_by_its_weights(tmp_path: Path, monkeypatch
     """Other weights are another evaluator; changed weights, a training that diverged or is absent are told."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the evaluator is not trained yet"):
-        key_tokens.content_of({"kind": "long", "run": "0" * 16, "steps": "4"})
+        key_tokens.content_of(LongEvaluator(kind="long", run="0" * 16, steps="4"))
     first = key_tokens.content_of(record_of(tmp_path, b"one"))
     evaluator = record_of(tmp_path, b"two")
     assert len(first) == 12 and key_tokens.content_of(evaluator) != first

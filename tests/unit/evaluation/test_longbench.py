@@ -14,8 +14,10 @@ import pytest
 
 from longshort.evaluation import longbench, longbench_items, prompts
 from longshort.evaluation.scoring import score_prediction, summarise
+from longshort.identity.spec import restored
+from longshort.metrics.settings import LongBench
 from tests.support import golden
-from tests.support.longbench import CLASSES, STAND_IN
+from tests.support.longbench import CLASSES, STAND_IN, protocol
 
 
 def test_scoring_needs_no_model_stack() -> None:
@@ -29,24 +31,22 @@ def test_protocol_names_what_was_done(folder: Path, official_zip: Path) -> None:
     local = {"kind": "folder", "path": str(folder / "longbench-e-3")}
     full = {"source": local, "max_length": 4096, "max_new_tokens": None}
     digest = prompts.prompts_digest()
-    found = re.fullmatch(
-        rf"longbench-e/official-v1\?data=([0-9a-f]{{12}})&max=4096&prompts={digest}", longbench.protocol(full, 128)
-    )
+    found = re.fullmatch(rf"longbench-e/official-v1\?data=([0-9a-f]{{12}})&max=4096&prompts={digest}", protocol(full))
     assert found
     # The same items in a zip are the same data; another item is not.
     zipped = {**full, "source": {"kind": "zip", "path": str(official_zip)}, "max_new_tokens": 64}
-    said = longbench.protocol(zipped, 128)
+    said = protocol(zipped)
     assert said == f"longbench-e/capped-v1?data={found[1]}&max=4096&new=64&prompts={digest}"
     file = folder / "longbench-e-3/lcc_e.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b" ", b"  ", 1))
-    assert longbench.protocol(full, 128) != found[0]
+    assert protocol(full) != found[0]
     file.write_bytes(whole)
-    assert longbench.protocol(STAND_IN, 128) == f"longbench-e/stand-in-v1?items=3&max=192&new=8&prompts={digest}"
+    assert protocol(STAND_IN) == f"longbench-e/stand-in-v1?items=3&max=192&new=8&prompts={digest}"
 
 
 def test_evaluate_gives_all_rows_and_keeps_predictions(model: Any, tokenizer: Any, folder: Path) -> None:
-    rows, kept = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128)
+    rows, kept = longbench.evaluate(model, tokenizer, restored(LongBench, STAND_IN), folder, 128)
     values = {row["task"]: row for row in rows if row["document"] is None}
     assert len(values) == 13 * 4 + 2 + 3
     buckets = [values["overall:8k+"]["value"], np.mean([values[f"{task}:8k+"]["value"] for task in prompts.TASKS])]
@@ -92,7 +92,7 @@ def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path)
     """Prompts, truncation and scores of fixed texts; then a fixed model's answers to fixed items, and their means."""
     from longshort.data import tokenizers
 
-    tokenizer = tokenizers.load({"kind": "bytes"})
+    tokenizer = tokenizers.byte_tokenizer()
     values = {f"prompt of {task}": str(prompt) for task, prompt in prompts.official_prompts().items()}
     for size in (5, 8, 12, 99):
         values[f"encoded to {size}"] = str(longbench_items.encode(tokenizer, "a middle that is left out", size))
@@ -112,7 +112,7 @@ def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path)
         ]  # fmt: skip
         (tmp_path / f"{task}_e.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     chosen = {"source": {"kind": "folder", "path": str(tmp_path)}, "max_length": 800, "max_new_tokens": 40}
-    predicted = longbench.predictions(answering(), tokenizer, chosen, tmp_path)
+    predicted = longbench.predictions(answering(), tokenizer, restored(LongBench, chosen), tmp_path)
     assert {row["truncated"] for row in predicted} == {True, False}
     assert {"", "b\n", "5 red\n"} <= {row["prediction"] for row in predicted}  # all ways to end before the length
     for row in predicted:
@@ -121,7 +121,7 @@ def test_the_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path)
     for task, of_task in {**means.pop("tasks"), "all": means}.items():
         values |= {f"mean {bucket} of {task}": shown(value) for bucket, value in of_task.items()}
     hub = {"kind": "hub", "dataset": "THUDM/LongBench", "revision": "0" * 40}
-    name = longbench.protocol({"source": hub, "max_length": 4096, "max_new_tokens": None}, 128)
+    name = protocol({"source": hub, "max_length": 4096, "max_new_tokens": None})
     golden.assert_unchanged("longbench-official", name, values, "longbench.protocol")
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from longshort.data import tokenizers
-from longshort.evaluation import longbench, longbench_likelihood
+from longshort.data.settings import BytesTokenizer
+from longshort.evaluation import longbench_likelihood
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.longbench_items import Question
+from longshort.metrics.settings import LongBenchLikelihood
+from tests.support.longbench import protocol
 from tests.support.longppl import DYNAMIC, llama, words
 
 
@@ -57,7 +60,8 @@ def test_rows_by_task_bucket_and_item(monkeypatch: pytest.MonkeyPatch, tmp_path:
     losses = {"q1": [1.0, 2.0], "q2": [3.0, 3.5], "t1": [4.0, 4.5], "t2": []}
     monkeypatch.setattr(longbench_likelihood, "questions", lambda *_: asked)
     monkeypatch.setattr(longbench_likelihood, "losses_of", lambda model, tokenizer, question: losses[question.id])
-    settings = {"source": {"kind": "stand-in", "items_per_task": 2}, "max_length": 64, "answer_tokens": None}
+    source = {"kind": "stand-in", "items_per_task": 2}
+    settings = LongBenchLikelihood.model_validate({"source": source, "max_length": 528})
     journal = Journal().of("x")
     for _ in range(2):  # the second time from the journal
         rows = longbench_likelihood.evaluate(None, None, settings, tmp_path, 8, journal).rows
@@ -69,6 +73,7 @@ def test_rows_by_task_bucket_and_item(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert said["longbench_quarter", "qasper:8k+", None] == (None, 0)
         assert said["longbench_gain", "qasper", "q1"] == (1.0, 1)
         assert ("longbench_likelihood", "trec", "t2") not in said
-    named = longbench_likelihood.protocol(settings, 8)
-    assert named != longbench.protocol({**settings, "max_new_tokens": None}, 8)
-    assert named != longbench_likelihood.protocol({**settings, "answer_tokens": 4}, 8)
+    named = longbench_likelihood.protocol(settings, 8, BytesTokenizer())
+    assert named != protocol({"source": source, "max_length": 528})
+    shorter = settings.model_copy(update={"answer_tokens": 4})
+    assert named != longbench_likelihood.protocol(shorter, 8, BytesTokenizer())

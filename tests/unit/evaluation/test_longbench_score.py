@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from rouge import Rouge
 
 from longshort.evaluation import longbench, longbench_score, prompts, scoring
+from longshort.identity.spec import restored
+from longshort.metrics.settings import LongBench
 from tests.support.longbench import CLASSES, QUESTION_KINDS, STAND_IN
 
 
@@ -88,7 +90,7 @@ def test_scores_of_kept_predictions_are_those_published(
 ) -> None:
     import pandas
 
-    rows, kept = longbench.evaluate(model, tokenizer, STAND_IN, folder, 128)
+    rows, kept = longbench.evaluate(model, tokenizer, restored(LongBench, STAND_IN), folder, 128)
     file, out = tmp_path / "2-4.items.parquet", tmp_path / "scores.json"
     others = [{**row, "step": 4, "prediction": "no"} for row in kept]
     pandas.DataFrame([*({"step": 2, **row} for row in kept), *others]).to_parquet(file, index=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ from longppl.longppl import compute_longppl
 from transformers import LlamaConfig
 
 from longshort.data import tokenizers
+from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import key_tokens, longppl
-from longshort.metrics.settings import LongPPL, key_tokens_by, key_tokens_id
+from longshort.metrics.settings import LongPPL
 from longshort.records import layout
 from longshort.records.publish import folder_digests, write_record
 from tests.support.longppl import BY, DYNAMIC, TEXTS, llama, words
@@ -33,7 +33,7 @@ def test_equals_the_official_package(pair: tuple[str, str]) -> None:
     compared = 0
     for text in TEXTS:
         official = compute_longppl(
-            text, model, evaluator, tokenizer, its, None, BY["short"], BY["stride"], BY["gain"], -BY["below"]
+            text, model, evaluator, tokenizer, its, None, BY.short, BY.stride, BY.gain, -BY.below
         )
         ids = tokenizer(text, add_special_tokens=False).input_ids
         spans = key_tokens.merged(key_tokens.find(evaluator, its, text, BY).spans)
@@ -94,7 +94,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         str(tmp_path / "test")
     )
     files = {f"test/{name}": sha for name, sha in folder_digests(tmp_path / "test").items()}
-    about = {"spec": {"tokenizer": {"kind": "bytes"}}, "content": "d", "files": files}
+    spec = {"corpus": {"kind": "stdlib"}, "tokenizer": {"kind": "bytes"}}
+    about = {"spec": spec, "content": "d", "files": files}
     write_record(tmp_path / "manifest.json", about)
     monkeypatch.chdir(tmp_path)
     Path("evaluator").mkdir()
@@ -102,9 +103,14 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def evaluate(model: Any, settings: dict[str, Any], data: Path) -> Any:
+    return longppl.evaluate(model, None, LongPPL.model_validate(settings), data, 8)
+
+
 def find(data: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> layout.KeyTokens:
-    place = layout.key_tokens(data, key_tokens_id(settings))
-    by = json.dumps(key_tokens_by(settings))
+    search = LongPPL.model_validate(settings).key_tokens
+    place = layout.key_tokens(data, search.id)
+    by = search.model_dump_json()
     arguments = ["key_tokens", "--data", str(data / "manifest.json"), "--by", by, "--out", place.record]
     monkeypatch.setattr(sys, "argv", [*arguments, "--work", str(data / "work")])
     monkeypatch.setattr(key_tokens.hub, "refuse_network", lambda: None)  # it would hold for all tests that follow
@@ -126,7 +132,7 @@ def test_models_that_copy_and_that_do_not(data: Path, monkeypatch: pytest.Monkey
         (Copies(), 1 / 0.9, math.log(257) + math.log(0.9)),
         (Uniform(), 257.0, 0.0),
     ):
-        rows = longppl.evaluate(model, None, SETTINGS, data, 8).rows
+        rows = evaluate(model, SETTINGS, data).rows
         said = {(row["metric"], row["length"]): row for row in rows if row["document"] is None}
         for length, count, without in ((50, 9, 2), (60, 26, 1)):
             assert said["key_tokens", length]["value"] == count and said["key_tokens", length]["n"] == 3
@@ -147,7 +153,7 @@ def test_models_that_copy_and_that_do_not(data: Path, monkeypatch: pytest.Monkey
 def test_a_length_without_key_tokens_has_no_number(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SETTINGS, "lengths": [20, 60]}
     find(data, settings, monkeypatch)
-    rows = longppl.evaluate(Copies(), None, settings, data, 8).rows
+    rows = evaluate(Copies(), settings, data).rows
     assert [row["value"] for row in rows if row["metric"] == "longppl"] == [None, pytest.approx(1 / 0.9, rel=1e-5)]
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in rows)
 
@@ -171,7 +177,9 @@ def test_no_other_evaluator_and_no_other_settings_share_a_protocol(tmp_path: Pat
 
     def said(**changed: Any) -> str:
         evaluator = {**SETTINGS["evaluator"], "name": str(tmp_path / "a"), **changed.pop("evaluator", {})}
-        return longppl.protocol({**SETTINGS, "evaluator": evaluator, **changed}, 8)
+        return longppl.protocol(
+            LongPPL.model_validate({**SETTINGS, "evaluator": evaluator, **changed}), 8, BytesTokenizer()
+        )
 
     hub = {"name": "who/what", "revision": 40 * "a"}
     names = [
@@ -184,12 +192,12 @@ def test_no_other_evaluator_and_no_other_settings_share_a_protocol(tmp_path: Pat
 
 def test_key_tokens_of_another_evaluator_or_none_at_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="were not looked for"):
-        longppl.evaluate(Copies(), None, SETTINGS, data, 8)
+        evaluate(Copies(), SETTINGS, data)
     find(data, SETTINGS, monkeypatch)
     (data / "evaluator" / "config.json").write_text("{}")
     key_tokens._digest_of.cache_clear()
     with pytest.raises(ValueError, match="is not the one that found"):
-        longppl.evaluate(Copies(), None, SETTINGS, data, 8)
+        evaluate(Copies(), SETTINGS, data)
     with pytest.raises(SystemExit) as ended:
         find(data, {**SETTINGS, "gain": 9.0}, monkeypatch)
     assert ended.value.code not in (0, None)

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import forward, misalignment
 from longshort.evaluation.journal import Journal
+from longshort.identity.spec import restored
+from longshort.metrics.settings import Misalignment
 from tests.support import golden
 
 VOCABULARY = 61
@@ -33,6 +37,14 @@ def llama(rope: dict | None = None) -> LlamaForCausalLM:
         num_attention_heads=4, max_position_embeddings=L_TRAIN, initializer_range=0.3, rope_parameters=rope,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+def evaluate(model: Any, tokenizer: Any, settings: dict[str, Any], data: Path, journal: Any = None) -> Any:
+    return misalignment.evaluate(model, tokenizer, restored(Misalignment, settings), data, L_TRAIN, journal)
+
+
+def protocol(settings: dict[str, Any]) -> str:
+    return misalignment.protocol(restored(Misalignment, settings), L_TRAIN, BytesTokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +76,7 @@ def grid(rows: list[dict], metric: str) -> dict[tuple[int, int], float]:
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
 def test_equals_brute_force_over_pairs_and_one_forward_a_context(rope: dict | None, data: Path) -> None:
-    rows = misalignment.evaluate(llama(rope), TOKENIZER, SETTINGS, data, L_TRAIN).rows
+    rows = evaluate(llama(rope), TOKENIZER, SETTINGS, data).rows
     drawn = misalignment.sequences(data, 5, 4, 4 * L_TRAIN, L_TRAIN)
     documents = [one.document for one in drawn]
     assert 1 < len(set(documents)) < 5  # documents with one sequence and with several
@@ -140,12 +152,12 @@ def test_standard_error_by_hand_and_against_simulation() -> None:
 
 def test_a_single_document_gives_no_standard_error(data: Path) -> None:
     # A row without a finite number would stand for a divergence.
-    rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": [8]}, data, L_TRAIN).rows
+    rows = evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": [8]}, data).rows
     assert {metric for metric, _ in values(rows)} == set(misalignment.METRICS)
 
 
 def test_identical_models_give_equal_numbers(data: Path) -> None:
-    one, other = (misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN).rows for _ in range(2))
+    one, other = (evaluate(llama(), TOKENIZER, SETTINGS, data).rows for _ in range(2))
     assert one == other
 
 
@@ -153,7 +165,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(misalignment, "SEQUENCES_AT_ONCE", 2)
-    undisturbed = misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN).rows
+    undisturbed = evaluate(llama(), TOKENIZER, SETTINGS, data).rows
     whole = misalignment.last_log_probs
     calls = []
 
@@ -165,7 +177,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_bits(
 
     def resume() -> list[dict]:
         journal = Journal(tmp_path / "journal").of("step 1")
-        return misalignment.evaluate(llama(), TOKENIZER, SETTINGS, data, L_TRAIN, journal).rows
+        return evaluate(llama(), TOKENIZER, SETTINGS, data, journal).rows
 
     monkeypatch.setattr(misalignment, "last_log_probs", killed_in_the_second_block)
     with pytest.raises(KeyboardInterrupt):
@@ -199,7 +211,7 @@ def test_a_model_that_ignores_context_has_no_symkl(data: Path) -> None:
     model = llama()
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-    rows = misalignment.evaluate(model, TOKENIZER, SETTINGS, data, L_TRAIN).rows
+    rows = evaluate(model, TOKENIZER, SETTINGS, data).rows
     measured = values(rows)
     for length in (16, 32, 64):
         assert abs(measured["symkl", length]) < 1e-10
@@ -225,13 +237,13 @@ def test_too_short_documents_and_too_few_draws_are_refused(data: Path) -> None:
     with pytest.raises(
         ValueError, match=r"at least 256 tokens and .* has none: lower evaluations\.misalignment\.beyond"
     ):
-        misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": [16]}, data, L_TRAIN)
-    with pytest.raises(ValueError, match="pairs need at least 2"):
-        misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "lengths_per_sequence": 1}, data, L_TRAIN)
+        evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": [16]}, data)
+    with pytest.raises(ValueError, match="lengths_per_sequence = 1: Input should be greater than or equal to 2"):
+        evaluate(llama(), TOKENIZER, {**SETTINGS, "lengths_per_sequence": 1}, data)
 
 
 def test_inside_only_needs_windows_of_the_training_length(data: Path) -> None:
-    rows = misalignment.evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": []}, data, L_TRAIN).rows
+    rows = evaluate(llama(), TOKENIZER, {**SETTINGS, "beyond": []}, data).rows
     assert {length for _, length in values(rows)} == {16}
     assert set(grid(rows, "symkl_grid")) == {(4, 8), (4, 16), (8, 16)}
 
@@ -241,18 +253,18 @@ def test_the_grid_is_the_powers_of_two_and_may_be_left_out(data: Path) -> None:
     assert misalignment.grid_lengths(100, 6) == [25, 50, 100, 200, 400]
     assert misalignment.grid_lengths(2, 1) == [1, 2]
     without = {**SETTINGS, "grid_sequences": 0}
-    rows = misalignment.evaluate(llama(), TOKENIZER, without, data, L_TRAIN).rows
+    rows = evaluate(llama(), TOKENIZER, without, data).rows
     assert {metric for metric, _ in values(rows)} == {row["metric"] for row in rows}
     all_of_them = {**SETTINGS, "grid_sequences": 99}
-    rows = misalignment.evaluate(llama(), TOKENIZER, all_of_them, data, L_TRAIN).rows
+    rows = evaluate(llama(), TOKENIZER, all_of_them, data).rows
     assert {row["n"] for row in rows if row["metric"] == "symkl_grid"} == {5}
-    assert misalignment.protocol(all_of_them, 16).endswith("&grid=5")
+    assert protocol(all_of_them).endswith("&grid=5")
 
 
 def test_protocol_says_what_was_done() -> None:
-    assert misalignment.protocol(SETTINGS, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=2,4&grid=3"
+    assert protocol(SETTINGS) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=2,4&grid=3"
     inside = {**SETTINGS, "beyond": [], "grid_sequences": 0}
-    assert misalignment.protocol(inside, 16) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=none"
+    assert protocol(inside) == "lsm/suffix-v1?train=16&seqs=5&k=4&beyond=none"
 
 
 def test_a_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path) -> None:
@@ -278,5 +290,5 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(tmp_path: Path) -
     for length in (16, 100):
         for longest in (1, 6, 8):
             values[f"grid {length} to {longest}"] = str(misalignment.grid_lengths(length, longest))
-    version = misalignment.protocol(SETTINGS, 16).split("?")[0]
+    version = protocol(SETTINGS).split("?")[0]
     golden.assert_unchanged("misalignment", version, values, "misalignment.protocol")

@@ -25,21 +25,22 @@ from tests.support.perplexity import (
     FromStates,
     by_key,
     data_folder,
+    evaluate,
     extended,
     llama,
     plain_nll,
+    protocol,
 )
 
 
 def test_a_uniform_model_has_the_vocabulary_as_perplexity(tmp_path: Path) -> None:
     model = llama()
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
-    rows = perplexity.evaluate(
+    rows = evaluate(
         model,
         TOKENIZER,
         {"lengths": [8, 40], "documents": 2, "protocol": PREFIX, "temperature_documents": 0},
         data_folder(tmp_path, [40, 50]),
-        16,
     ).rows
     assert by_key(rows)["perplexity", 8, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert by_key(rows)["perplexity", 40, None] == pytest.approx(VOCABULARY, rel=1e-6)
@@ -51,15 +52,15 @@ def test_a_second_protocol_stands_beside_the_first(tmp_path: Path) -> None:
     settings = {"lengths": [16, 64], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
     block = {"kind": "block", "tokens": 64, "chunk": 16}
     one, other = (
-        by_key(perplexity.evaluate(extended("clex"), TOKENIZER, {**settings, "protocol": chosen}, data, 16).rows)
+        by_key(evaluate(extended("clex"), TOKENIZER, {**settings, "protocol": chosen}, data).rows)
         for chosen in (PREFIX, block)
     )
-    both = by_key(perplexity.evaluate(extended("clex"), TOKENIZER, {**settings, "beside": block}, data, 16).rows)
+    both = by_key(evaluate(extended("clex"), TOKENIZER, {**settings, "beside": block}, data).rows)
     for metric in ("perplexity", "nll"):
         for key in [key for key in one if key[0] == metric]:
             assert both[key] == one[key] != other[key] == both[f"{metric}_block", *key[1:]]
     assert set(both) - set(one) == {(f"{key[0]}_block", *key[1:]) for key in one if key[0] in ("perplexity", "nll")}
-    said = perplexity.protocol({**settings, "beside": block}, 16)
+    said = protocol({**settings, "beside": block})
     assert said == ("ppl/prefix-v2?docs=1&lengths=16,64&temperature-docs=0&beside=block-v2,tokens=64,chunk=16")
 
 
@@ -69,7 +70,7 @@ def test_a_model_of_nan_is_right_about_nothing(tmp_path: Path) -> None:
         model.model.norm.weight[0] = math.nan
     forward.refuse_unknown_logits(model)
     settings = {"lengths": [8], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
-    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data_folder(tmp_path, [40]), 16).rows)
+    values = by_key(evaluate(model, TOKENIZER, settings, data_folder(tmp_path, [40])).rows)
     assert math.isnan(values["accuracy", 8, None]) and math.isnan(values["perplexity", 8, None])
     # A stage asks before it measures: other metrics would have scores for what such a model chooses.
     assert not stage._answers(model, tmp_path, 8) and stage._answers(llama(), tmp_path, 8)
@@ -86,7 +87,7 @@ def test_calibration_error_by_hand(tmp_path: Path) -> None:
     ids = [0, 0, 0, 1, 0, 1, 1, 1]
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
     settings = {"lengths": [8], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
-    values = by_key(perplexity.evaluate(FromStates(said), TOKENIZER, settings, tmp_path, 16).rows)
+    values = by_key(evaluate(FromStates(said), TOKENIZER, settings, tmp_path).rows)
     assert values["ece", 8, None] == pytest.approx((0.05 + 0.35) / 2, abs=1e-6)
     assert values["accuracy", 8, None] == 0.5
 
@@ -107,7 +108,7 @@ def test_the_calibration_error_has_fifteen_bins(tmp_path: Path) -> None:
 
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
     settings = {"lengths": [300], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
-    found = by_key(perplexity.evaluate(FromStates(said), TOKENIZER, settings, tmp_path, 16).rows)["ece", 300, None]
+    found = by_key(evaluate(FromStates(said), TOKENIZER, settings, tmp_path).rows)["ece", 300, None]
     assert [bins for bins in range(1, 100) if found == pytest.approx(by_hand(bins), abs=1e-4)] == [15]
 
 
@@ -115,14 +116,14 @@ def test_a_killed_evaluation_goes_on_after_the_last_document(tmp_path: Path, mon
     data = data_folder(tmp_path, [40, 50, 60], split="validation")
     data_folder(tmp_path, [40, 50, 60])
     settings = {"lengths": [8, 40], "documents": 3, "protocol": PREFIX, "temperature_documents": 2}
-    whole = perplexity.evaluate(llama(), TOKENIZER, settings, data, 16, Journal(tmp_path / "whole").of("step 1")).rows
+    whole = evaluate(llama(), TOKENIZER, settings, data, Journal(tmp_path / "whole").of("step 1")).rows
     lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     assert len(lines) == 1 + 3
     (tmp_path / "cut").write_bytes(b"".join(lines[:2]) + lines[2][:50])
     read = []
     original = perplexity.score_tokens
     monkeypatch.setattr(perplexity, "score_tokens", lambda *given: (read.append(1), original(*given))[1])
-    rows = perplexity.evaluate(llama(), TOKENIZER, settings, data, 16, Journal(tmp_path / "cut").of("step 1")).rows
+    rows = evaluate(llama(), TOKENIZER, settings, data, Journal(tmp_path / "cut").of("step 1")).rows
     assert rows == whole and len(read) == 2
     assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -130,7 +131,7 @@ def test_a_killed_evaluation_goes_on_after_the_last_document(tmp_path: Path, mon
 def test_a_standard_error_over_documents(tmp_path: Path) -> None:
     data = data_folder(tmp_path, [40, 50, 60])
     settings = {"lengths": [40], "documents": 3, "protocol": PREFIX, "temperature_documents": 0}
-    values = by_key(perplexity.evaluate(llama(), TOKENIZER, settings, data, 16).rows)
+    values = by_key(evaluate(llama(), TOKENIZER, settings, data).rows)
     of_documents = [values["nll", 40, f"d{i}"] for i in range(3)]
     assert values["nll_se", 40, None] == pytest.approx(np.std(of_documents, ddof=1) / math.sqrt(3))
     assert values["perplexity", 40, None] == pytest.approx(math.exp(np.mean(of_documents)))
@@ -143,12 +144,11 @@ def test_equals_the_plain_full_logits_computation(
     monkeypatch.setattr(forward, "TOKENS_PER_FORWARD", 100)  # two rows a forward, the last batch smaller
     monkeypatch.setattr(forward, "tokens_per_head", lambda model: 7)  # chunks that end inside a row
     data = data_folder(tmp_path, [48, 60, 30, 48])
-    rows = perplexity.evaluate(
+    rows = evaluate(
         llama(rope),
         TOKENIZER,
         {"lengths": [48, 16, 24], "documents": 3, "protocol": PREFIX, "temperature_documents": 0},
         data,
-        16,
     ).rows
     values = by_key(rows)
     documents = {row["name"]: row["input_ids"] for row in Dataset.load_from_disk(str(data / "test"))}
@@ -167,14 +167,14 @@ def test_dynamic_rope_needs_a_forward_per_length(tmp_path: Path) -> None:
     settings = {"lengths": [24, 64], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
     model = llama(DYNAMIC)
     assert forward.rope_depends_on_length(model) and not forward.rope_depends_on_length(llama())
-    first = perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows
+    first = evaluate(model, TOKENIZER, settings, data).rows
     model.config.rope_parameters["rope_type"] = "default"  # take the fast way with a model that must not
     model.model.rotary_emb.max_seq_len_cached = 16
-    fast = perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows
+    fast = evaluate(model, TOKENIZER, settings, data).rows
     assert abs(by_key(fast)["nll", 24, "d0"] - by_key(first)["nll", 24, "d0"]) > 1e-3
     # ... and what a model has read before must not change a number.
     model.config.rope_parameters["rope_type"] = "dynamic"
-    assert perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows == first
+    assert evaluate(model, TOKENIZER, settings, data).rows == first
 
 
 def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
@@ -186,12 +186,11 @@ def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
     # Greedy text is always right; one other token at the end is wrong.
     ids = [*greedy[1:24], (greedy[24] + 1) % BOS]
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [ids]}).save_to_disk(str(tmp_path / "test"))
-    rows = perplexity.evaluate(
+    rows = evaluate(
         model,
         TOKENIZER,
         {"lengths": [8, 24], "documents": 1, "protocol": PREFIX, "temperature_documents": 0},
         tmp_path,
-        16,
     ).rows
     assert by_key(rows)["accuracy", 8, None] == 1.0
     assert by_key(rows)["accuracy", 24, None] == 23 / 24
@@ -200,12 +199,11 @@ def test_accuracy_is_the_share_of_most_probable_tokens(tmp_path: Path) -> None:
 def test_too_few_documents_are_refused_with_the_remedy(tmp_path: Path) -> None:
     data = data_folder(tmp_path, [64, 63, 64])
     with pytest.raises(ValueError, match=r"at least 64 tokens and .* has 2: lower evaluations\.perplexity\.documents"):
-        perplexity.evaluate(
+        evaluate(
             llama(),
             TOKENIZER,
             {"lengths": [8, 64], "documents": 3, "protocol": PREFIX, "temperature_documents": 0},
             data,
-            16,
         )
 
 
@@ -215,6 +213,6 @@ def test_what_a_model_does_to_its_logits_after_the_head_counts(config: Any, tmp_
     model = AutoModelForCausalLM.from_config(config)
     data = data_folder(tmp_path, [24])
     settings = {"lengths": [16], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
-    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
+    values = by_key(evaluate(model, TOKENIZER, settings, data).rows)
     ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
     assert values["nll", 16, "d0"] == pytest.approx(plain_nll(model, ids, 16), abs=2e-6)

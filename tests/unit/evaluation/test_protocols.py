@@ -13,7 +13,9 @@ import torch
 from datasets import Dataset
 
 from longshort.data import tokenizers
-from longshort.evaluation import perplexity, protocols, temperature
+from longshort.data.settings import PretrainedTokenizer
+from longshort.evaluation import protocols, temperature
+from longshort.metrics.settings import Sliding
 from tests.support import golden
 from tests.support.perplexity import (
     BOS,
@@ -25,7 +27,9 @@ from tests.support.perplexity import (
     by_key,
     data_folder,
     described,
+    evaluate,
     llama,
+    protocol,
 )
 
 
@@ -54,7 +58,7 @@ def test_a_ramp_of_nll_gives_the_mean_over_the_scored_positions(
 ) -> None:
     Dataset.from_dict({"name": ["a"], "text": [""], "input_ids": [[0] * 8193]}).save_to_disk(str(tmp_path / "test"))
     settings = {"lengths": lengths, "documents": 1, "protocol": chosen, "temperature_documents": 0}
-    rows = perplexity.evaluate(FromStates(ramp), TOKENIZER, settings, tmp_path, 16).rows
+    rows = evaluate(FromStates(ramp), TOKENIZER, settings, tmp_path).rows
     values = by_key(rows)
     assert [values["nll", length, "a"] for length in lengths] == pytest.approx(expected, abs=1e-9)
     assert [values["perplexity", length, None] for length in lengths] == pytest.approx(np.exp(expected), abs=1e-8)
@@ -74,7 +78,7 @@ def test_blocks_are_what_a_model_says_of_its_own_loss(rope: Any, length: int, tm
         rope = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0, **factors}
     data = data_folder(tmp_path, [3 * length + 5])
     settings = {"lengths": [length], "documents": 1, "protocol": {"kind": "block", "tokens": 3 * length}}
-    rows = perplexity.evaluate(llama(rope), TOKENIZER, {**settings, "temperature_documents": 0}, data, 16).rows
+    rows = evaluate(llama(rope), TOKENIZER, {**settings, "temperature_documents": 0}, data).rows
     ids = torch.tensor(Dataset.load_from_disk(str(data / "test"))[0]["input_ids"][: 3 * length]).view(3, length)
     with torch.no_grad():
         expected = llama(rope)(ids, labels=ids).loss.item()
@@ -90,7 +94,7 @@ def test_without_bos_the_first_token_is_not_scored(rope: dict | None, tmp_path: 
     without = SimpleNamespace(bos_token_id=None)
     data = data_folder(tmp_path, [40])
     settings = {"lengths": [8, 32], "documents": 1, "protocol": PREFIX, "temperature_documents": 0}
-    rows = perplexity.evaluate(llama(rope), without, settings, data, 16).rows
+    rows = evaluate(llama(rope), without, settings, data).rows
     ids = Dataset.load_from_disk(str(data / "test"))[0]["input_ids"]
     for length in (8, 32):
         with torch.no_grad():
@@ -100,16 +104,16 @@ def test_without_bos_the_first_token_is_not_scored(rope: dict | None, tmp_path: 
     if rope is None:
         beginning = {"name": ["a"], "text": [""], "input_ids": [[BOS, *ids]]}
         Dataset.from_dict(beginning).save_to_disk(str(tmp_path / "begins" / "test"))
-        shifted = by_key(perplexity.evaluate(llama(), without, settings, tmp_path / "begins", 16).rows)
+        shifted = by_key(evaluate(llama(), without, settings, tmp_path / "begins").rows)
         one_less = {**settings, "lengths": [7, 31]}
-        usual = by_key(perplexity.evaluate(llama(), TOKENIZER, one_less, data, 16).rows)
+        usual = by_key(evaluate(llama(), TOKENIZER, one_less, data).rows)
         for length in (8, 32):
             assert shifted["nll", length, "a"] == pytest.approx(usual["nll", length - 1, "d0"], abs=2e-6)
 
 
 def test_windows_without_bos_score_every_token_but_the_first() -> None:
     """Each token that slides by, once, with as many tokens before it as its window has."""
-    found = protocols.windows({"kind": "sliding", "stride": 3, "tokens": None}, np.arange(14), 6, 6, 0, None)
+    found = protocols.readings(Sliding(kind="sliding", stride=3), np.arange(14), 6, 6, 0, None)
     scored = [int(token) for some in found for token in some.targets[:, some.scored].flatten()]
     assert sorted(scored) == list(range(1, 14))
     assert all((some.targets == some.input_ids[:, 1:]).all() for some in found)
@@ -123,18 +127,17 @@ def test_whether_there_is_a_bos_token_is_part_of_the_protocol(tmp_path: Path) ->
     tokenizer.save_pretrained(tmp_path / "without")
     names = []
     for folder in ("with", "without"):
-        spec = {"kind": "pretrained", "name": str(tmp_path / folder), "revision": None}
-        names.append(perplexity.protocol(perplexity.settle(settings, spec), 16))
+        names.append(protocol(settings, PretrainedTokenizer(kind="pretrained", name=str(tmp_path / folder))))
     plain = "ppl/prefix-v2?docs=1&lengths=8&temperature-docs=0"
     assert names == [plain, plain.replace("&temp", "&bos=none&temp")]
-    assert perplexity.settle(settings, {"kind": "bytes"}) == settings
-    block = {**settings, "protocol": {"kind": "block"}}
-    assert perplexity.settle(block, {"kind": "pretrained", "name": "not looked at"}) == block
+    assert protocol(settings) == plain
+    not_looked_at = PretrainedTokenizer(kind="pretrained", name=str(tmp_path / "nowhere"))
+    assert "bos" not in protocol({**settings, "protocol": {"kind": "block"}}, not_looked_at)
 
 
 def test_protocol_says_what_was_done() -> None:
     settings = {"lengths": [256, 128], "documents": 32, "protocol": PREFIX, "temperature_documents": 0}
-    assert perplexity.protocol(settings, 16) == "ppl/prefix-v2?docs=32&lengths=128,256&temperature-docs=0"
+    assert protocol(settings) == "ppl/prefix-v2?docs=32&lengths=128,256&temperature-docs=0"
 
 
 @pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
@@ -147,7 +150,7 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
         "temperature_documents": 0,
     }
     model = llama(rope)
-    values = by_key(perplexity.evaluate(model, TOKENIZER, settings, data, 16).rows)
+    values = by_key(evaluate(model, TOKENIZER, settings, data).rows)
     # The document of 41 tokens has one window only: all of it.
     ids = next(row["input_ids"] for row in Dataset.load_from_disk(str(data / "test")) if len(row["input_ids"]) == 41)
     for length in (8, 40):
@@ -155,7 +158,7 @@ def test_same_targets_differ_in_context_only(rope: dict | None, tmp_path: Path) 
             logits = llama(rope)(torch.tensor([ids[40 - length : 40]])).logits[0, -3:].double()
         expected = -logits.log_softmax(-1)[torch.arange(3), torch.tensor(ids[-3:])].mean().item()
         assert values["nll", length, "d1"] == pytest.approx(expected, abs=2e-6)
-    assert perplexity.protocol(settings, 16) == "ppl/same-targets-v2?docs=2&lengths=8,40&targets=3&temperature-docs=0"
+    assert protocol(settings) == "ppl/same-targets-v2?docs=2&lengths=8,40&targets=3&temperature-docs=0"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     data_folder(data_folder(tmp_path, [15, 18]), [16, 15], split="validation")
     settings = {"lengths": [4, 10], "documents": 1, "protocol": chosen, "temperature_documents": 2}
     model = FromStates(lambda position, token: table[position, token])
-    rows = perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows
+    rows = evaluate(model, TOKENIZER, settings, tmp_path).rows
     for whole, part in {"accuracy": "accuracy", "perplexity_checkpoint_t": "nll_checkpoint_t"}.items():
         for length in settings["lengths"]:
             (total,) = (r for r in rows if (r["metric"], r["length"], r["document"]) == (whole, length, None))
@@ -184,8 +187,8 @@ def test_a_protocol_keeps_its_name_only_while_it_does_the_same(chosen: dict, tmp
     rows = [row for row in rows if row["document"] is None or row["metric"] == "nll"]
     values = {described(row): f"{row['value']:.4g} over {row['n']}" for row in rows}
     assert len(values) == len(rows)
-    name, protocol = f"perplexity-{chosen['kind']}", perplexity.protocol(settings, 16)
-    golden.assert_unchanged(name, protocol, values, "perplexity.protocol")
+    name, version = f"perplexity-{chosen['kind']}", protocol(settings)
+    golden.assert_unchanged(name, version, values, "perplexity.protocol")
 
 
 @pytest.mark.parametrize(
@@ -220,10 +223,10 @@ def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(
     for documents, scale in [(2, 1.0), (40, 1.0), (2, 1e-3), (2, 1e3)]:
         model = FromStates(lambda position, token, scale=scale: scale * logits[position % 64, token])
         fitted = {**settings, "temperature_documents": documents}
-        rows = perplexity.evaluate(model, TOKENIZER, fitted, tmp_path, 16).rows
+        rows = evaluate(model, TOKENIZER, fitted, tmp_path).rows
         where = f"where {documents} documents are fitted and logits are {scale:g} times as large"
         rows = [row for row in rows if row["document"] is None]
         values |= {f"{described(row)} {where}": f"{row['value']:.4g}" for row in rows}
     assert len(values) == 4 * len(rows)
-    name, protocol = f"perplexity-{chosen['kind']}-fitted", perplexity.protocol(settings, 16)
-    golden.assert_unchanged(name, protocol, values, "perplexity.protocol")
+    name, version = f"perplexity-{chosen['kind']}-fitted", protocol(settings)
+    golden.assert_unchanged(name, version, values, "perplexity.protocol")

@@ -26,7 +26,8 @@ def evaluated(folder: Path, settings: dict[str, Any], measurement: stage.Measure
     """What a stage publishes of the checkpoint of step 5, in folder/checkpoint if there is one."""
     checkpoint = folder / "checkpoint"
     files = folder_digests(checkpoint) if checkpoint.exists() else {}
-    write_json(folder / "spec.json", {"settings": settings, "length": 16, "data": {"tokenizer": {"kind": "bytes"}}})
+    spec = {"metric": measurement.metric, "length": 16, "data": {"corpus": {"kind": "stdlib"}}}
+    write_json(folder / "spec.json", {**spec, "settings": settings})
     write_record(folder / "data.json", {"content": "d", "files": {}})
     step = {"5": {"path": str(checkpoint), "files": files}}
     write_record(folder / "run.json", {"run": "s", "run_id": "r", "status": "ok", "checkpoints": step})
@@ -83,7 +84,7 @@ def test_a_result_of_other_items_is_not_found_again(tmp_path: Path, counting: An
 
 def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, counting: Any) -> None:
     measured = longbench.MEASUREMENT._replace(evaluate=counting)
-    made = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 64, "max_new_tokens": None}
+    made = {"source": {"kind": "stand-in", "items_per_task": 3}, "max_length": 64, "max_new_tokens": 8}
     local = {**made, "source": {"kind": "zip", "path": str(tmp_path / "data.zip")}}
 
     def values(settings: dict[str, Any]) -> list[float]:
@@ -113,10 +114,11 @@ def test_a_result_of_other_longbench_items_is_not_found_again(tmp_path: Path, co
 def test_a_result_of_other_libraries_is_not_found_again(
     tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = misalignment.MEASUREMENT._replace(evaluate=counting, protocol=lambda settings, l_train: "p")
-    assert evaluated(tmp_path, {}, measured)["value"].tolist() == [1]
+    measured = misalignment.MEASUREMENT._replace(evaluate=counting, protocol=lambda *_: "p")
+    settings = {"sequences": 2, "lengths_per_sequence": 2, "beyond": []}
+    assert evaluated(tmp_path, settings, measured)["value"].tolist() == [1]
     monkeypatch.setattr(provenance, "environment", lambda: "torch=9")
-    again = evaluated(tmp_path, {}, measured)
+    again = evaluated(tmp_path, settings, measured)
     assert again["value"].tolist() == [2] and again["environment"].tolist() == ["torch=9"]
 
 

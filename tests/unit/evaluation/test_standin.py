@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from longshort.evaluation import longbench, longbench_items, prompts, standin
+from longshort.evaluation import longbench_items, prompts, standin
 from longshort.evaluation.scoring import score_prediction, summarise
 from tests.support import golden
-from tests.support.longbench import STAND_IN
+from tests.support.longbench import STAND_IN, protocol
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_stand_in_keeps_its_name_only_while_it_is_the_same() -> None:
                 text = json.dumps(value, sort_keys=True)
                 short = f"{text[:60]} ... {text[-60:]} ({hashlib.sha256(text.encode()).hexdigest()[:12]})"
                 values[f"{task} {place} {field}"] = text if len(text) < len(short) else short
-    golden.assert_unchanged("longbench-stand-in", longbench.protocol(STAND_IN, 128), values, "longbench.protocol")
+    golden.assert_unchanged("longbench-stand-in", protocol(STAND_IN), values, "longbench.protocol")
 
 
 def test_too_few_documents_are_named() -> None:

@@ -11,8 +11,20 @@ import pytest
 import torch
 from datasets import Dataset
 
-from longshort.evaluation import perplexity, protocols, temperature
-from tests.support.perplexity import BOS, PREFIX, TOKENIZER, VOCABULARY, FromStates, by_key, data_folder, llama
+from longshort.evaluation import protocols, temperature
+from longshort.identity.spec import restored
+from longshort.metrics.settings import Perplexity
+from tests.support.perplexity import (
+    BOS,
+    PREFIX,
+    TOKENIZER,
+    VOCABULARY,
+    FromStates,
+    by_key,
+    data_folder,
+    evaluate,
+    llama,
+)
 
 
 def test_a_markov_source_has_its_entropy_rate_and_scaled_logits_their_temperature(tmp_path: Path) -> None:
@@ -34,7 +46,7 @@ def test_a_markov_source_has_its_entropy_rate_and_scaled_logits_their_temperatur
     settings["temperature_documents"] = 4
     for scale in (1.0, 2.0):
         model = FromStates(lambda position, token, scale=scale: scale * table[token])
-        values = by_key(perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16).rows)
+        values = by_key(evaluate(model, TOKENIZER, settings, tmp_path).rows)
         assert values["temperature", tokens, None] == pytest.approx(scale, rel=0.05)
         assert values["temperature", None, None] == pytest.approx(values["temperature", tokens, None], rel=1e-5)
         assert math.log(values["perplexity_length_t", tokens, None]) == pytest.approx(rate, abs=0.02)
@@ -53,7 +65,7 @@ def test_the_temperature_is_the_best_one(tmp_path: Path) -> None:
     data = data_folder(tmp_path, [64, 64, 64], split="validation")
     data_folder(tmp_path, [64, 64])
     settings = {"lengths": [24, 64], "documents": 2, "protocol": PREFIX, "temperature_documents": 3}
-    values = by_key(perplexity.evaluate(llama(), TOKENIZER, settings, data, 16).rows)
+    values = by_key(evaluate(llama(), TOKENIZER, settings, data).rows)
     ids = [row["input_ids"] for row in Dataset.load_from_disk(str(data / "validation"))]
     with torch.no_grad():
         of_texts = [llama()(torch.tensor([[BOS, *tokens[:63]]])).logits[0].double() for tokens in ids]
@@ -104,12 +116,12 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
     monkeypatch.setattr(temperature, "fit_temperatures", fit)
     settings = {"lengths": [64], "documents": 1, "protocol": chosen, "temperature_documents": documents}
     model = FromStates(lambda position, token: torch.zeros(*position.shape, VOCABULARY))
-    perplexity.evaluate(model, TOKENIZER, settings, tmp_path, 16)
+    evaluate(model, TOKENIZER, settings, tmp_path)
     ids = np.zeros(520 if chosen["kind"] != "prefix" else 64, dtype=np.int64)
     scored = torch.cat(
         [
             torch.arange(some.targets.shape[1] - some.last, some.targets.shape[1]).repeat(len(some.targets))
-            for some in protocols.windows(chosen, ids, 64, 64, 0, BOS)
+            for some in protocols.readings(restored(Perplexity, settings).protocol, ids, 64, 64, 0, BOS)
         ]
     ).double()
     count = documents * max(32, 400 // documents)

@@ -52,7 +52,11 @@ class Plain(BaseModel):
 class Nested(BaseModel):
     kind: Literal["nested"]
     parts: list[WithNeutralField]
-    workers: int = Field(json_schema_extra={"identity": False})
+    workers: int = Field(2, json_schema_extra={"identity": False})
+
+
+class Closed(Old, extra="forbid"):
+    pass
 
 
 class Whole(BaseModel):
@@ -71,12 +75,14 @@ class Whole(BaseModel):
     ],
 )
 def test_a_reader_finds_the_neutral_values_that_a_specification_leaves_out(whole: Whole) -> None:
-    assert spec.completed(Whole, spec.canonical(whole)) == whole.model_dump(exclude={"part": {"workers"}})
+    assert spec.restored(Whole, spec.canonical(whole)) == whole
 
 
 def test_a_specification_with_a_field_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(UserError, match="has 'cuont', and no Whole has that"):
-        spec.completed(Whole, {"cuont": 1})
+    with pytest.raises(UserError, match="is no Closed: rtae = 1: Extra inputs are not permitted"):
+        spec.restored(Closed, {"rtae": 1})
+    with pytest.raises(UserError, match=r"is no Closed: rate = 'fast': Input should be a valid number"):
+        spec.restored(Closed, {"rate": "fast"})
 
 
 def test_a_specification_is_the_one_that_its_folder_is_named_by(tmp_path: Path) -> None:

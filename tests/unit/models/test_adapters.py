@@ -8,16 +8,17 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from longshort.models import adapters, load
+from longshort.models.settings import Adapter
 
 
 def test_an_adapter_of_a_layer_that_is_not_there_is_refused(folder: Path) -> None:
-    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_porj"]}
+    settings = Adapter(kind="lora", rank=2, alpha=4.0, targets=["q_proj", "v_porj"])
     with pytest.raises(ValueError, match=r"no linear layer called v_porj; it has down_proj, gate_proj"):
         adapters.attach(load.load(folder), settings, seed=0)
 
 
 def test_an_adapter_that_lacks_a_weight_is_refused(folder: Path, tmp_path: Path) -> None:
-    settings = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+    settings = Adapter(kind="lora", rank=2, alpha=4.0, targets=["q_proj", "v_proj"])
     adapter = tmp_path / "adapter"
     adapted = adapters.attach(load.load(folder), settings, seed=0)
     adapted.save_pretrained(adapter)

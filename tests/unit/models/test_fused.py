@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from longshort.alignment.divergences import with_slopes
 from longshort.alignment.views import overlap
 from longshort.identity.kinds import DIVERGENCES
-from longshort.models.fused import IGNORED, Pairs, automatic_chunk_size, losses
+from longshort.models.fused import IGNORED, Divergence, Pairs, automatic_chunk_size, losses
 from longshort.models.load import LogitChange
 from tests.support import reference
 
@@ -173,6 +174,26 @@ def test_no_value_of_a_tensor_is_looked_at() -> None:
         pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.1, with_slopes(kind))]
         losses(hidden, weight, None, targets.flatten(), pairs, at.alone, chunk_size=20).loss.backward()
     assert weight.grad.shape == weight.shape
+
+
+def test_one_tensor_may_be_both_slopes() -> None:
+    """And a view of it: the loss works on slopes in place."""
+
+    def summed(second: Callable[[Tensor], Tensor]) -> Divergence:
+        def value_and_slopes(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            ones = torch.ones_like(log_p)
+            return (log_p + log_q).sum(-1), ones, second(ones)
+
+        return value_and_slopes
+
+    gradients = []
+    for second in (torch.clone, lambda slope: slope, Tensor.detach):
+        problem = Problem(torch.Generator().manual_seed(0), [1, 2], 4)
+        at = overlap(problem.targets, problem.extra)
+        pairs = [Pairs(at.in_a, at.in_b, at.weight, 0.7, summed(second))]
+        loss = losses(*problem.leaves, problem.targets.flatten(), pairs, at.alone).loss
+        gradients.append(torch.autograd.grad(loss, problem.leaves))
+    torch.testing.assert_close(gradients[1:], gradients[:1] * 2, rtol=0, atol=0)
 
 
 def test_what_cannot_be_computed_is_refused() -> None:

@@ -9,11 +9,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, LlamaConfig
 
-from longshort.alignment.objective import Terms
 from longshort.evaluation.forward import refuse_unknown_logits
 from longshort.models.head import LossInputs, parts
 from longshort.models.load import LogitChange, logit_change
-from tests.support.objective import SHAPE, VOCABULARY, batch_of, install, small_model
+from tests.support.objective import SHAPE, VOCABULARY, aligned, batch_of, install, small_model
 
 
 def test_a_change_of_the_logits_that_is_not_known_is_refused() -> None:
@@ -24,7 +23,7 @@ def test_a_change_of_the_logits_that_is_not_known_is_refused() -> None:
         logit_change(LlamaConfig(**SHAPE, logits_mup_width_multiplier=24.0))
     model = small_model(LlamaConfig(**SHAPE, logit_scale=0.5))  # which Llama ignores
     with pytest.raises(ValueError, match=r"LlamaForCausalLM does to its logits .* LogitChange\(scale=0.5"):
-        install(model, Terms())
+        install(model, aligned())
     with pytest.raises(ValueError, match="LlamaForCausalLM makes its logits otherwise"):
         refuse_unknown_logits(small_model(LlamaConfig(**SHAPE, logit_scale=0.5)))
 
@@ -37,12 +36,12 @@ def test_heads_that_are_not_plain_linear_are_refused() -> None:
 
     model.set_output_embeddings(LoraLinear(8, VOCABULARY, bias=False))
     with pytest.raises(ValueError, match="LoraLinear; the objective needs a plain torch.nn.Linear: leave the head out"):
-        install(model, Terms(output="sce"))
+        install(model, aligned(output="sce"))
 
 
 def test_without_a_batch_the_head_is_a_linear_layer() -> None:
     plain, ours = small_model(), small_model()
-    head = install(ours, Terms(output="sce", layers=(1,)))
+    head = install(ours, aligned(output="sce", layers=[1]))
     tokens = torch.arange(6)[None]
     assert torch.equal(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)
     with pytest.raises(KeyError):
@@ -53,7 +52,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     gradients = []
     for recompute in (False, True):
         model = small_model()
-        head = install(model, Terms(output="symmetric-kl", layers=(1, 2)))
+        head = install(model, aligned(output="symmetric-kl", layers=[1, 2]))
         model.train()
         if recompute:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -68,7 +67,7 @@ def test_baseline_is_plain_training_bit_for_bit() -> None:
     """alpha 0: twenty steps of AdamW in float32 against a loop with no alignment code, on both views of each batch."""
     plain = small_model().float()
     ours = copy.deepcopy(plain)
-    head = install(ours, Terms())
+    head = install(ours, aligned())
     curves: list[list[float]] = [[], []]
     for model, curve in zip((plain, ours), curves, strict=True):
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

@@ -14,19 +14,20 @@ from longshort.data.streams import generator
 from longshort.evaluation.forward import rope_depends_on_length
 from longshort.models import load, rope
 from longshort.models.rope import eabf, shifted_sparse
+from longshort.models.settings import ABF, CLEX, EABF, Interpolation, YaRN
 
 ORIGINAL = 32  # tokens
 THETA, SIZE = 10000.0, 16  # of a head
 INDEX = torch.arange(0, SIZE, 2, dtype=torch.float64)
 PLAIN = THETA ** (-INDEX / SIZE)
-SETTINGS: dict[str, dict[str, Any]] = {
-    "pi": {"kind": "pi", "factor": 4.0},
-    "ntk": {"kind": "ntk", "factor": 4.0},
-    "dynamic-ntk": {"kind": "dynamic-ntk", "factor": 4.0},
-    "yarn": {"kind": "yarn", "factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0},
-    "abf": {"kind": "abf", "theta": 500000.0},
-    "eabf": {"kind": "eabf", "theta": 500000.0, "plain_layers": 1},
-    "clex": {"kind": "clex", "max_factor": 4, "time_step": 0.05, "width_factor": 1, "activation": "tanh"},
+SETTINGS: dict[str, Any] = {
+    "pi": Interpolation(kind="pi", factor=4.0),
+    "ntk": Interpolation(kind="ntk", factor=4.0),
+    "dynamic-ntk": Interpolation(kind="dynamic-ntk", factor=4.0),
+    "yarn": YaRN(kind="yarn", factor=4.0, beta_fast=4.0),
+    "abf": ABF(kind="abf", theta=500000.0),
+    "eabf": EABF(kind="eabf", plain_layers=1),
+    "clex": CLEX(kind="clex", max_factor=4, time_step=0.05, draws_per="step"),
 }
 WEIGHTS_OF_CLEX = 7
 
@@ -49,7 +50,7 @@ def plain(seed: int = 0) -> PreTrainedModel:
 
 def extended(kind: str, **changes: Any) -> PreTrainedModel:
     model = plain()
-    rope.extend(model, {**SETTINGS[kind], **changes}, seed=3)
+    rope.extend(model, SETTINGS[kind].model_copy(update=changes), seed=3)
     if kind == "clex":  # at the start it is NTK: give it something of its own
         torch.manual_seed(WEIGHTS_OF_CLEX)
         torch.nn.init.normal_(model.get_decoder().rotary_emb.inv_freq_down, std=0.1)

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from longshort.synthetic.model import Transformer
+from longshort.synthetic.study import GroupSpec
 from longshort.synthetic.tasks import second_view, training_batch
 from longshort.synthetic.tasks import test_batch as fixed_batch
 from longshort.synthetic.train import Group
 
-SPEC: dict[str, Any] = {
-    "task": "length",
-    "encoding": "rope",
-    "parameterisations": ["identity", "log"],
-    "alpha": 0.0,
-    "seeds": [0, 1],
-    "lengths": {"train": 6, "test": 9},
-    "model": {"features": 8, "layers": 2, "heads": 2},
-    "training": {"steps": 8, "batch": 4, "learning_rate": 1e-2, "warmup_steps": 2},
-    "test_sequences": 3,
-    "cap": 90.0,
-}
+SPEC = GroupSpec.model_validate(
+    {
+        "task": "length",
+        "encoding": "rope",
+        "parameterisations": ["identity", "log"],
+        "alpha": 0.0,
+        "seeds": [0, 1],
+        "lengths": {"train": 6, "test": 9},
+        "model": {"features": 8, "layers": 2, "heads": 2},
+        "training": {"steps": 8, "batch": 4, "learning_rate": 1e-2, "warmup_steps": 2},
+        "test_sequences": 3,
+        "cap": 90.0,
+    }
+)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_models_that_train_together_are_what_each_alone_would_be(alpha: float) -> None:
-    spec = SPEC | {"alpha": alpha}
+    spec = SPEC.model_copy(update={"alpha": alpha})
     together = Group(spec)
     together.train(lambda _: None)
     for place, (name, seed) in enumerate(together.members):
-        alone = Group(spec | {"parameterisations": [name], "seeds": [seed]})
+        alone = Group(spec.model_copy(update={"parameterisations": [name], "seeds": [seed]}))
         before = {key: value.clone() for key, value in alone.weights.items()}
         alone.train(lambda _: None)
         for key, value in alone.weights.items():
@@ -41,7 +42,7 @@ def test_models_that_train_together_are_what_each_alone_would_be(alpha: float) -
 
 
 def test_the_alignment_is_the_squared_difference_of_two_views() -> None:
-    group, aligned = Group(SPEC), Group(SPEC | {"alpha": 0.5})
+    group, aligned = Group(SPEC), Group(SPEC.model_copy(update={"alpha": 0.5}))
     added = (aligned.losses(aligned.weights, 3) - group.losses(group.weights, 3)).detach()
     for place, (_, seed) in enumerate(group.members):
         batch = training_batch(seed, 3, 4, 6)

@@ -13,7 +13,10 @@ import pytest
 from longshort.errors import JobFailed
 from longshort.jobs.ownership import Owner
 from longshort.records.publish import write_record
+from longshort.study.schema import Training
 from longshort.training import checkpoints, launch
+
+TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 
 
 def save(work: Path, step: int) -> None:
@@ -41,7 +44,7 @@ def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkey
     owner = Owner(tmp_path / "owner.json", "mine")
     for attempt in range(2):
         with pytest.raises(SystemExit):
-            launch.complete(prepared(tmp_path), tmp_path, [9], {"training": {}}, owner)
+            launch.complete(prepared(tmp_path), tmp_path, [9], TRAINING, owner)
         assert checkpoints.sound_steps(tmp_path) == [1, 2, 3, 4]
         if attempt == 0:
             (tmp_path / "checkpoint-3/model.safetensors").write_text("another")
@@ -62,7 +65,7 @@ def test_a_checkpoint_of_another_node_is_waited_for_and_one_of_this_node_is_not(
     hidden = manifest.rename(tmp_path / "hidden")
     late = threading.Timer(0.5, hidden.rename, (manifest,))
     late.start()
-    job: tuple[Any, ...] = (prepared(tmp_path), tmp_path, [2], {"training": {}}, Owner(tmp_path / "owner.json", "mine"))
+    job: tuple[Any, ...] = (prepared(tmp_path), tmp_path, [2], TRAINING, Owner(tmp_path / "owner.json", "mine"))
     if host == "elsewhere":
         assert launch.complete(*job)[:2] == ([2], 0)
     else:

@@ -15,10 +15,13 @@ import pytest
 from longshort.errors import UserError
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
+from longshort.study.schema import Training
 from longshort.training import checkpoints, launch
 
 DIVERGES = 4
 TICKS = 0.04  # seconds: the system's clock of processes counts hundredths, for user and system of each
+
+TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def used() -> float:
 
 def complete(job: dict[str, Any], work: Path, wanted: list[int]) -> tuple[list[int], int]:
     with sole_owner(work) as owner:
-        there, trained, _ = launch.complete(job, work, wanted, {"training": {}}, owner)
+        there, trained, _ = launch.complete(job, work, wanted, TRAINING, owner)
     return there, trained
 
 

@@ -5,7 +5,8 @@ Every file has one function:
     extend(model, settings, seed) -> None
 
 It changes the model in place and its configuration with it, so that a saved model is loaded as it was: by transformers
-alone where `rope_parameters` says all, otherwise by the file's second function, `restore(model, settings, folder)`.
+alone where `rope_parameters` says all, otherwise by the file's second function, `restore(model, kept, folder)`: `kept`
+is what the method keeps in config.json.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from transformers import PreTrainedModel
 
 from longshort.errors import UserError
 from longshort.identity.kinds import ROPE
+from longshort.models.settings import Rope
 
 # Where config.json keeps what rope_parameters cannot say.
 KEY = "longshort_rope"
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int = 0) -> None:
+def extend(model: PreTrainedModel, settings: Rope, seed: int = 0) -> None:
     """Extends the context of a model with plain rotary positions.
 
     Args:
-        settings: a `rope` of study.py: `kind` and what that method takes.
         seed: of the weights that a method adds.
 
     Raises:
@@ -37,22 +38,22 @@ def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int = 0) -> N
     parameters = getattr(model.config, "rope_parameters", None) or {}
     if "rope_theta" not in parameters or not hasattr(model.get_decoder(), "rotary_emb"):
         raise UserError(
-            f"model.rope = {settings['kind']}: {type(model).__name__} has no single set of rotary frequencies; "
+            f"model.rope = {settings.kind}: {type(model).__name__} has no single set of rotary frequencies; "
             "take a model of the Llama, Mistral or Qwen family, or leave model.rope out"
         )
     if parameters.get("rope_type", "default") != "default" or hasattr(model.config, KEY):
         extended = getattr(model.config, KEY, {}).get("kind") or parameters["rope_type"]
         raise UserError(
-            f"model.rope = {settings['kind']}: the model's rotary frequencies are extended already ({extended}); "
+            f"model.rope = {settings.kind}: the model's rotary frequencies are extended already ({extended}); "
             "start from a model that is not, or leave model.rope out"
         )
-    import_module(ROPE[settings["kind"]]).extend(model, settings, seed)
+    import_module(ROPE[settings.kind]).extend(model, settings, seed)
 
 
 def restore(model: PreTrainedModel, folder: Path) -> None:
     """Gives a model that was just loaded from folder what its configuration alone does not."""
-    if settings := getattr(model.config, KEY, None):
-        import_module(ROPE[settings["kind"]]).restore(model, settings, folder)
+    if kept := getattr(model.config, KEY, None):
+        import_module(ROPE[kept["kind"]]).restore(model, kept, folder)
 
 
 def set_parameters(model: PreTrainedModel, parameters: dict[str, Any], longest: int | None = None) -> None:

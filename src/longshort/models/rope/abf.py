@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from longshort.models.rope import set_parameters
+from longshort.models.settings import ABF
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
-    set_parameters(model, {"rope_type": "default", "rope_theta": settings["theta"]})
+def extend(model: PreTrainedModel, settings: ABF, seed: int) -> None:
+    set_parameters(model, {"rope_type": "default", "rope_theta": settings.theta})

@@ -36,24 +36,29 @@ from transformers import PreTrainedModel
 
 from longshort.data.streams import generator
 from longshort.errors import UserError
+from longshort.identity.spec import restored
 from longshort.models.rope import KEY, head_size
+from longshort.models.settings import CLEX
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
-    config, theta = model.config, model.config.rope_parameters["rope_theta"]
-    about = {**settings, "original_length": config.max_position_embeddings}
-    setattr(config, KEY, about)
-    config.max_position_embeddings *= settings["max_factor"]
-    model.get_decoder().rotary_emb = ContinuousRotary(head_size(model), theta, about, seed).train(model.training)
+def extend(model: PreTrainedModel, settings: CLEX, seed: int) -> None:
+    config, original_length = model.config, model.config.max_position_embeddings
+    setattr(config, KEY, {**settings.model_dump(), "original_length": original_length})
+    config.max_position_embeddings *= settings.max_factor
+    rotary = ContinuousRotary(head_size(model), config.rope_parameters["rope_theta"], settings, original_length, seed)
+    model.get_decoder().rotary_emb = rotary.train(model.training)
 
 
-def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> None:
+def restore(model: PreTrainedModel, kept: dict[str, Any], folder: Path) -> None:
     """The module, with the weights that transformers found no place for.
 
     Raises:
         UserError: the folder has none.
     """
-    rotary = ContinuousRotary(head_size(model), model.config.rope_parameters["rope_theta"], settings, seed=0)
+    # An earlier configuration, which says nothing of draws_per, drew once a step, which is its neutral value.
+    settings = restored(CLEX, {key: value for key, value in kept.items() if key != "original_length"})
+    theta = model.config.rope_parameters["rope_theta"]
+    rotary = ContinuousRotary(head_size(model), theta, settings, kept["original_length"], seed=0)
     prefix = f"{model.base_model_prefix}.rotary_emb."
     weights: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -69,22 +74,21 @@ def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> N
 class ContinuousRotary(torch.nn.Module):
     """Takes the place of a model's rotary embedding: cosines and sines [batch, length, head] of the positions."""
 
-    def __init__(self, size: int, theta: float, settings: dict[str, Any], seed: int) -> None:
+    def __init__(self, size: int, theta: float, settings: CLEX, original_length: int, seed: int) -> None:
         super().__init__()
         self.size, self.theta = size, theta
-        self.original_length, self.max_factor = settings["original_length"], settings["max_factor"]
-        self.time_step = settings["time_step"]
+        self.original_length, self.max_factor = original_length, settings.max_factor
+        self.time_step = settings.time_step
         activations: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu": torch.nn.functional.silu}
-        self.activation = activations[settings["activation"]]
-        wide = settings["width_factor"] * size
+        self.activation = activations[settings.activation]
+        wide = settings.width_factor * size
         draws = torch.Generator().manual_seed(int(generator("clex weights", seed, 0).integers(2**31)))
         # kaiming_uniform_ with a = sqrt(5), by the same fan as there: the second dimension.
         bound = 1 / math.sqrt(wide)
         # So called because transformers warns of weights that it finds no place for, but for rotary_emb.inv_freq*.
         self.inv_freq_up = torch.nn.Parameter((2 * torch.rand(size // 2, wide, generator=draws) - 1) * bound)
         self.inv_freq_down = torch.nn.Parameter(torch.zeros(wide, size // 2))
-        # An earlier configuration, which says nothing of it, drew once a step.
-        self.per_window = settings.get("draws_per", "step") == "window"
+        self.per_window = settings.draws_per == "window"
         self._drawn: list[tuple[str, int, int]] = []
         self._factor = 1
         self._known: tuple[tuple[int, int], list[Tensor]] = ((-1, -1), [])

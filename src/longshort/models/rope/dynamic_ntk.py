@@ -7,12 +7,11 @@ of which the formula is made.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from longshort.models.rope import set_parameters
+from longshort.models.settings import Interpolation
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
-    set_parameters(model, {"rope_type": "dynamic", "factor": settings["factor"]})
+def extend(model: PreTrainedModel, settings: Interpolation, seed: int) -> None:
+    set_parameters(model, {"rope_type": "dynamic", "factor": settings.factor})

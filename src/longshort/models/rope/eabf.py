@@ -18,22 +18,24 @@ from transformers.masking_utils import sdpa_mask
 
 from longshort.errors import UserError
 from longshort.models.rope import KEY, set_parameters
+from longshort.models.settings import EABF
 
 NAME = "longshort_eabf"
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
+def extend(model: PreTrainedModel, settings: EABF, seed: int) -> None:
     """As the module says.
 
     Raises:
         UserError: the model's attention cannot be replaced, or was asked for otherwise.
     """
-    set_parameters(model, {"rope_type": "default", "rope_theta": settings["theta"]})
-    setattr(model.config, KEY, {**settings, "original_length": model.config.max_position_embeddings})
-    restore(model, getattr(model.config, KEY), Path())
+    set_parameters(model, {"rope_type": "default", "rope_theta": settings.theta})
+    kept = {**settings.model_dump(), "original_length": model.config.max_position_embeddings}
+    setattr(model.config, KEY, kept)
+    restore(model, kept, Path())
 
 
-def restore(model: PreTrainedModel, settings: dict[str, Any], folder: Path) -> None:
+def restore(model: PreTrainedModel, kept: dict[str, Any], folder: Path) -> None:
     AttentionInterface.register(NAME, scaled_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
@@ -45,9 +47,9 @@ def scaled_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """PyTorch's scaled dot-product attention of scaled queries [batch, heads, length, features]."""
-    settings = getattr(module.config, KEY)
-    if module.layer_idx >= settings["plain_layers"]:
-        query = query * query_scale(kwargs["position_ids"], settings["original_length"]).to(query.dtype)
+    kept = getattr(module.config, KEY)
+    if module.layer_idx >= kept["plain_layers"]:
+        query = query * query_scale(kwargs["position_ids"], kept["original_length"]).to(query.dtype)
     attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return attended
 

@@ -3,15 +3,14 @@ the lowest is divided by factor (bloc97; YaRN, arXiv 2309.00071, definition 1)."
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from longshort.models.rope import head_size, set_parameters
+from longshort.models.settings import Interpolation
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
+def extend(model: PreTrainedModel, settings: Interpolation, seed: int) -> None:
     size = head_size(model)
-    theta = model.config.rope_parameters["rope_theta"] * settings["factor"] ** (size / (size - 2))
-    longest = round(model.config.max_position_embeddings * settings["factor"])
+    theta = model.config.rope_parameters["rope_theta"] * settings.factor ** (size / (size - 2))
+    longest = round(model.config.max_position_embeddings * settings.factor)
     set_parameters(model, {"rope_type": "default", "rope_theta": theta}, longest)

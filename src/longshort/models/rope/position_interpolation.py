@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from longshort.models.rope import set_parameters
+from longshort.models.settings import Interpolation
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
-    longest = round(model.config.max_position_embeddings * settings["factor"])
-    set_parameters(model, {"rope_type": "linear", "factor": settings["factor"]}, longest)
+def extend(model: PreTrainedModel, settings: Interpolation, seed: int) -> None:
+    longest = round(model.config.max_position_embeddings * settings.factor)
+    set_parameters(model, {"rope_type": "linear", "factor": settings.factor}, longest)

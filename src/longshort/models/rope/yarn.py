@@ -3,20 +3,19 @@ queries and keys each (Peng et al., arXiv 2309.00071, definition 3 and equation 
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
 from longshort.models.rope import set_parameters
+from longshort.models.settings import YaRN
 
 
-def extend(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> None:
+def extend(model: PreTrainedModel, settings: YaRN, seed: int) -> None:
     original = model.config.max_position_embeddings
     parameters = {
         "rope_type": "yarn",
-        "factor": settings["factor"],
-        "beta_fast": settings["beta_fast"],
-        "beta_slow": settings["beta_slow"],
+        "factor": settings.factor,
+        "beta_fast": settings.beta_fast,
+        "beta_slow": settings.beta_slow,
         "original_max_position_embeddings": original,
     }
-    set_parameters(model, parameters, round(original * settings["factor"]))
+    set_parameters(model, parameters, round(original * settings.factor))

@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from longshort.alignment.settings import Divergence, Overlap, OverlapAll, StopGradient
 from longshort.identity.strict import Strict
-
-Divergence = Literal["sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2"]
-StopGradient = Literal["none", "first", "second", "targets"]
 
 
 class Constant(Strict):
@@ -65,22 +63,6 @@ class MeanOf(Strict):
 
 
 Schedule = Annotated[Constant | StepSchedule | RatioSchedule | ViewSchedule | MeanOf, Field(discriminator="kind")]
-
-
-class OverlapAll(Strict):
-    kind: Literal["all"] = "all"
-
-
-class OverlapLast(Strict):
-    kind: Literal["last"]
-
-
-class OverlapLastK(Strict):
-    kind: Literal["last-k"]
-    k: int = Field(gt=0, description="how many positions at the end of the overlap, at most")
-
-
-Overlap = Annotated[OverlapAll | OverlapLast | OverlapLastK, Field(discriminator="kind")]
 
 
 class Hidden(Strict):

@@ -7,75 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt, field_validator, model_validator
 
 from longshort.identity.strict import COMMIT, MOST_SEEDS, NOT_IDENTITY, Strict
+from longshort.models.settings import Architecture, Rope, Weights
 from longshort.study.schema.training import Training
-
-
-class Architecture(Strict):
-    """A small Llama-style decoder."""
-
-    hidden_size: int = Field(gt=0, description="width")
-    intermediate_size: int = Field(gt=0, description="width of the feed-forward layers")
-    layers: int = Field(gt=0, description="blocks")
-    heads: int = Field(gt=0, description="attention heads")
-    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Architecture:
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of 2 x heads {self.heads}")
-        return self
-
-
-class Interpolation(Strict):
-    """Positions or frequencies stretched by a factor: pi (all alike), ntk (by theta), dynamic-ntk (by the input)."""
-
-    kind: Literal["pi", "ntk", "dynamic-ntk"]
-    factor: float = Field(gt=1, description="new over original context length")
-
-
-class YaRN(Strict):
-    """Low frequencies stretched, high ones left, attention scaled."""
-
-    kind: Literal["yarn"]
-    factor: float = Field(gt=1, description="new over original context length")
-    beta_fast: float = Field(32.0, gt=0, description="frequencies of more turns than this in the original length stay")
-    beta_slow: float = Field(1.0, gt=0, description="frequencies with fewer turns than this are stretched in full")
-
-
-class ABF(Strict):
-    """Another base of the rotary frequencies."""
-
-    kind: Literal["abf"]
-    theta: float = Field(gt=0, description="base of the rotary frequencies")
-
-
-class EABF(Strict):
-    """ABF, with queries scaled by the logarithm of their position."""
-
-    kind: Literal["eabf"]
-    theta: float = Field(500000.0, gt=0, description="base of the rotary frequencies")
-    plain_layers: int = Field(
-        2, ge=0, description="so many first blocks are not scaled: 2 by the paper, 0 by its released code"
-    )
-
-
-class CLEX(Strict):
-    """Frequencies as a learned continuous function of the length."""
-
-    kind: Literal["clex"]
-    max_factor: StrictInt = Field(16, gt=1, description="longest length trained for, over the original one")
-    time_step: float = Field(0.01, gt=0, description="step of the integration, in units of the original length")
-    width_factor: StrictInt = Field(1, gt=0, description="width of the learned function over the size of a head")
-    activation: Literal["tanh", "silu"] = Field("tanh", description="of the learned function")
-    draws_per: Literal["window", "step"] = Field(
-        "window",
-        description="what has a length and positions of its own while training: every window, or every optimiser step",
-        json_schema_extra={"neutral": "step"},
-    )
-
-
-Rope = Annotated[Interpolation | YaRN | ABF | EABF | CLEX, Field(discriminator="kind")]
-
 
 SEEDS_PER_BASE = Field(
     1,
@@ -189,6 +122,11 @@ class PretrainedModel(Strict):
             return [self]
         alone = {"bases": None, "seeds_per_base": 1}
         return [self.model_copy(update={**alone, **base.model_dump()}) for base in self.bases]
+
+    @property
+    def weights(self) -> Weights:
+        """What a run takes of one of `each`."""
+        return Weights(name=str(self.name), revision=self.revision, trust_remote_code=self.trust_remote_code)
 
 
 Model = Annotated[TrainedModel | PretrainedModel, Field(discriminator="kind")]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from longshort.data.settings import Data
 from longshort.identity.strict import MOST_SEEDS, Strict, distinct
-from longshort.study.schema.data import Data
 from longshort.study.schema.evaluations import Evaluations
 from longshort.study.schema.model import Model
 from longshort.study.schema.tables import Published, Table

@@ -7,30 +7,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from longshort.identity.strict import NOT_IDENTITY, Strict, distinct
+from longshort.models.settings import Adapter
 
 # As transformers' Trainer names them.
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "dvclive"]
 MOST_STEPS = 1_000_000  # alpha has a value for each
-
-
-def _no_head(targets: list[str]) -> list[str]:
-    if heads := {"lm_head", "embed_out", "embed_tokens"} & set(targets):
-        raise ValueError(f"{min(heads)!r} is the head or the embeddings, which get no adapter; take it out")
-    return targets
-
-
-class Adapter(Strict):
-    """Small matrices beside the base's linear layers, trained in its place: LoRA; QLoRA: with the base in four bits."""
-
-    kind: Literal["lora", "qlora"]
-    rank: int = Field(gt=0, description="rank of the trained product")
-    alpha: float = Field(gt=0, description="the product is multiplied by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapter's input while training")
-    targets: Annotated[list[str], AfterValidator(distinct), AfterValidator(_no_head)] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        min_length=1,
-        description="names of the linear layers that get one; never the head",
-    )
 
 
 class Training(Strict):

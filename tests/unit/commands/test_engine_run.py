@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from longshort.commands import driver
+from longshort.commands import engine_run
 from longshort.errors import UserError
 from longshort.jobs import ownership, slurm
 from longshort.records import layout
@@ -24,7 +24,7 @@ BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(engine_run, "BETWEEN_LOOKS", 0.0)
     return SimpleNamespace(name="mine", kind="synthetic", identities=lambda: {BASE, ARM, DATA}, hub_parts=list)
 
 
@@ -40,26 +40,26 @@ def job(number: str, run: str, state: str = "RUNNING") -> slurm.Job:
     return slurm.Job(number, state, str(Path.cwd()), f"rule_train_wildcards_{run}_6")
 
 
-def test_a_job_that_another_living_driver_wants_is_no_orphan(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_another_living_engine_wants_is_no_orphan(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = queue(monkeypatch, [job("7", BASE), job("8", ARM, "PENDING")], [])
-    write_json(Path(layout.made_by_driver("other")), [BASE, DATA])
-    with ownership.sole_owner(Path(layout.driver("other"))):
-        driver.clear_orphans(study, submits=True)
+    write_json(Path(layout.made_by_engine_run("other")), [BASE, DATA])
+    with ownership.sole_owner(Path(layout.engine_run("other"))):
+        engine_run.clear_orphans(study, submits=True)
     assert asked == [("scancel", "8")]
     asked = queue(monkeypatch, [job("7", BASE)], [])
-    assert driver.clear_orphans(study, submits=True)  # that one has ended
+    assert engine_run.clear_orphans(study, submits=True)  # that one has ended
     assert asked == [("scancel", "--signal=TERM", "7")]
 
 
 def test_no_answer_does_not_mean_that_there_are_no_orphans(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = queue(monkeypatch, None, None, [job("7", ARM)], None, [])
-    driver.clear_orphans(study, submits=True)
+    engine_run.clear_orphans(study, submits=True)
     assert asked == [("scancel", "--signal=TERM", "7")]
     queue(monkeypatch, None)
-    driver.clear_orphans(study, submits=False)  # here, where SLURM need not be
-    monkeypatch.setattr(driver, "PATIENCE", 0.0)
+    engine_run.clear_orphans(study, submits=False)  # here, where SLURM need not be
+    monkeypatch.setattr(engine_run, "PATIENCE", 0.0)
     with pytest.raises(UserError, match="squeue has not answered"):
-        driver.clear_orphans(study, submits=True)
+        engine_run.clear_orphans(study, submits=True)
 
 
 def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +70,13 @@ def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "execve", lambda program, command, environment: begun.append(command))
     monkeypatch.setattr(sys, "argv", ["snakemake", "--profile", "slurm", "all"])
     queue(monkeypatch, [job("7", BASE)], [])
-    driver.start(study, submits=True)
+    engine_run.start(study, submits=True)
     assert begun == [[sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]]
     queue(monkeypatch, [job("7", BASE)], [])
     with pytest.raises(UserError, match="run again"):
-        driver.start(study, submits=False)
+        engine_run.start(study, submits=False)
     queue(monkeypatch, [])
-    driver.start(study, submits=True)
+    engine_run.start(study, submits=True)
     assert len(begun) == 1
     for end in at_exit:
         end()

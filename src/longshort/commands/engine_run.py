@@ -66,7 +66,7 @@ def keep_source(study: Resolved, shells: dict[str, str]) -> None:
 
 
 def start(study: Resolved, submits: bool) -> None:
-    """Makes this process the only driver of a study, until it ends, and clears the queue of orphans.
+    """Makes this process the only engine that runs a study, until it ends, and clears the queue of orphans.
 
     submits: whether its jobs go to SLURM, which then must answer.
 
@@ -80,7 +80,7 @@ def start(study: Resolved, submits: bool) -> None:
     if warning := provenance.unknown_commit():
         print(warning, file=sys.stderr, flush=True)
     held = ExitStack()
-    mine = Path(layout.driver(study.name))
+    mine = Path(layout.engine_run(study.name))
     try:
         held.enter_context(ownership.sole_owner(mine, wait=False))
     except ownership.Owned as error:
@@ -88,7 +88,7 @@ def start(study: Resolved, submits: bool) -> None:
             f"study {study.name} is driven by another snakemake, {error}: let it end, or end it (kill), and run again"
         ) from None
     atexit.register(held.close)
-    write_json(Path(layout.made_by_driver(study.name)), sorted(study.identities()))
+    write_json(Path(layout.made_by_engine_run(study.name)), sorted(study.identities()))
     if clear_orphans(study, submits):
         held.close()
         plan_anew(submits)
@@ -149,8 +149,8 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
     if jobs is None:
         return None
     ids = study.identities()
-    # What the jobs of another driver make is no orphan while it lives.
-    for other in Path().glob(layout.made_by_driver("*")):
+    # What the jobs of another engine make is no orphan while it lives.
+    for other in Path().glob(layout.made_by_engine_run("*")):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
             ids -= set(read_json(other, [str]))
     return [job for job in jobs if ids & engine.ids_in(job.comment)]

@@ -1,4 +1,4 @@
-"""The section `data`: corpus and tokens."""
+"""What a study says of its data, its section `data`: corpus and tokens."""
 
 from __future__ import annotations
 
@@ -66,13 +66,15 @@ class PretrainedTokenizer(Strict):
     )
 
 
+Corpus = StdlibCorpus | PackageCorpus | TextCorpus | HubCorpus
+Tokenizer = BytesTokenizer | PretrainedTokenizer
+
+
 class Data(Strict):
     """A corpus, its tokens and its division by document."""
 
-    corpus: Annotated[StdlibCorpus | PackageCorpus | TextCorpus | HubCorpus, Field(discriminator="kind")] = Field(
-        description="where the documents come from"
-    )
-    tokenizer: Annotated[BytesTokenizer | PretrainedTokenizer, Field(discriminator="kind")] = Field(
+    corpus: Annotated[Corpus, Field(discriminator="kind")] = Field(description="where the documents come from")
+    tokenizer: Annotated[Tokenizer, Field(discriminator="kind")] = Field(
         BytesTokenizer(), description="how text becomes tokens"
     )
     validation: float = Field(0.05, ge=0, lt=1, description="share of the documents held out for validation")
