@@ -6,7 +6,7 @@ from longshort.metrics.catalog import METRICS
 from longshort.identity.code import code_hash
 from longshort.records import layout
 
-driver.settle()
+engine_run.settle()
 STUDY = studies.of_config(config)
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from longshort import cli, studies
 from longshort.collecting import __main__ as collecting
-from longshort.commands import cost, driver, stale
+from longshort.commands import cost, engine_run, stale
 from longshort.errors import Exit, JobFailed, LongshortError
 from longshort.evaluation import longbench, perplexity, stage
 from longshort.jobs import engine, heartbeat, interruption, ownership, slurm
@@ -164,7 +164,7 @@ def commands(study: ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     def driven() -> None:
         monkeypatch.setattr(slurm, "jobs_of", lambda folder: [])
         monkeypatch.setattr(driver.ownership, "is_owned", lambda folder: folder.parent.name == "drivers")
-        driver.orphans(study)
+        engine_run.orphans(study)
         cost.write_down(study)
 
     def measured(of: stage.Measurement) -> Callable[[], object]:
