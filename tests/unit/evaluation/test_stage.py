@@ -28,7 +28,10 @@ def evaluated(folder: Path, settings: dict[str, Any], measurement: stage.Measure
     files = folder_digests(checkpoint) if checkpoint.exists() else {}
     spec = {"metric": measurement.metric, "length": 16, "data": {"corpus": {"kind": "stdlib"}}}
     write_json(folder / "spec.json", {**spec, "settings": settings})
-    write_record(folder / "data.json", {"content": "d", "files": {}})
+    (folder / "test").mkdir(exist_ok=True)
+    (folder / "test/notes").write_text("of the corpus")
+    files_of_data = {"test/notes": file_digest(folder / "test/notes")}
+    write_record(folder / "data.json", {"content": "d", "files": files_of_data})
     step = {"5": {"path": str(checkpoint), "files": files}}
     write_record(folder / "run.json", {"run": "s", "run_id": "r", "status": "ok", "checkpoints": step})
     arguments = Namespace(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import StudyError
-from longshort.metrics.settings import key_tokens_id
 from longshort.study.resolve import ResolvedStudy
 from tests.support.studies import load
 
@@ -45,7 +44,7 @@ def test_key_tokens_and_longppl_are_of_the_base_that_finds_them(config: Path) ->
     evaluator = study.evaluations["longppl"][1].settings.evaluator
     assert (evaluator.kind, evaluator.run, evaluator.steps) == ("long", study.long_base, "4")
     assert study.evaluations["longppl"][0] != other.evaluations["longppl"][0]
-    found = [key_tokens_id(one.evaluations["longppl"][1].settings.model_dump()) for one in (study, other)]
+    found = [one.evaluations["longppl"][1].settings.key_tokens.id for one in (study, other)]
     assert found[0] != found[1]
     # Its job waits for the base, is shown among the others, and takes nothing from the hub.
     assert study.evaluator_record() == [study.record(study.long_base)]

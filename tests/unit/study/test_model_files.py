@@ -19,10 +19,10 @@ from longshort.models import load
 from longshort.records import hub
 from longshort.records.publish import write_json
 from longshort.study import model_files, resolve
+from tests.support.models import ARCHITECTURE
 from tests.support.project import TINY, write_study
 
 COMMIT = "0123abcd" * 5
-ARCHITECTURE = {"hidden_size": 16, "intermediate_size": 32, "layers": 3, "heads": 2, "rope_theta": 10000.0}
 MODEL = {"kind": "pretrained", "name": "model", "layers": 3, "max_length": 128}
 YARN = {"kind": "yarn", "factor": 4}
 
