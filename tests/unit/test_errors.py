@@ -9,7 +9,6 @@ import signal
 import pytest
 
 from longshort.errors import Exit, JobFailed, StudyError, UserError, in_a_line
-from longshort.jobs import interruption
 from longshort.jobs.ownership import Lost, Owned
 from longshort.records.hub import NotFetched
 from longshort.records.publish import Altered, NoSpace
@@ -37,20 +36,6 @@ def test_an_error_of_ours_is_a_line_and_an_exit_code(
         raise error
     said = capsys.readouterr().err
     assert ended.value.code == code and said.endswith("words\n") and said.count("\n") == 1
-
-
-def test_a_request_to_stop_passes_what_catches_failures() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    interruption.end_at_once()
-    try:
-        with pytest.raises(SystemExit) as ended, in_a_line():
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            except Exception:
-                pytest.fail("taken for a failure")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == Exit.INTERRUPTED == 143
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_traceback() -> None:

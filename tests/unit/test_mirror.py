@@ -14,7 +14,6 @@ ELSEWHERE = {
     # Processes: the real ones are started, by the engine or as it starts them.
     "jobs/engine.py": "contract/test_engine.py",
     "jobs/slurm.py": "slurm/test_study.py",
-    "jobs/interruption.py": "unit/test_errors.py",
     "commands/plan.py": "contract/test_plan.py",
     "commands/why.py": "contract/test_plan.py",
     "commands/prune.py": "contract/test_plan.py",
