@@ -163,7 +163,7 @@ def commands(study: ResolvedStudy, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
     def driven() -> None:
         monkeypatch.setattr(slurm, "jobs_of", lambda folder: [])
-        monkeypatch.setattr(driver.ownership, "is_owned", lambda folder: folder.parent.name == "drivers")
+        monkeypatch.setattr(engine_run.ownership, "is_owned", lambda folder: folder.parent.name == "drivers")
         engine_run.orphans(study)
         cost.write_down(study)
 
