@@ -65,8 +65,6 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
 def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same corpus always; to the digits that another processor leaves, where torch uses the same of it."""
     published = ROOT / "docs/demo.parquet"
-    if not published.exists():
-        pytest.skip("docs/demo.parquet is not published yet")
     monkeypatch.chdir(demo.parents[1])
     study = studies.load(demo.name)
     now, then = reproduce.made(study), reproduce.read(published)[1]

@@ -60,10 +60,11 @@ def panels(tidy: pd.DataFrame, columns: Sequence[Column], compared_with: str) ->
     found = [_values(tidy, block) for block in blocks.values()]
     last = int(tidy["step"].max())
     rows = tidy[tidy["step"].eq(last) & tidy["reference"].notna()]
-    if rows.empty or not any(column.compared for column in columns):
+    if rows.empty:
         return found
     caption = f"Step {last}: difference to {compared_with.split(' (')[0]}"
-    return found + [_differences(rows, block, caption) for block in blocks.values()]
+    compared = [[column for column in block if column.compared] for block in blocks.values()]
+    return found + [_differences(rows, block, caption) for block in compared if block]
 
 
 def _values(tidy: pd.DataFrame, columns: list[Column]) -> Panel:

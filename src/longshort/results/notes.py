@@ -65,7 +65,9 @@ def notes_of(
             "arm baseline-single-view is."
         )
     notes += _same_run_notes(study, table)
-    notes += absence_notes(metrics, tidy)
+    # A column of which nothing was recorded is not shown.
+    recorded = tidy.groupby("column")["status"].transform(lambda status: status.ne("not recorded").any())
+    notes += absence_notes(metrics, tidy[recorded])
     notes += provenance_notes(metrics, study, table, tidy)
     notes += hardware_notes(runs, tidy)
     return notes

@@ -169,7 +169,7 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     unit = "%" if column.relative else "difference"
     axes.set_ylabel(f"{column.header.removesuffix(' (%)')} to {reference} ({unit}; {better} is better)")
     axes.set_xlabel(f"training cost / that of {reference}")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
     return figure
 

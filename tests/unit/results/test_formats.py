@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from longshort.results import formats, long_table, tables
+from longshort.results.columns import columns_of
 from tests.support.latex import assert_compiles
-from tests.support.results import make_runs
+from tests.support.results import make_runs, tidy_of
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,13 @@ from tests.support.results import make_runs
 )
 def test_an_equivalence_is_rounded_up(low: float, high: float, said: str) -> None:
     assert formats.equivalence(low, high, " %") == said
+
+
+def test_what_is_not_compared_has_no_difference(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    columns = [column._replace(compared=column.key != "accuracy@32") for column in columns_of(study)]
+    *values, differences = formats.panels(tidy_of(metrics, study), columns[:6], "baseline")
+    (header,) = (column.header for column in columns if not column.compared)
+    assert header in values[0].headers and header not in differences.headers
 
 
 def test_the_formats_agree(metrics: pd.DataFrame, study: dict[str, Any], tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from longshort.results import plots_compared
+from longshort.results import long_table, plots_compared
+from tests.support.results import make_runs
 
 
 def test_points_of_the_correlation_are_runs_once(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
@@ -18,3 +20,13 @@ def test_points_of_the_correlation_are_runs_once(metrics: pd.DataFrame, study: d
     assert row["loss"] == pytest.approx(3 - 0.1 * 3.5 - 0.09)  # steps 3 and 4
     longest = max(study["evaluations"]["perplexity"]["lengths"])
     assert (row[f"log perplexity at {longest}"], row["LongBench-E (%)"]) == (9.0, 18.0)
+
+
+def test_costs_that_hardly_differ_have_ticks_that_do(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    runs = make_runs()
+    runs.loc[runs["arm"].eq("constant") & runs["stage"].eq("training"), "device_seconds"] *= 1.03
+    figure = plots_compared.draw_gain(long_table.with_costs(metrics, runs, 4), study)
+    figure.canvas.draw()
+    said = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    plt.close(figure)
+    assert len(said) > 2 and len(set(said)) == len(said)

@@ -118,6 +118,7 @@ def test_costs_are_numbers_of_arm_and_seed(metrics: pd.DataFrame, study: dict[st
     assert cell(tidy, "constant", "cost/planned_hours")["mean"] == pytest.approx(1 / 3)
     text = tables.format_table(together, study, "cost", runs=make_runs())
     assert "Hardware: a processor." in text and "device memory" not in text and "**" not in text
+    assert "lack a seed" not in text  # though no device's memory was recorded, whose column is not shown
     # They are no headline: nothing else in the tables is another.
     pd.testing.assert_frame_equal(tidy_of(together, study), tidy_of(metrics, study))
 
