@@ -42,7 +42,7 @@ from longshort.evaluation import (
     temperature,
 )
 from longshort.evaluation.journal import Journal
-from longshort.metrics.settings import KeyTokens, LongBench, Misalignment, Perplexity, PretrainedEvaluator, StandIn
+from longshort.metrics.settings import KeyTokenSearch, LongBench, Misalignment, Perplexity, PretrainedEvaluator, StandIn
 
 Figures = tuple[dict[str, float], dict[str, str]]
 Functions = dict[str, Callable[[], Any]]
@@ -242,7 +242,7 @@ def longppl_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figure
     vocabulary, lengths = (300, [48, 80]) if toy else (32_000, [512, 1024, 2048])
     short, stride = (16, 8) if toy else (256, 128)
     # Random models gain little by a context: what counts as much is set lower than the paper does.
-    search = KeyTokens(
+    search = KeyTokenSearch(
         evaluator=PretrainedEvaluator(kind="pretrained", name="at random"), documents=1, length=lengths[-1],
         short=short, stride=stride, gain=0.05, below=20.0,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from torch.nn.functional import linear, nll_loss
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.alignment.divergences import with_slopes
-from longshort.alignment.objective import Alignment
+from longshort.alignment.objective import AlignmentObjective
 from longshort.alignment.settings import HiddenTerm, OutputTerm, OverlapAll, TwoViews
 from longshort.alignment.views import overlap
 from longshort.identity.kinds import DIVERGENCES
@@ -160,7 +160,7 @@ class Step:
     def __init__(self, config: LlamaConfig, asked: TwoViews | None, rows: int, length: int, options: dict) -> None:
         torch.manual_seed(0)
         self.model = LlamaForCausalLM(config).to(**options)
-        self.head = head.install(self.model, Alignment(self.model, asked) if asked else head.NextToken())
+        self.head = head.install(self.model, AlignmentObjective(self.model, asked) if asked else head.NextToken())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         tokens = torch.randint(0, config.vocab_size, (rows, length + length // 4 + 1), device=options["device"])
         views = torch.stack([tokens[:, : length + 1], tokens[:, length // 4 :]])

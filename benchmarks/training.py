@@ -116,7 +116,7 @@ def looped(folder: Path, shape: dict[str, Any], device: str) -> list[float]:
     )
     model = load.load(folder / "base", precision=shape["precision"]).to(device)
     model.train()
-    head = install(model, objective.Alignment(model, restored(RunSpec, spec).alignment))
+    head = install(model, objective.AlignmentObjective(model, restored(RunSpec, spec).alignment))
     if shape["precision"] == "bf16":
         model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"])

@@ -9,10 +9,10 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longshort.metrics.settings import KeyTokens, PretrainedEvaluator
+from longshort.metrics.settings import KeyTokenSearch, PretrainedEvaluator
 
 # Random models gain little by a context: what counts as much is set lower than the paper does.
-BY = KeyTokens(
+BY = KeyTokenSearch(
     evaluator=PretrainedEvaluator(kind="pretrained", name="evaluator"),
     **{"short": 24, "stride": 16, "gain": 0.1, "below": 8.0, "documents": 1, "length": 64},
 )

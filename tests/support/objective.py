@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from longshort.alignment.objective import Alignment
+from longshort.alignment.objective import AlignmentObjective
 from longshort.alignment.settings import TwoViews
 from longshort.data.windows import collate
 from longshort.models import head as heads
@@ -49,7 +49,7 @@ def aligned(
 
 
 def install(model: PreTrainedModel, asked: TwoViews) -> LossHead:
-    return heads.install(model, Alignment(model, asked) if asked.output or asked.hidden else NextToken())
+    return heads.install(model, AlignmentObjective(model, asked) if asked.output or asked.hidden else NextToken())
 
 
 def small_model(config: Any = None, **changed: Any) -> PreTrainedModel:

@@ -23,7 +23,7 @@ from longshort.models.head import LossHead, LossInputs
 from longshort.models.load import blocks, final_norm
 
 
-class Alignment:
+class AlignmentObjective:
     """What a run aligns, and what it needs of the model for that."""
 
     def __init__(self, model: PreTrainedModel, asked: TwoViews) -> None:

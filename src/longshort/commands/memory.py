@@ -151,7 +151,7 @@ def adapted(model: Model, adapter: Adapter) -> float:
     return float(model.layers * adapter.rank * sum(outputs.get(name, 0) for name in adapter.targets))
 
 
-def existing(model: hub.Model, layers: int) -> tuple[Model, str]:
+def existing(model: hub.HubModel, layers: int) -> tuple[Model, str]:
     """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
     name = model.name
     for path in (Path(name) / "config.json", *hub.fetched_config(model)):

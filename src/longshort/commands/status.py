@@ -27,7 +27,7 @@ ORDER = (ALTERED, FAILED, LOST, RUNNING, WAITING, INTERRUPTED, PENDING, DIVERGED
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageState:
     """One job of a study: a training, an evaluation of a run, or a group of synthetic models."""
 
     run: str
@@ -40,7 +40,7 @@ class Stage:
     silent: float  # seconds since the last heartbeat
 
 
-def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[Stage]:
+def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[StageState]:
     """Every training and evaluation of a study, in the order in which a person wants to see them."""
     names, now = study.names(), heartbeat.clock(results)
     found = []
@@ -49,7 +49,9 @@ def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[Stage]:
         said = heartbeat.verdict(record, now)
         state = DIVERGED if said.state == DONE and said.record.get("status") == DIVERGED else said.state
         log = Path(result.log)
-        found.append(Stage(result.run, names[result.run], result.stage, state, record, log, said.beat, said.silent))
+        found.append(
+            StageState(result.run, names[result.run], result.stage, state, record, log, said.beat, said.silent)
+        )
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
 
 
@@ -59,7 +61,7 @@ def queued(study: Wired) -> list[slurm.Job]:
     return [job for job in jobs if job.state == "PENDING" and ids & engine.ids_in(job.comment)]
 
 
-def as_json(found: list[Stage], waiting: list[slurm.Job]) -> str:
+def as_json(found: list[StageState], waiting: list[slurm.Job]) -> str:
     """reason: of a job that waits in SLURM's queue; ours: whether its owner has to do something."""
     rows = []
     for one in found:
@@ -94,7 +96,7 @@ def shown(study: Wired) -> RenderableType:
     return Group(table, *ended, *(Text(plain(line)) for line in _why_queued(found, waiting)))
 
 
-def _why_queued(found: list[Stage], waiting: list[slurm.Job]) -> Iterator[str]:
+def _why_queued(found: list[StageState], waiting: list[slurm.Job]) -> Iterator[str]:
     """Those first that wait for their owner, a line each; of the others a line a reason."""
     alike: dict[str, list[slurm.Job]] = {}
     for job in sorted(waiting, key=lambda job: not job.waits_for[1]):
@@ -105,17 +107,17 @@ def _why_queued(found: list[Stage], waiting: list[slurm.Job]) -> Iterator[str]:
         yield f"\nqueued, {whose}: {words} ({jobs[0].reason}): {'; '.join(_named(job, found) for job in jobs)}"
 
 
-def _named(job: slurm.Job, found: list[Stage]) -> str:
+def _named(job: slurm.Job, found: list[StageState]) -> str:
     arms = next((f"{one.arms}, " for one in found if one.run in engine.ids_in(job.comment)), "")
     return f"{arms}{engine.rule_in(job.comment)} (job {job.id})"
 
 
-def _is_made_by(one: Stage, job: slurm.Job) -> bool:
+def _is_made_by(one: StageState, job: slurm.Job) -> bool:
     rules = ("train",) if one.stage == layout.TRAINING else (one.stage, "evaluate")
     return one.run in engine.ids_in(job.comment) and engine.rule_in(job.comment) in rules
 
 
-def _cells(one: Stage) -> Iterator[str]:
+def _cells(one: StageState) -> Iterator[str]:
     beat = one.beat
     yield from (one.arms, one.stage, one.state)
     yield f"{beat['done']} of {beat['total']} {beat.get('unit', '')}" if "done" in beat else ""
@@ -136,7 +138,7 @@ def _memory(beat: dict[str, Any]) -> str:
     return "" if peak is None else f"{peak / 1024:.1f}" + (f" of {given / 1024:.1f} GiB" if given else " GiB")
 
 
-def _last_words(one: Stage) -> Iterator[str]:
+def _last_words(one: StageState) -> Iterator[str]:
     if one.state == ALTERED:
         remedy = "delete it and run snakemake again"
         yield f"\n{one.arms}, {one.stage} altered: {one.record} is not the record that was published; {remedy}"

@@ -23,7 +23,7 @@ def load(settings: Tokenizer) -> PreTrainedTokenizerBase:
     return byte_tokenizer() if isinstance(settings, BytesTokenizer) else pretrained(settings)
 
 
-def pretrained(model: hub.Model) -> PreTrainedTokenizerBase:
+def pretrained(model: hub.HubModel) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, or one alone, of the hub or of a local folder.
 
     Raises:

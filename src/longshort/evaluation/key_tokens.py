@@ -41,7 +41,7 @@ from longshort.identity.code import code_hash, refuse_changed_code
 from longshort.identity.spec import canonical, digest, dumps, restored, run_id
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
-from longshort.metrics.settings import Evaluator, KeyTokens, LongEvaluator
+from longshort.metrics.settings import Evaluator, KeyTokenSearch, LongEvaluator
 from longshort.models import load
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
@@ -70,7 +70,7 @@ class Found(NamedTuple):
     short: list[float]
 
 
-def find(model: Any, tokenizer: Any, text: str, search: KeyTokens) -> Found:
+def find(model: Any, tokenizer: Any, text: str, search: KeyTokenSearch) -> Found:
     """The key tokens of a text under an evaluator.
 
     Raises:
@@ -82,7 +82,7 @@ def find(model: Any, tokenizer: Any, text: str, search: KeyTokens) -> Found:
     return find_among(model, torch.tensor(encoded["input_ids"]), encoded["offset_mapping"], search)
 
 
-def find_among(model: Any, ids: Tensor, offsets: Spans, search: KeyTokens) -> Found:
+def find_among(model: Any, ids: Tensor, offsets: Spans, search: KeyTokenSearch) -> Found:
     """The same among tokens [tokens], with the place of each in its text."""
     positions = torch.arange(search.short, len(ids))
     if not len(positions):
@@ -233,7 +233,7 @@ def _loaded(evaluator: Evaluator) -> tuple[Any, Any]:
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
-def scored(data: Path, search: KeyTokens) -> dict[str, list[int]]:
+def scored(data: Path, search: KeyTokenSearch) -> dict[str, list[int]]:
     """Document -> the positions of the tokens that LongPPL scores, of all that were looked at, as they were found.
 
     Args:
@@ -279,13 +279,13 @@ def main() -> None:
     hub.refuse_network()
     with heartbeat.beating(arguments.out, "key_tokens") as beat:
         try:
-            search = restored(KeyTokens, arguments.by)
+            search = restored(KeyTokenSearch, arguments.by)
             make(arguments.data, search, arguments.out, arguments.work, code, beat)
         except ValueError as error:
             raise UserError(f"longppl: {error}") from None
 
 
-def make(data: Path, search: KeyTokens, out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
+def make(data: Path, search: KeyTokenSearch, out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
     manifest = read_record(data)
     wait_for_files(data.parent, manifest["files"])
     integrity.refuse_altered(data, "test")
@@ -316,7 +316,9 @@ def make(data: Path, search: KeyTokens, out: Path, work: Path, code: str, beat: 
         (place / "journal").unlink(missing_ok=True)
 
 
-def _of_document(model: Any, own: Any, tokenizer: Any, text: str, ids: list[int], search: KeyTokens) -> list[list[Any]]:
+def _of_document(
+    model: Any, own: Any, tokenizer: Any, text: str, ids: list[int], search: KeyTokenSearch
+) -> list[list[Any]]:
     """What Found has, and the positions of the study's tokens inside; own: the evaluator's tokenizer, or None."""
     offsets = offsets_of(tokenizer, text, ids)
     if own is None:
@@ -326,7 +328,7 @@ def _of_document(model: Any, own: Any, tokenizer: Any, text: str, ids: list[int]
     return [*key, tokens_inside(offsets, merged(key.spans))]
 
 
-def _texts(data: Path, search: KeyTokens) -> list[tuple[str, tuple[str, list[int]]]]:
+def _texts(data: Path, search: KeyTokenSearch) -> list[tuple[str, tuple[str, list[int]]]]:
     """Names, texts and first `length` tokens of the documents that are looked at."""
     test = splits.load(data / "test")
     texts = dict(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
@@ -340,7 +342,7 @@ def _texts(data: Path, search: KeyTokens) -> list[tuple[str, tuple[str, list[int
     return [(name, (texts[name], ids[: search.length].tolist())) for name, ids in names]
 
 
-def _refuse_none(found: dict[str, Any], search: KeyTokens) -> None:
+def _refuse_none(found: dict[str, Any], search: KeyTokenSearch) -> None:
     without = sum(not value[-1] for value in found.values())
     print(f"{without} of {len(found)} documents have no key token", flush=True)
     if without == len(found):

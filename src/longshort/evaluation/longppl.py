@@ -24,7 +24,7 @@ from longshort.data.settings import Tokenizer
 from longshort.evaluation import key_tokens, stage
 from longshort.evaluation.forward import held_out_documents, rope_depends_on_length
 from longshort.evaluation.journal import Journal, Measured, Section
-from longshort.metrics.settings import KeyTokens, LongPPL
+from longshort.metrics.settings import KeyTokenSearch, LongPPL
 
 
 def protocol(settings: LongPPL, l_train: int, tokenizer: Tokenizer) -> str:
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def of_document(
-    model: Any, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int], search: KeyTokens
+    model: Any, ids: torch.Tensor, positions: torch.Tensor, lengths: list[int], search: KeyTokenSearch
 ) -> dict[str, list[float]]:
     """By length: how many of positions there are, and the sums of their losses and of their gains (nats).
 

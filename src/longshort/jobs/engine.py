@@ -51,7 +51,7 @@ class PlannedJob(NamedTuple):
         return next(path for path in self.outputs if path.suffix == ".json")
 
 
-class Job(NamedTuple):
+class RememberedJob(NamedTuple):
     """A job as the engine remembers it, by each of its outputs: it runs again where one of these differs."""
 
     rule: str
@@ -151,7 +151,7 @@ def _record_parts(output: str) -> list[str]:
     return [*(f"@{part}" for part in parts[:-1]), parts[-1]]
 
 
-def remembers_otherwise(job: Job, shell: str) -> bool:
+def remembers_otherwise(job: RememberedJob, shell: str) -> bool:
     """Whether the engine knows each output of a job, and one of them as made by other parameters, inputs or another
     command. shell: the command of its rule, as it is written there."""
     told = _told(job, shell)
@@ -159,7 +159,7 @@ def remembers_otherwise(job: Job, shell: str) -> bool:
     return all(known) and any(said.get(key) != value for said in known for key, value in told.items())
 
 
-def tell(job: Job, shell: str) -> None:
+def tell(job: RememberedJob, shell: str) -> None:
     """Lets the engine remember the outputs of a job as made by its rule as it stands now, from its inputs as they are
     now: as `snakemake --touch` would, but with ages and all other jobs left alone."""
     told = _told(job, shell)
@@ -170,7 +170,7 @@ def tell(job: Job, shell: str) -> None:
         RECORDS[0].joinpath(*_record_parts(output)).write_text(json.dumps(said), encoding="utf-8")
 
 
-def _told(job: Job, shell: str) -> dict[str, Any]:
+def _told(job: RememberedJob, shell: str) -> dict[str, Any]:
     return {"code": shell, "input": sorted(job.inputs), "params": sorted(map(repr, job.params))}
 
 

@@ -133,7 +133,7 @@ def _as_long(value: Any) -> Any:
 Evaluator = PretrainedEvaluator | LongEvaluator
 
 
-class KeyTokens(Strict):
+class KeyTokenSearch(Strict):
     """What finds the key tokens of a corpus: what they depend on, of the settings of LongPPL."""
 
     evaluator: Annotated[Evaluator, Field(discriminator="kind")]
@@ -170,10 +170,10 @@ class LongPPL(Strict):
     _lengths_once = field_validator("lengths")(distinct)
 
     @property
-    def key_tokens(self) -> KeyTokens:
+    def key_tokens(self) -> KeyTokenSearch:
         """What finds the tokens that are scored."""
-        shared = {key: getattr(self, key) for key in KeyTokens.model_fields.keys() & LongPPL.model_fields.keys()}
-        return KeyTokens(length=max(self.lengths), **shared)
+        shared = {key: getattr(self, key) for key in KeyTokenSearch.model_fields.keys() & LongPPL.model_fields.keys()}
+        return KeyTokenSearch(length=max(self.lengths), **shared)
 
     @model_validator(mode="after")
     def _longer_than_short(self) -> LongPPL:

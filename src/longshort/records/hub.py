@@ -18,7 +18,7 @@ CONFIGURATION = "documents "
 SELF = {"localhost", "127.0.0.1", "::1", "", None}
 
 
-class Model(Protocol):
+class HubModel(Protocol):
     """A model or a tokenizer, as a study names it: `revision` is null for a local folder."""
 
     @property
@@ -63,12 +63,12 @@ class NoNetwork(ConnectionError):
     """A job asked for another machine."""
 
 
-def weights(model: Model) -> Part | None:
+def weights(model: HubModel) -> Part | None:
     """The part that holds a model's weights; None where the model is a local folder, of which nothing is fetched."""
     return _of_model(model, "weights")
 
 
-def tokenizer(tokenizer: Model) -> Part | None:
+def tokenizer(tokenizer: HubModel) -> Part | None:
     """The part that holds a tokenizer; None where it is in a local folder."""
     return _of_model(tokenizer, "tokenizer")
 
@@ -85,7 +85,7 @@ def longbench(source: Dataset) -> Part:
     return Part("dataset", source.dataset, source.revision, "data.zip")
 
 
-def _of_model(model: Model, what: str) -> Part | None:
+def _of_model(model: HubModel, what: str) -> Part | None:
     if Path(model.name).is_dir():
         return None
     if model.revision is None:
@@ -134,7 +134,7 @@ def snapshot(part: Part) -> Path:
     return cache() / str(_fetched(part)["snapshot"])
 
 
-def fetched_config(model: Model) -> list[Path]:
+def fetched_config(model: HubModel) -> list[Path]:
     """The config.json of a model that was fetched, unverified; none for one that was not, or for a local folder."""
     part = weights(model)
     return [snapshot(part) / "config.json"] if part and record(part).exists() else []

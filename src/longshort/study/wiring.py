@@ -130,7 +130,7 @@ class ResolvedStudy(Wired):
             outputs += [stage.numbers, stage.record, *([stage.items] if METRICS[metric].keeps_items else [])]
         return {"inputs": inputs, "outputs": outputs, "metrics": words}
 
-    def evaluation_jobs(self) -> list[engine.Job]:
+    def evaluation_jobs(self) -> list[engine.RememberedJob]:
         """The jobs that measure the runs, as the engine remembers them."""
         jobs = []
         for run in self.runs:
@@ -138,14 +138,14 @@ class ResolvedStudy(Wired):
             of_run = [layout.training(run, steps).record, layout.data_manifest(self.data)]
             if self.study.needs.are_together:
                 job = self._together(run, steps)
-                jobs.append(engine.Job(EVALUATE, [*of_run, *job["inputs"]], job["outputs"], [job["metrics"]]))
+                jobs.append(engine.RememberedJob(EVALUATE, [*of_run, *job["inputs"]], job["outputs"], [job["metrics"]]))
                 continue
             for metric, (identity, _) in self.evaluations.items():
                 stage = self._evaluation(metric, run)
                 given = [layout.spec(layout.EVALUATIONS, identity), *of_run, *self.items(metric)]
                 made = [stage.numbers, stage.record, *([stage.items] if METRICS[metric].keeps_items else [])]
                 by = [self.evaluation_code(metric, run), METRICS[metric].module]
-                jobs.append(engine.Job(metric, given, made, by))
+                jobs.append(engine.RememberedJob(metric, given, made, by))
         return jobs
 
     def results(self) -> list[Result]:

@@ -225,7 +225,7 @@ def build_trainer(job: dict[str, Any], spec: RunSpec, arguments: TrainingArgumen
     if training.attention == "shifted-sparse":
         import_module(SHIFTED_SPARSE).use(model, spec.length)
     output, hidden = (alignment.output, alignment.hidden) if alignment else (None, None)
-    objective = import_module(ALIGNMENT).Alignment(model, alignment) if output or hidden else NextToken()
+    objective = import_module(ALIGNMENT).AlignmentObjective(model, alignment) if output or hidden else NextToken()
     head = install(model, objective, job["chunk_size"] or None)
     trained, before_forward = model, rope.at_forward(model, spec.seed)
     if training.adapter:
