@@ -390,6 +390,7 @@ def _evaluation_seconds(known: _Known, one: Work, throughput: float) -> tuple[fl
     if measured := known.evaluations.get(one.rule):
         return measured[0] * checkpoints, f"from {measured[1]} finished evaluations"
     operations = _operations(study, one, _model(study)[0].in_blocks)
+    start = JOB_START / (len(study.evaluations) if study.study.needs.are_together else 1)  # as their job starts once
     if known.reached:
-        return JOB_START + operations / known.reached[0], _counted(study, *known.reached)
-    return JOB_START + operations / throughput, _counted(study, throughput)
+        return start + operations / known.reached[0], _counted(study, *known.reached)
+    return start + operations / throughput, _counted(study, throughput)
