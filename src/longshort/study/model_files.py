@@ -120,9 +120,11 @@ def _check_model(where: str, model: PretrainedModel, folder: Path) -> dict[str, 
         )
     there = {int(found[1]) for name in tensors if (found := re.search(r"\.(\d+)\.", name))}
     if there and (missing := sorted(set(range(model.layers)) - there)):
+        another = f".{max(there)}."
+        names = sorted(name.replace(another, f".{missing[0]}.") for name in tensors if another in name)
         raise StudyError(
-            f"{given}: {folder} holds no weights of block {missing[0]} of {model.layers}; take a whole copy of the "
-            "model, or mend its config.json"
+            f"{given}: {folder} holds no weights of block {missing[0]} of {model.layers} ({', '.join(names)}); take a "
+            "whole copy of the model, or mend its config.json"
         )
     _check_reach(where, model, folder, config, tensors)
     return config
