@@ -280,6 +280,11 @@ def jobs(plan: str) -> set[tuple[str, frozenset[str], frozenset[str]]]:
     return found
 
 
+LONGBENCH = {
+    "longbench_e": {"source": {"kind": "stand-in", "items_per_task": 6}, "max_length": 256, "max_new_tokens": 32}
+}
+
+
 def make_study(folder: Path, runs: int) -> Planned:
     """The project with a study of so many runs."""
     folder.mkdir()
@@ -290,8 +295,10 @@ def make_study(folder: Path, runs: int) -> Planned:
         else:
             shutil.copy(source, folder / name)
     demo = yaml.safe_load((ROOT / "config/studies/demo.yaml").read_text())
-    demo["model"]["seed"] = 0
-    study = {**demo, "arms": ARMS, "overrides": {}, "seeds": list(range(runs // len(ARMS)))}
+    demo["model"] |= {"seed": 0, "long_base": False}
+    evaluations = {name: demo["evaluations"][name] for name in ("perplexity", "misalignment")} | LONGBENCH
+    study = {**demo, "arms": ARMS, "overrides": {}, "seeds": list(range(runs // len(ARMS))), "evaluations": evaluations}
+    study["needs"] = {"evaluations": "apart"}
     (folder / f"config/studies/{STUDY}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     return Planned(folder)
 
