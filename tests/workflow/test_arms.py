@@ -71,9 +71,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
     (folder / "config" / "studies" / "all.yaml").write_text(yaml.safe_dump(values))
     resolved = resolve.load("all", folder / "config")
     data_stage.prepare(resolved.study.data, folder / "data")
-    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ[variable] = value
-    os.environ.update(launch.environment(1), MASTER_PORT="29533")
+    os.environ.update({**launch.environment(1), **launch.ALONE})
     unpickling.allow_the_states_of_deepspeed()
     train(resolved, folder, resolved.bases[0], resolved.base_steps, None)
     return resolved, folder

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -57,13 +58,15 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "unused": 9,
     },
 }
+# What finds the key tokens: of the same family as a study's model, and so its tokenizer but for what is not used here.
+LIKE = {"meta-llama/Llama-3.1-8B": "meta-llama/Meta-Llama-3-8B", "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-0.5B"}
 BOTH = {"hidden": {"alignment": {"alpha": 0.1}}}  # terms: of the output and of a layer
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: data/train-*}]\n---\n"
 
 
 def tokenizer_like(name: str) -> PreTrainedTokenizerFast:
     """Bytes, and what is special in the tokenizer that is named."""
-    about = TOKENIZERS[name]
+    about = TOKENIZERS[LIKE.get(name, name)]
     tokens = [*about.get("first", []), *bytes_to_unicode().values(), *about.get("last", [])]
     raw = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -80,8 +83,10 @@ def tokenizer_like(name: str) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(name: str) -> Any:
-    """Grouped heads, embeddings, theta and reach as of the model that is named; lengths over SCALE."""
-    size = {"vocab_size": len(tokenizer_like(name)) + TOKENIZERS[name]["unused"]}
+    """Grouped heads, embeddings, theta and reach as of the model that is named; lengths over SCALE. The same whoever
+    asks: all studies of this process share what was fetched, where a model of one commit has one content."""
+    torch.manual_seed(sum(name.encode()))
+    size = {"vocab_size": len(tokenizer_like(name)) + TOKENIZERS[LIKE.get(name, name)]["unused"]}
     if "Qwen" in name:
         rope = {"rope_type": "default", "rope_theta": 1e6}
         shape = {
@@ -93,6 +98,7 @@ def tiny_model(name: str) -> Any:
         }
         return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
     theta, reach, heads = (5e5, 8192, 2) if "Llama-3" in name else (1e4, 4096, 4)
+    reach = 131072 if "Llama-3.1" in name else reach
     rope = {"rope_type": "default", "rope_theta": theta}
     shape = {
         **SHAPE,
@@ -106,9 +112,10 @@ def tiny_model(name: str) -> Any:
 
 def serve_from(root: Path, study: dict[str, Any]) -> None:
     """What the study takes from the hub, small."""
-    model = root / "models" / study["model"]["name"]
-    tiny_model(study["model"]["name"]).save_pretrained(model)
-    tokenizer_like(study["data"]["tokenizer"]["name"]).save_pretrained(model)
+    assert study["data"]["tokenizer"]["name"] == study["model"]["name"]
+    for name in (study["model"]["name"], study["evaluations"]["longppl"]["evaluator"]["name"]):
+        tiny_model(name).save_pretrained(root / "models" / name)
+        tokenizer_like(name).save_pretrained(root / "models" / name)
     texts = root / "datasets" / study["data"]["corpus"]["dataset"]
     (texts / "data").mkdir(parents=True)
     books = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in range(60)]
@@ -141,6 +148,11 @@ def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
     perplexity.update(lengths=[length // SCALE for length in perplexity["lengths"]], documents=2)
     if "beside" in perplexity:
         perplexity["beside"]["chunk"] //= SCALE
+    longppl = study["evaluations"]["longppl"]
+    longppl["evaluator"]["revision"] = hub.COMMIT
+    longppl.update({key: longppl[key] // SCALE for key in ("short", "stride")}, documents=2)
+    longppl["lengths"] = [length // SCALE for length in longppl["lengths"]]
+    longppl.update(gain=0, below=100)  # random weights predict no token well
     study["evaluations"]["misalignment"].update(sequences=4)
     study["evaluations"]["longbench_e"].update(max_length=128, max_new_tokens=4)
     return study
@@ -163,7 +175,7 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
     for arm in study["arms"]:
         measured = numbers[(numbers["arm"] == arm) & (numbers["step"] == 3)]
         assert set(measured[measured["metric"] == "perplexity"]["length"]) == set(lengths)
-        assert "longbench_e" in set(measured["metric"])
+        assert {"longbench_e", "longppl"} <= set(measured["metric"])
     protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
     assert len(protocols) == 1 and next(iter(protocols)).endswith("&weights=bf16")
     assert ("&bos=none" in protocols.pop()) == ("bos_token" not in TOKENIZERS[study["model"]["name"]]["named"])
