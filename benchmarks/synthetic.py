@@ -18,7 +18,7 @@ from side_by_side import alternate, arguments, ratio, report
 
 from longshort import studies
 from longshort.synthetic.model import Transformer
-from longshort.synthetic.study import ResolvedSynthetic
+from longshort.synthetic.study import GroupSpec, ResolvedSynthetic
 from longshort.synthetic.tasks import PARAMETERISATIONS, at, targets, training_batch
 from longshort.synthetic.train import Group
 
@@ -41,7 +41,7 @@ def separate(spec: dict[str, Any]) -> None:
 
 
 def together(spec: dict[str, Any]) -> None:
-    Group(spec).train(lambda _: None)
+    Group(GroupSpec.model_validate(spec)).train(lambda _: None)
 
 
 def main() -> None:

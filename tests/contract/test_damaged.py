@@ -228,7 +228,7 @@ def files(study: ResolvedStudy) -> dict[str, Left]:
         Left(work / "checkpoint-6/longshort-manifest.json", other="train plan-jobs"),
         Left(work / "diverged.json", "train", whole={"step": 100, "loss": None}),
         Left(work / "owner.json", "train", whole=gone),
-        Left(Path(layout.made_by_driver("other")), "driver", whole=["0123456789abcdef"], fine="of another type"),
+        Left(Path(layout.made_by_engine_run("other")), "driver", whole=["0123456789abcdef"], fine="of another type"),
         Left(finished, other="perplexity"),
         Left(finished.with_name("journal"), either="perplexity", whole=[]),
     ]

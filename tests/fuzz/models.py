@@ -27,8 +27,9 @@ CHECK = ("-m", "longshort.cli", "check", "--study", "pretrained")
 LOAD = """
 import hashlib, sys
 from longshort.models import load
-from longshort.training.__main__ import pretrained
-pretrained({"pretrained": {"name": "mymodel", "revision": None}})
+from longshort.models.settings import Weights
+from longshort.training.__main__ import taken_as_it_is
+taken_as_it_is(Weights(name="mymodel"))
 try:
     state = load.load("mymodel").state_dict()
 except ValueError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longshort.data import __main__ as stage
 from longshort.data.settings import Data
+from longshort.records.publish import file_digest, write_record
 
 
 def text(n: int) -> str:
@@ -23,6 +24,13 @@ ROWS = [text(n) for n in range(30)]
 def put(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def published(folder: Path) -> Path:
+    """The manifest of a corpus of one file, for what only asks whether it is the one that was prepared."""
+    put(folder / "train/tokens", b"of the corpus")
+    write_record(folder / "manifest.json", {"files": {"train/tokens": file_digest(folder / "train/tokens")}})
+    return folder / "manifest.json"
 
 
 def prepare(root: Path, path: str | None = None, **options: float) -> dict:

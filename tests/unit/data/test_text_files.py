@@ -174,7 +174,7 @@ def test_a_glob_goes_round_no_loop_of_links(tmp_path: Path) -> None:
     read = {}
     for pattern in ("**/*.txt", "**", "*/*.txt", "deep/**/*.txt", "d*/er/?.txt"):
         left_out = LeftOut()
-        corpus = {"kind": "text", "path": f"{root}/{pattern}", "column": "text"}
+        corpus = TextCorpus(kind="text", path=f"{root}/{pattern}", column="text")
         found = sorted(text for _, text in corpora.documents(corpus, left_out))
         read[pattern] = found, left_out.record().get("a link to a folder that it lies in", {}).get("count", 0)
     everything = ["a", "deep/b", "deep/er/c", "e"]

@@ -12,9 +12,9 @@ import pytest
 
 from longshort.errors import JobFailed
 from longshort.jobs.ownership import Owner
-from longshort.records.publish import write_record
 from longshort.study.schema import Training
 from longshort.training import checkpoints, launch
+from tests.support import corpora
 
 TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 
@@ -26,10 +26,7 @@ def save(work: Path, step: int) -> None:
 
 
 def prepared(folder: Path) -> dict[str, Any]:
-    """A job whose corpus has no files."""
-    (folder / "data").mkdir(exist_ok=True)
-    write_record(folder / "data/manifest.json", {"files": {}})
-    return {"threads": 1, "data": str(folder / "data")}
+    return {"threads": 1, "data": str(corpora.published(folder / "data").parent)}
 
 
 def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
 from longshort.study.schema import Training
 from longshort.training import checkpoints, launch
+from tests.support import corpora
 
 DIVERGES = 4
 TICKS = 0.04  # seconds: the system's clock of processes counts hundredths, for user and system of each
@@ -34,14 +35,14 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         end = DIVERGES if (tmp_path / "diverges").exists() else 100
         for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
             checkpoints.folder(work, step).mkdir()
+            (checkpoints.folder(work, step) / "model.safetensors").write_text(f"step {step}")
             checkpoints.seal(checkpoints.folder(work, step))
         if max(json.loads(job_file.read_text())["targets"]) >= end:
             write_json(work / checkpoints.DIVERGED, {"step": end})
         return False
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
-    write_record(tmp_path / "data/manifest.json", {"files": {}})
-    return {"data": str(tmp_path / "data"), "threads": 1}
+    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1}
 
 
 def used() -> float:
@@ -85,7 +86,6 @@ def test_a_training_that_diverged_counts_the_steps_until_then(job: dict[str, Any
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:
     write_record(tmp_path / "data/manifest.json", {"files": {"train/a.arrow": "0", "test/b.arrow": "0"}})
-    (tmp_path / "data/train").mkdir()
     (tmp_path / "data/train/a.arrow").write_text("x")
     with pytest.raises(Altered, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
         complete(job, tmp_path / "work", [2])
