@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_a_cut_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"a": ')
     with pytest.raises(ValueError, match="cut.json is no valid JSON"):
         publish.read_json(tmp_path / "cut.json")
+
+
+@pytest.mark.parametrize("edit", [{"value": 2}, {"more": 1}, {"seal": "0" * 64}])
+def test_a_record_that_was_edited_is_refused(tmp_path: Path, edit: dict[str, Any]) -> None:
+    record = tmp_path / "record.json"
+    publish.write_record(record, {"value": 1})
+    assert publish.read_record(record) == {"value": 1}
+    publish.write_json(record, publish.read_json(record) | edit)
+    with pytest.raises(publish.Altered, match=f"{record} is not the record that was published; delete it and run"):
+        publish.read_record(record)
