@@ -62,8 +62,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
         "lengths": {"train": LENGTH, "test": L_TEST},
         "training": {"steps": STEPS, "batch": 4, "micro_batch": 2, "learning_rate": 0.01},
         "checkpoints": [STEPS],
-        # Trained long enough that the two views differ by more than rounding.
-        "model": {**TINY["model"], "training": {"steps": 40, "batch": 4, "learning_rate": 0.03}},
+        # Trained long enough that the two views differ by more than rounding; three hidden depths need four blocks.
+        "model": {
+            **TINY["model"],
+            "architecture": {**TINY["model"]["architecture"], "layers": 4},
+            "training": {"steps": 40, "batch": 4, "learning_rate": 0.03},
+        },
         "alignment": {"alpha": ALPHA, "divergence": "symmetric-kl"},
         "arms": list(ARMS),
     }

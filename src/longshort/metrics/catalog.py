@@ -347,6 +347,7 @@ def of_row(metric: str) -> Metric:
 
 
 # Of every study.
+EFFECTS = Plot("effects", "effects", "The effects that the study claims, with intervals that hold together.")
 _TRAINING = (
     Plot("gain", "gain", "What each arm costs against what it gains."),
     Plot("schedules", "schedules", "The weights of the alignment as they were used."),
@@ -369,11 +370,13 @@ def scores_of(evaluations: Mapping[str, Settings]) -> list[Score]:
     return [score for metric, asked in evaluations.items() for score in METRICS[metric].scores(asked)]
 
 
-def plots_of(evaluations: Mapping[str, Settings], best_alpha: bool) -> list[Plot]:
-    """A study's plots in the order of the report: those of its metrics, what explains them, the training's.
+def plots_of(evaluations: Mapping[str, Settings], best_alpha: bool, effects: bool) -> list[Plot]:
+    """A study's plots in the order of the report: its effects, those of its metrics, what explains them, training.
 
-    best_alpha: the study has a table of that, hence the plot.
+    best_alpha: the study has a table of that, hence the plot. effects: it names a primary number.
     """
     plots = [plot for metric, asked in evaluations.items() for plot in METRICS[metric].plots(asked)]
     explained = "misalignment" in evaluations and bool(scores_of(evaluations))
-    return [*plots, *([_CORRELATION] if explained else []), *([_BEST_ALPHA] if best_alpha else []), *_TRAINING]
+    first = [EFFECTS] if effects else []
+    more = ([_CORRELATION] if explained else []) + ([_BEST_ALPHA] if best_alpha else [])
+    return [*first, *plots, *more, *_TRAINING]

@@ -44,6 +44,17 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     return [*said, replicates.sentence(study)]
 
 
+def _verdict(found: compare.Compared, column: Column, margin: float | None, unit: str) -> str:
+    """By the joint interval, and by the margin within which the study counts an effect as none."""
+    excludes = found.joint_low > 0 or found.joint_high < 0
+    said = "better" if (found.mean > 0) == column.higher_is_better else "worse"
+    if margin is None:
+        return said if excludes else "no difference was found"
+    if max(-found.joint_low, found.joint_high) < margin:
+        return f"{said}, by less than {margin:g}{unit}" if excludes else f"no difference of {margin:g}{unit} or more"
+    return said if excludes else "undecided"
+
+
 def _answer(
     numbers: compare.Numbers, study: dict[str, Any], column: Column, subject: str, pairs: list[tuple[str, str]]
 ) -> str:
@@ -65,14 +76,14 @@ def _answer(
         decimals = 1 if column.relative else column.decimals
         shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
         judged = study.get("primary") == column.key and draws >= statistics.SEEDS_FOR_AN_INTERVAL
-        if judged:
+        if judged and not compare.is_claimed(study, arm, reference):
+            verdict = "not among the claims"
+        elif judged:
             ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
             shown += f" [{', '.join(ends)}]"
             if equivalent := formats.equivalence(found.joint_low, found.joint_high, unit):
                 shown += f" ({equivalent})"
-            better = (found.mean > 0) == column.higher_is_better
-            excludes = found.joint_low > 0 or found.joint_high < 0
-            verdict = ("better" if better else "worse") if excludes else "no difference was found"
+            verdict = _verdict(found, column, study.get("margin"), unit)
         else:
             verdict = "no claim is made"
         parts.setdefault(verdict, []).append(f"{name} {shown}")

@@ -53,9 +53,22 @@ def pairs(study: dict[str, Any]) -> list[tuple[str, str]]:
     return list(found.values())
 
 
+def claims(study: dict[str, Any]) -> list[tuple[str, str]]:
+    """Arm and reference of the effects that are claimed, the family of the joint intervals: of the arms that the study
+    names for it, each with its control or the baseline; where it names none, of all pairs."""
+    control = {arm["name"]: arm["control"] for arm in study["arms"]}
+    return [(name, control[name] or "baseline") for name in study.get("claims", [])] or pairs(study)
+
+
+def is_claimed(study: dict[str, Any], arm: str, reference: str) -> bool:
+    """Whether the two are such a pair, by these or other names of the same runs."""
+    runs = {entry["name"]: entry["runs"] for entry in study["arms"]}
+    return any((runs[arm], runs[reference]) == (runs[one], runs[other]) for one, other in claims(study))
+
+
 def comparisons(study: dict[str, Any]) -> int:
-    """The family of the joint intervals."""
-    return max(1, len(pairs(study)))
+    """How many effects are claimed."""
+    return max(1, len(claims(study)))
 
 
 def reference_of(study: dict[str, Any], table: dict[str, Any], arm: str) -> str | None:

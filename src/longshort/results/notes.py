@@ -158,12 +158,7 @@ def _comparison_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]
 def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     """What the numbers may be taken for."""
     draws, unit, primary = replicates.count(study), replicates.unit(study), study.get("primary")
-    floor = statistics.sign_flip_floor(draws)
-    few = (
-        f"With n = {draws} an exact sign-flip test over {unit}s cannot come below p = {floor:.2g}"
-        + (", so that it cannot show significance" if draws < statistics.SEEDS_FOR_A_TEST else "")
-        + "."
-    )
+    few = exact_test(study)
     columns = {column.key: column.header for column in columns_of(study, kind_of(table))}
     notes = []
     if draws < statistics.SEEDS_FOR_AN_INTERVAL:
@@ -173,14 +168,32 @@ def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
         )
     elif primary in columns:
         family = compare.comparisons(study)
+        held = f"{family} comparisons of this study's tables"
+        if study.get("claims"):
+            held = f"{family} effects that the study claims ({_listed(compare.claims(study))})"
         notes.append(
             f"Primary: {columns[primary]} at step {study['checkpoints'][-1]}. Its intervals there hold together, with "
-            f"95 %, for the {family} comparisons of this study's tables: † where one leaves 0 out, n. s. (not "
-            f"significant) where not. Everything else is descriptive. {few}"
+            f"95 %, for the {held}: † where one leaves 0 out, n. s. (not significant) where not. Everything else is "
+            f"descriptive. {few}"
         )
     else:
         notes.append(f"This table is descriptive: it does not show the study's primary number. {few}")
     return notes
+
+
+def _listed(pairs: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{arm} to {reference}" for arm, reference in pairs)
+
+
+def exact_test(study: dict[str, Any]) -> str:
+    """What an exact sign-flip test could show with so many seeds, after Holm's correction over all that is claimed."""
+    draws, family = replicates.count(study), compare.comparisons(study)
+    floor = statistics.sign_flip_floor(draws)
+    said = f"With n = {draws} an exact sign-flip test over {replicates.unit(study)}s cannot come below p = {floor:.2g}"
+    if draws < statistics.SEEDS_FOR_A_TEST:
+        return f"{said}, so that it cannot show significance."
+    passes = "passes" if family * floor < 1 - statistics.LEVEL else "does not pass"
+    return f"{said}, which {passes} Holm's correction over {family} comparison{'s' if family > 1 else ''}."
 
 
 def _equivalence_notes(tidy: pd.DataFrame) -> list[str]:

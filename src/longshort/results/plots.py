@@ -1,8 +1,8 @@
 """Draws a study's plots.
 
 `python -m longshort.results.plots --metrics FILE --runs FILE --study FILE --out DIR --style FILE` makes the
-plots of the metrics (metrics/catalog.py), training, schedules, gain and correlation, each as pdf and png, 7 in wide.
-Every curve is named beside its end. The same numbers give the same bytes.
+plots of the metrics (metrics/catalog.py), effects, training, schedules, gain and correlation, each as pdf and png, 7 in
+wide. Every curve is named beside its end. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from matplotlib.figure import Figure
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import plots_of
+from longshort.metrics.record import Plot
 from longshort.records.publish import read_record, write_atomic
-from longshort.results import best_alpha, long_table, plots_compared, plots_lengths, plots_training
+from longshort.results import best_alpha, long_table, plots_compared, plots_effects, plots_lengths, plots_training
 from longshort.results.drawing import figure_bytes
 
 # What the plots of the catalogue name.
 DRAWINGS: dict[str, Callable[..., Figure]] = {
     "against-length": plots_lengths.draw_against_length,
     "alpha-by-length": plots_lengths.draw_alpha_by_length,
+    "effects": plots_effects.draw_effects,
     "misalignment": plots_lengths.draw_misalignment,
     "misalignment-grid": plots_lengths.draw_misalignment_grid,
     "tasks": plots_compared.draw_tasks,
@@ -37,11 +39,16 @@ DRAWINGS: dict[str, Callable[..., Figure]] = {
 }
 
 
+def plots_of_study(study: dict[str, Any]) -> list[Plot]:
+    """In the order of the report."""
+    return plots_of(study["evaluations"], best_alpha.table_of(study) is not None, bool(study.get("primary")))
+
+
 def write_plots(metrics: pd.DataFrame, study: dict[str, Any], out: Path, style: Path) -> list[Path]:
     """Writes every plot that the study's evaluations allow, as pdf and png; returns the paths."""
     paths = []
     with matplotlib.style.context(style, after_reset=True):
-        for plot in plots_of(study["evaluations"], best_alpha.table_of(study) is not None):
+        for plot in plots_of_study(study):
             figure = DRAWINGS[plot.drawing](metrics, study, *([plot.row] if plot.row else []))
             for suffix, content in figure_bytes(figure).items():
                 paths.append(out / f"{plot.name}.{suffix}")

@@ -18,21 +18,21 @@ import pandas as pd
 
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.metrics.catalog import plots_of, scores_of
+from longshort.metrics.catalog import EFFECTS, scores_of
 from longshort.metrics.record import Plot
 from longshort.records.publish import read_record, write_atomic
 from longshort.results import (
     answers,
-    best_alpha,
     compare,
     formats,
     long_table,
+    notes,
     plots_compared,
     replicates,
-    statistics,
     tables,
 )
 from longshort.results.long_table import BASE_SEED
+from longshort.results.plots import plots_of_study
 
 SCRIPT = """
 document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
@@ -85,14 +85,13 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
         made[table["name"]] = tables.contents(metrics, study, table, runs, tidy)
     first = "main" if "main" in made else next(iter(made))
     pictures = {path.stem: path for path in plots}
+    shown = [plot for plot in plots_of_study(study) if plot.name in pictures]
     sections = {
-        "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers.answers(metrics, study)) + _primary(study),
+        "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers.answers(metrics, study))
+        + "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot == EFFECTS)
+        + _primary(study),
         "Main table": formats.fragment(made[first], links, sortable=True),
-        "Plots": "".join(
-            _figure(plot, pictures[plot.name])
-            for plot in plots_of(study["evaluations"], best_alpha.table_of(study) is not None)
-            if plot.name in pictures
-        ),
+        "Plots": "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot != EFFECTS),
         "Tables": "".join(
             formats.fragment(table, links, sortable=True) for name, table in made.items() if name != first
         )
@@ -122,12 +121,11 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
 
 
 def _primary(study: dict[str, Any]) -> str:
-    seeds, unit = len(study["seeds"]), replicates.unit(study)
-    floor = statistics.sign_flip_floor(replicates.count(study))
+    seeds, family = len(study["seeds"]), compare.comparisons(study)
+    held = f"the {family} effects that the study claims" if study.get("claims") else f"all {family} comparisons"
     return (
-        f'<p class="notes">{seeds} seed{"s" if seeds > 1 else ""}; intervals hold together for all '
-        f"{compare.comparisons(study)} comparisons; an exact sign-flip test over {unit}s cannot come below "
-        f"p = {floor:.2g}. Every number leads to the runs behind it.</p>"
+        f'<p class="notes">{seeds} seed{"s" if seeds > 1 else ""}; intervals hold together for {held}. '
+        f"{notes.exact_test(study)} Every number leads to the runs behind it.</p>"
     )
 
 

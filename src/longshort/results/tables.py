@@ -45,9 +45,9 @@ def tidy_table(
 
     mean, sd, n: over the seeds that have a value. difference and what follows (compare.Compared): to the arm in
     `reference` (None: none), in per cent of it where `difference_unit` says so. best, second: among the arms whose
-    seeds are all there, per column and checkpoint. verdict: of the study's primary number at the last checkpoint only:
-    "yes" where the joint interval leaves 0 out, else "no"; None where nothing is claimed. paper: the published number,
-    where the study names one. status: "ok", or what is absent ("diverged (1 of 2)", "missing").
+    seeds are all there, per column and checkpoint. verdict: of the effects that the study claims, on its primary
+    number at the last checkpoint: "yes" where the joint interval leaves 0 out, else "no"; None elsewhere. paper: the
+    published number, where the study names one. status: "ok", or what is absent ("diverged (1 of 2)", "missing").
     """
     if kind_of(table) == BEST_ALPHA:
         return best_alpha.tidy_table(study, best_alpha.by_length(metrics, study, table, numbers))
@@ -74,6 +74,7 @@ def tidy_table(
             if column.compared:
                 status = long_table.absence(values, arm, step, diverged, why, column.metric)
             is_primary = column.key == study.get("primary") and step == last and status == "ok"
+            judged = is_primary and reference is not None and compare.is_claimed(study, arm, reference)
             cells.append(
                 {
                     "step": step,
@@ -82,7 +83,7 @@ def tidy_table(
                     **summary._asdict(),
                     **_of_difference(column, difference),
                     "reference": reference,
-                    "verdict": _verdict(difference) if is_primary else None,
+                    "verdict": _verdict(difference) if judged else None,
                     "paper": published.get((arm, step, column.key), float("nan")),
                     "higher_is_better": column.higher_is_better,
                     "best": False,

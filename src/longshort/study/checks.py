@@ -70,9 +70,29 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
         raise StudyError(f"{where}: tables is empty and config/arms.yaml has none that fits; give one")
     for table_name, table in tables.items():
         _check_table(where, table_name, table, study, arms)
+    _check_claims(where, study, arms)
     _check_lengths(where, study)
     _check_bases(where, study)
     _check_evaluator(where, study)
+
+
+def _check_claims(where: str, study: Study, arms: Arms) -> None:
+    """What is claimed is claimed of a number, and of an arm that is compared with another one."""
+    for key, value in {"margin": study.margin, "claims": study.claims or None}.items():
+        if value is not None and study.primary is None:
+            raise StudyError(f"{where}: {key} = {value}: of the primary number, and the study names none; give primary")
+    for name in study.claims:
+        given = f"{where}: claims = {name!r}"
+        if name not in study.arms:
+            raise StudyError(f"{given}: the study has no such arm; name one of {', '.join(study.arms)}")
+        if arms.arms[name].lengths is not None:
+            raise StudyError(f"{given}: it is trained at another length, and compared with no arm; take it out")
+        reference = arms.arms[name].control or "baseline"
+        if reference not in study.arms or reference == name:
+            raise StudyError(
+                f"{given}: an arm without a control is compared with the baseline; name another arm"
+                + ("" if reference == name else ", or add baseline to arms")
+            )
 
 
 def _check_bases(where: str, study: Study) -> None:

@@ -294,7 +294,7 @@ class ResolvedStudy(Wired):
         """As results.plots draws them."""
         asked = {metric: evaluation.settings.model_dump() for metric, (_, evaluation) in self.evaluations.items()}
         best_alpha = any(table.columns == BEST_ALPHA for table in self.tables.values())
-        plots = [plot.name for plot in plots_of(asked, best_alpha)]
+        plots = [plot.name for plot in plots_of(asked, best_alpha, self.study.primary is not None)]
         return [layout.plot(self.name, plot, kind) for plot in plots for kind in kinds or ("pdf", "png")]
 
     def table_names(self) -> list[str]:
@@ -320,6 +320,8 @@ class ResolvedStudy(Wired):
             "base_steps": self.base_steps,
             "device": self.study.needs.device,
             "primary": self.study.primary,
+            "margin": self.study.margin,
+            "claims": list(self.study.claims),
             "published": [canonical(number) for number in self.study.published],
             "settings": self.settings["study"],
             "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],

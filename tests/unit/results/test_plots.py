@@ -15,7 +15,7 @@ import pytest
 from longshort.results import drawing, long_table, plots, plots_training
 from tests.support.results import STYLE, make_runs
 
-COMPARED = ["correlation", "tasks", "gain"]
+COMPARED = ["effects", "correlation", "tasks", "gain"]
 
 
 def test_plots_are_drawn_repeatable_and_embed_fonts(

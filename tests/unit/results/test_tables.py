@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from longshort.results import answers, compare, formats, long_table, report, tables
-from longshort.results.notes import notes_of
+from longshort.results.notes import exact_test, notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
 
@@ -42,8 +42,8 @@ def test_table_numbers_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> 
     assert of_tasks["difference"] == pytest.approx(-3) and of_tasks["difference_documents"] == 39
 
 
-def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
-    """With five seeds: a clear difference gets its dagger, a null one `n. s.`, and no other column either."""
+def with_five_seeds() -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The perplexity of constant is 9 with every seed, of step_linear and baseline 10, give or take a per cent."""
     metrics, study = make_metrics(), make_study()
     seeds = list(range(5))
     one = metrics[metrics["seed"].isin([0, -1])]
@@ -62,6 +62,12 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     study |= {"seeds": seeds, "bases": {str(seed): "base" for seed in seeds}}
     for arm in study["arms"]:
         arm["runs"] = {str(seed): f"{'constant' if arm['name'] == 'twin' else arm['name']}-{seed}" for seed in seeds}
+    return together, study
+
+
+def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
+    """A clear difference gets its dagger, a null one `n. s.`, and no other column either."""
+    together, study = with_five_seeds()
     tidy = tidy_of(together, study)
     # constant 9 against 10 with every seed; step_linear, moved to 10, against 10.
     assert cell(tidy, "constant")["verdict"] == "yes" and cell(tidy, "step_linear")["verdict"] == "no"
@@ -76,6 +82,57 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     assert "[-12.3, -8.4] (differs by less than 13 %)" in answers.answers(together, study)[0]
     # With two seeds nothing is claimed, whatever the numbers.
     assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
+
+
+def test_what_a_study_claims_is_the_family_of_its_intervals() -> None:
+    """Of the arms that it names, by whatever name of the same run, each with its control or the baseline."""
+    together, study = with_five_seeds()
+    study |= {"claims": ["twin", "step_linear"]}
+    tidy = tidy_of(together, study)
+    assert list(tidy.loc[tidy["verdict"].notna(), "arm"]) == ["constant", "twin"]  # to the baseline
+    assert cell(tidy_of(together, study, "schedules"), "step_linear")["verdict"] == "yes"
+    assert "for the 2 effects that the study claims (twin to baseline, step_linear to constant)" in tables.format_table(
+        together, study
+    )
+    # Of one claim the joint interval is the interval; the more, the wider.
+    alone = cell(tidy_of(together, study | {"claims": ["twin"]}), "constant")
+    assert alone["joint_low"] == pytest.approx(alone["low"]) and alone["verdict"] == "yes"
+    assert (
+        alone["joint_low"]
+        > cell(tidy, "constant")["joint_low"]
+        > cell(tidy_of(*with_five_seeds()), "constant")["joint_low"]
+    )
+    said = answers.answers(together, study)
+    assert "better: constant to baseline" in said[0] and "worse: step_linear to constant" in said[1]
+    assert "not among the claims: step_linear to constant" in answers.answers(together, study | {"claims": ["twin"]})[1]
+
+
+@pytest.mark.parametrize(
+    ("margin", "constant", "step_linear"),
+    [
+        (None, "better", "no difference was found"),
+        (1, "better", "undecided"),
+        (5, "better", "no difference of 5 % or more"),
+        (20, "better, by less than 20 %", "no difference of 20 % or more"),
+    ],
+)
+def test_within_the_margin_an_effect_counts_as_none(margin: float | None, constant: str, step_linear: str) -> None:
+    together, study = with_five_seeds()
+    study["arms"][-1]["control"] = "baseline"
+    said = answers.answers(together, study | {"margin": margin})
+    assert (
+        f": {constant}: constant to baseline -10" in said[0] and f": {step_linear}: step_linear to baseline" in said[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "claims", "said"), [(5, 4, "cannot show"), (9, 8, "passes"), (9, 20, "does not pass")]
+)
+def test_the_exact_test_is_held_against_holms_correction(seeds: int, claims: int, said: str) -> None:
+    """2 / 2^9 times 8 is 0.031, times 20 it is 0.078."""
+    study = make_study() | {"seeds": list(range(seeds)), "bases": {str(seed): str(seed) for seed in range(seeds)}}
+    study |= {"claims": ["constant"] * claims}
+    assert said in exact_test(study)
 
 
 def test_one_seed_gives_differences_without_an_interval(metrics: pd.DataFrame, study: dict[str, Any]) -> None:

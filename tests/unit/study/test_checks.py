@@ -25,6 +25,29 @@ def test_an_arm_that_no_study_uses_is_checked_too(config: Path, patch: dict, sai
         resolve.load("tiny")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"claims": ["constant"], "primary": None},
+            r"claims = \['constant'\]: of the primary number, and the study names",
+        ),
+        (
+            {"margin": 2.0, "primary": None},
+            "margin = 2.0: of the primary number, and the study names none; give primary",
+        ),
+        ({"claims": ["constnat"]}, r"claims = 'constnat': the study has no such arm; name one of baseline, constant"),
+        ({"claims": ["baseline"]}, "claims = 'baseline': an arm without a control is compared with the baseline"),
+        ({"claims": ["constant", "constant"]}, "claims"),
+        ({"margin": 0.0}, "margin"),
+    ],
+)
+def test_what_is_claimed_is_of_the_primary_number_and_of_an_arm_that_is_compared(
+    folder: Path, given: dict, said: str
+) -> None:
+    refused(folder, said, **{"primary": "perplexity@32", **given})
+
+
 @pytest.mark.parametrize("name", ["runs", "data", "evaluations", "a b", "$(touch PWNED)", "-x", "x" * 65, "é"])
 def test_a_study_has_a_name_that_is_no_other_folder_and_no_command(folder: Path, name: str) -> None:
     refused(folder, "which all studies share|would be a file name", name)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import StudyError
+from tests.support.project import ROOT
 from tests.support.studies import load
 
 
 def test_plots_are_those_of_the_metrics(config: Path) -> None:
     files = load(config, evaluations__perplexity=None).plot_files()
     assert {Path(file).stem for file in files} == {"misalignment", "misalignment-grid", "training", "schedules", "gain"}
-    files = load(config, evaluations__misalignment__grid_sequences=0).plot_files()
+    files = load(config, evaluations__misalignment__grid_sequences=0, primary="perplexity@32").plot_files()
     assert {Path(file).stem for file in files} == {
         "perplexity",
         "misalignment",
@@ -21,7 +22,14 @@ def test_plots_are_those_of_the_metrics(config: Path) -> None:
         "schedules",
         "gain",
         "correlation",
+        "effects",
     }
+
+
+def test_every_plot_has_a_caption_for_the_engines_report(config: Path) -> None:
+    grid = {"arms": ["baseline", "constant", "alpha-0.5x", "ratio-2x"], "primary": "perplexity@32"}
+    plots = {Path(file).stem for file in load(config, **grid).plot_files()}
+    assert {"effects", "alpha-by-length"} <= plots <= {file.stem for file in (ROOT / "workflow/report").glob("*.rst")}
 
 
 def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> None:

@@ -84,12 +84,24 @@ class Study(Strict):
         description="the one number that effects are claimed of, at the last checkpoint, as a column of the tables "
         "(longbench_e, perplexity@4096, ...); null: every number is descriptive",
     )
+    margin: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="a smaller effect on the primary number counts as none: per cent of a perplexity, else its own "
+        "unit; null: none is stated",
+    )
+    claims: list[str] = Field(
+        [],
+        description="the arms whose effects on the primary number are claimed, each against its control or the "
+        "baseline; []: all that the tables compare",
+    )
     published: list[Published] = Field(
         [], description="the paper's numbers, shown beside this study's where the two are comparable"
     )
     needs: Needs = Field(Needs(), description="devices, memory and time of the jobs; no part of the identity")
 
-    _all_once = field_validator("seeds", "arms", "checkpoints")(distinct)
+    _all_once = field_validator("seeds", "arms", "checkpoints", "claims")(distinct)
 
     @model_validator(mode="after")
     def _runs_are_few(self) -> Study:
