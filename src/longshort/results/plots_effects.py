@@ -24,7 +24,7 @@ def draw_effects(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     found = [numbers.compared(column, *pair, step, seeds, len(claims)) for pair in claims]
     unit, decimals = (" %", 1) if column.relative else ("", column.decimals)
 
-    left, right, above, row, below = 2.2, 1.45, 0.1, 0.2, 0.95
+    left, right, above, row, below = 2.2, 1.45, 0.1, 0.2, 0.72
     height = above + row * max(len(claims), 1) + below
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes(
