@@ -48,10 +48,37 @@ def test_it_is_whole_and_asks_for_nothing(file: Path, tmp_path: Path) -> None:
         }
 
     seen, requests, complaints = visit(file, tmp_path / "profile", look)
-    assert len(seen["pictures"]) == 8 and all(width == 2100 for width in seen["pictures"])
-    assert seen["rows"] == 1 + 2 * 5 and seen["dead"] == [] and seen["wide"] <= 0
+    assert len(seen["pictures"]) == 9 and all(width == 2100 for width in seen["pictures"])
+    assert seen["rows"] == 1 + 5 and seen["dead"] == [] and seen["wide"] <= 0
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == [] and complaints == []
     assert not re.search(r"(src|href)=\"(?!data:|#)", file.read_text())
+
+
+def test_it_opens_with_its_answer_and_the_effects(file: Path, tmp_path: Path) -> None:
+    """Both are seen without scrolling; earlier checkpoints and further columns are folded, and rows can be filtered."""
+
+    async def look(page: browser.Page) -> dict[str, Any]:
+        await page.call("Emulation.setDeviceMetricsOverride", width=1400, height=900, deviceScaleFactor=1, mobile=False)
+        main = "document.querySelector('#table-main')"
+        seen = {
+            "end": await page.run("document.querySelector('#plot-effects img').getBoundingClientRect().bottom"),
+            "shown": await page.run(
+                f"[...{main}.querySelectorAll('table')].filter(t => !t.closest('details')).map(t => "
+                "[...new Set([...t.tBodies[0].rows].map(r => r.cells[0].textContent))].join())"
+            ),
+            "folds": await page.run(f"[...{main}.querySelectorAll('summary')].map(s => s.textContent)"),
+        }
+        await page.run(
+            f"{{ const field = {main}.querySelector('input'); field.value = 'Const';"
+            " field.dispatchEvent(new Event('input')) }"
+        )
+        kept = f"[...{main}.querySelectorAll('tbody tr')].filter(r => !r.hidden).map(r => r.cells[1].textContent)"
+        return seen | {"kept": set(await page.run(kept))}
+
+    seen, _, complaints = visit(file, tmp_path / "profile", look)
+    assert seen["end"] <= 900 and seen["shown"] == ["0,4", "4"] and complaints == []
+    assert seen["folds"][0] == "Earlier: step 2" and any("symKL" in fold for fold in seen["folds"])
+    assert seen["kept"] == {"constant"}
 
 
 def test_it_is_used_without_a_mouse(file: Path, tmp_path: Path) -> None:

@@ -51,12 +51,16 @@ class PrintedTable(NamedTuple):
     notes: list[str]
 
 
-def panels(tidy: pd.DataFrame, columns: Sequence[Column], compared_with: str) -> list[Panel]:
-    """The values, then the differences at the last checkpoint, each in blocks of columns that belong together."""
-    blocks: dict[str, list[Column]] = {}
+def panels(
+    tidy: pd.DataFrame, columns: Sequence[Column], compared_with: str, primary: str | None = None
+) -> list[Panel]:
+    """The values, then the differences at the last checkpoint, each in blocks of columns that belong together, that of
+    the primary number first."""
+    blocks: dict[str, list[Column]] = {column.block: [] for column in columns if column.key == primary}
     for column in columns:
         if column.compared or tidy.loc[tidy["column"].eq(column.key), "mean"].notna().any():
             blocks.setdefault(column.block, []).append(column)
+    blocks = {name: block for name, block in blocks.items() if block}
     found = [_values(tidy, block) for block in blocks.values()]
     last = int(tidy["step"].max())
     rows = tidy[tidy["step"].eq(last) & tidy["reference"].notna()]
@@ -278,17 +282,45 @@ def _breakable(text: str) -> str:
 # ---- for a browser ---------------------------------------------------------------------------------------------------
 
 
-def fragment(table: PrintedTable, links: dict[str, str] | None = None, sortable: bool = False) -> str:
+def fragment(table: PrintedTable, links: dict[str, str] | None = None, folded: bool = False) -> str:
     """The table as HTML without a page around it.
 
     Args:
         links: arm -> where its runs are described; its cells lead there.
-        sortable: headers are buttons; the page brings the script.
+        folded: headers sort, a field filters the rows by arm, and what is not read first is folded: earlier
+            checkpoints, and all columns but the first block's values and differences. The page brings the script.
     """
     parts = [f'<section class="table" id="table-{html.escape(table.name)}"><h3>{html.escape(table.title)}</h3>']
-    parts += [_html_panel(panel, links or {}, sortable) for panel in table.panels]
+    if folded:
+        parts.append(f'<input type="search" placeholder="only the {table.panels[0].of}s with ..." aria-label="filter">')
+    shown: set[str] = set()
+    for panel in table.panels:
+        if not folded:
+            parts.append(_html_panel(panel, links or {}, False))
+        elif panel.caption in shown:
+            about = f"{panel.caption + ': ' if panel.caption else ''}{', '.join(panel.headers)}"
+            parts.append(_fold(about, _html_panel(panel, links or {}, True)))
+        else:
+            shown.add(panel.caption)
+            parts += _by_checkpoint(panel, links or {})
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     return "\n".join([*parts, f'<ul class="notes">{notes}</ul></section>'])
+
+
+def _by_checkpoint(panel: Panel, links: dict[str, str]) -> list[str]:
+    """The last checkpoint, with the models before any; the others folded."""
+    last = max((step for step, _, _ in panel.rows), default=0)
+    earlier = [row for row in panel.rows if row[0] not in (0, last)]
+    now = [row for row in panel.rows if row[0] in (0, last)]
+    found = [_html_panel(panel._replace(rows=now), links, True)]
+    if earlier:
+        steps = ", ".join(map(str, dict.fromkeys(step for step, _, _ in earlier)))
+        found.append(_fold(f"Earlier: step {steps}", _html_panel(panel._replace(rows=earlier), links, True)))
+    return found
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def _html_panel(panel: Panel, links: dict[str, str], sortable: bool) -> str:
@@ -327,6 +359,7 @@ h3 { margin: 1.6rem 0 .4rem; } a { color: var(--link); } td a, tbody th a { colo
 td a:hover, td a:focus, tbody th a:hover, tbody th a:focus { text-decoration: underline; color: var(--link); }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 1px; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
+input[type=search] { font: 13px system-ui, sans-serif; padding: .2rem .4rem; border: 1px solid var(--line); }
 table { border-collapse: collapse; font: 13px/1.35 system-ui, sans-serif; font-variant-numeric: tabular-nums;
   border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }

@@ -47,6 +47,10 @@ document.querySelectorAll("thead button").forEach(button => button.addEventListe
     : (up ? 1 : -1) * (typeof a === "number" ? a - b : a.localeCompare(b));
   [...body.rows].map(row => [key(row), row]).sort((a, b) => order(a[0], b[0])).forEach(pair => body.append(pair[1]));
 }));
+document.querySelectorAll("section.table input").forEach(input => input.addEventListener("input", () => {
+  for (const row of input.closest("section").querySelectorAll("tbody tr"))
+    row.hidden = !row.cells[1].textContent.toLowerCase().includes(input.value.trim().toLowerCase());
+}));
 const open = target => {
   for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true; };
 const follow = () => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -59,13 +63,15 @@ STYLE = (
     formats.STYLE
     + """
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: var(--soft); }
-nav a { margin-right: 1rem; white-space: nowrap; } .answer p { font-size: 1.1rem; }
+nav a { margin-right: 1rem; white-space: nowrap; } h1, header p { margin: .4rem 0; } .answer h2 { margin-top: 1rem; }
+.answer p { margin: .35rem 0; } .answer figure { margin: .6rem 0; } .answer figcaption { display: none; }
 details { margin: .3rem 0; } summary { cursor: pointer; }
 pre { background: #f5f7fa; padding: .6rem; overflow-x: auto; font-size: 12px; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .85rem; margin: .4rem 0; }
 dd { margin: 0; overflow-wrap: anywhere; } td.left { text-align: left; white-space: normal; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } table { font-size: 6.5pt; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav, input { display: none; }
+  table { font-size: 6.5pt; }
   .scroll { overflow: visible; } th, td { padding: .08rem .25rem; } figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; } td a, tbody th a { text-decoration: none; } pre { font-size: 6.5pt; } }
 """
@@ -90,11 +96,9 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
         "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers.answers(metrics, study))
         + "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot == EFFECTS)
         + _primary(study),
-        "Main table": formats.fragment(made[first], links, sortable=True),
+        "Main table": formats.fragment(made[first], links, folded=True),
         "Plots": "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot != EFFECTS),
-        "Tables": "".join(
-            formats.fragment(table, links, sortable=True) for name, table in made.items() if name != first
-        )
+        "Tables": "".join(formats.fragment(table, links, folded=True) for name, table in made.items() if name != first)
         + _correlations(metrics, study),
         "What differs between the arms": _configuration(study),
         "Cost": _costs(runs, study),

@@ -151,7 +151,8 @@ def contents(
     if kind_of(table) == BEST_ALPHA:
         return _best_alphas(metrics, study, table, runs)
     tidy = tidy_table(metrics, study, table) if tidy is None else tidy
-    panels = formats.panels(tidy, columns_of(study, kind_of(table)), compare.compared_with(study, table))
+    columns, to = columns_of(study, kind_of(table)), compare.compared_with(study, table)
+    panels = formats.panels(tidy, columns, to, study.get("primary"))
     return formats.PrintedTable(
         table["name"], table["title"], panels, notes.notes_of(metrics, study, table, tidy, runs)
     )

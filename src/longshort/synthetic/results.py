@@ -308,7 +308,7 @@ def page(metrics: pd.DataFrame, study: dict[str, Any], made: Sequence[PrintedTab
         "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers(metrics, study)),
         "Error against length": f'<figure><img src="data:image/png;base64,{picture}" '
         'alt="Test error against length, for every task, encoding and arm"></figure>',
-        "Tables": "".join(formats.fragment(table, sortable=True) for table in made),
+        "Tables": "".join(formats.fragment(table, folded=True) for table in made),
         "Provenance": "<div class=scroll><table><thead><tr>"
         + "".join(
             f"<th><button type=button>{name}</button></th>" for name in ("task", "encoding", "run", "code", "commit")

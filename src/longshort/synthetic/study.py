@@ -168,7 +168,8 @@ class ResolvedSynthetic(Wired):
 
 
 def resolve(name: str, content: dict[str, Any], site: resources.Site) -> ResolvedSynthetic:
-    """
+    """A synthetic study as the workflow asks for it: its groups of models, each with the text of its specification.
+
     Raises:
         StudyError: with key, value and remedy of every mistake found.
     """

@@ -38,6 +38,14 @@ def test_what_is_not_compared_has_no_difference(metrics: pd.DataFrame, study: di
     assert header in values[0].headers and header not in differences.headers
 
 
+def test_the_primary_number_is_read_first(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    first = [
+        formats.panels(tidy_of(metrics, study), columns_of(study), "baseline", primary)[0].headers
+        for primary in ("perplexity@32", "symkl@16", None)
+    ]
+    assert "PPL 32" in first[0] and "symKL 16" in first[1] and "PPL 32" not in first[1] and first[2] == first[0]
+
+
 def test_the_formats_agree(metrics: pd.DataFrame, study: dict[str, Any], tmp_path: Path) -> None:
     together = long_table.with_costs(metrics, make_runs(), 4)
     paths = tables.write_tables(together, study, tmp_path, make_runs())
