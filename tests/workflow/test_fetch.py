@@ -35,10 +35,13 @@ def served(tmp_path: Path) -> Iterator[str]:
 
     data = tmp_path / "hub/datasets/owner/texts"
     (data / "data").mkdir(parents=True)
-    for split, count in {"train": 30, "test": 1}.items():
+    tests = tmp_path / "hub/datasets/owner/tests"
+    (tests / "data").mkdir(parents=True)
+    for folder, split, count in ((data, "train", 30), (data, "test", 1), (tests, "test", 10)):
         documents = Dataset.from_dict({"text": [f"{split} {n} " * 40 for n in range(count)]})
-        documents.to_parquet(str(data / f"data/{split}-00000-of-00001.parquet"))
+        documents.to_parquet(str(folder / f"data/{split}-00000-of-00001.parquet"))
     (data / "README.md").write_text(CARD)
+    (tests / "README.md").write_text(CARD.replace("  - {split: train, path: data/train-*}\n", ""))
     (data / "pictures.bin").write_text("of no use to a study")
     model = load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0)
     model.save_pretrained(tmp_path / "hub/models/owner/tiny")
@@ -55,12 +58,9 @@ def served(tmp_path: Path) -> Iterator[str]:
 def project(tmp_path: Path) -> Path:
     study = copy.deepcopy(TINY)
     pretrained = {"kind": "pretrained", "name": "owner/tiny", "revision": hub.COMMIT}
-    study["data"]["corpus"] = {
-        "kind": "hub",
-        "dataset": "owner/texts",
-        "revision": hub.COMMIT,
-        "configuration": "books",
-    }
+    texts = {"kind": "hub", "dataset": "owner/texts", "revision": hub.COMMIT, "configuration": "books"}
+    study["data"] |= {"corpus": texts, "test_corpus": {**texts, "dataset": "owner/tests", "split": "test"}}
+    del study["data"]["test"]
     study["data"]["tokenizer"] = pretrained
     study["model"] = {**pretrained, "layers": 3, "max_length": 128}
     return make_project(tmp_path / "project", study)
@@ -91,6 +91,7 @@ def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) ->
         "weights of model owner/tiny",
         "tokenizer of model owner/tiny",
         "documents books of dataset owner/texts",
+        "documents books of dataset owner/tests",
     ):
         assert f"{part} at revision {hub.COMMIT}" in refused.stderr
     assert "run `longshort fetch --study NAME`" in refused.stderr
@@ -100,14 +101,21 @@ def test_jobs_use_what_was_fetched_and_no_network(project: Path, served: str) ->
     assert fetched.returncode == 0, fetched.stderr
     fetched_files = Path(forkserver.hugging_face()) / "hub"  # other tests fetch there, too
     names = {path.name for path in fetched_files.glob("*--owner--*/**/*") if path.is_symlink()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "train-00000-of-00001.parquet"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "train-00000-of-00001.parquet",
+        "test-00000-of-00001.parquet",
+    } <= names
     assert not {"pictures.bin", "original"} & names
-    assert fetch(project, served).stdout.count("there, and verified") == 3
+    assert fetch(project, served).stdout.count("there, and verified") == 4
 
     done = run(project, *snakemake)
     assert done.returncode == 0, done.stderr
     (manifest,) = project.glob("results/data/*/manifest.json")
-    assert sum(split["documents"] for split in json.loads(manifest.read_text())["splits"].values()) == 30
+    counts = {split: said["documents"] for split, said in json.loads(manifest.read_text())["splits"].items()}
+    assert counts["train"] + counts["validation"] == 30 and counts["test"] == 10
 
     weights = next(fetched_files.glob("models--owner--tiny/**/model.safetensors")).resolve()
     damaged = bytearray(weights.read_bytes())

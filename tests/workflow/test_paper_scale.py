@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 # What finds the key tokens: of the same family as a study's model, and so its tokenizer but for what is not used here.
 LIKE = {"meta-llama/Llama-3.1-8B": "meta-llama/Meta-Llama-3-8B", "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-0.5B"}
 BOTH = {"hidden": {"alignment": {"alpha": 0.1}}}  # terms: of the output and of a layer
-CARD = "---\nconfigs:\n- config_name: default\n  data_files: [{split: train, path: data/train-*}]\n---\n"
+# Splits of PG19, in the repositories that hold them, and how many books each has here.
+BOOKS = {"corpus": ("train", 40), "validation_corpus": ("validation", 8), "test_corpus": ("test", 20)}
 
 
 def tokenizer_like(name: str) -> PreTrainedTokenizerFast:
@@ -116,11 +118,13 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
     for name in (study["model"]["name"], study["evaluations"]["longppl"]["evaluator"]["name"]):
         tiny_model(name).save_pretrained(root / "models" / name)
         tokenizer_like(name).save_pretrained(root / "models" / name)
-    texts = root / "datasets" / study["data"]["corpus"]["dataset"]
-    (texts / "data").mkdir(parents=True)
-    books = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in range(60)]
-    Dataset.from_dict({"text": books}).to_parquet(str(texts / "data/train-00000-of-00001.parquet"))
-    (texts / "README.md").write_text(CARD)
+    books = iter(range(97))
+    for key, (split, count) in BOOKS.items():
+        assert study["data"][key]["split"] == split
+        texts = root / "datasets" / study["data"][key]["dataset"]
+        (texts / "data").mkdir(parents=True, exist_ok=True)
+        rows = [" ".join(str((book * 7 + k * k) % 97) for k in range(400)) for book in islice(books, count)]
+        Dataset.from_dict({"text": rows}).to_parquet(str(texts / f"data/{split}-00000-of-00001.parquet"))
     item = {"context": "one two three " * 40, "input": "which?", "answers": ["Paragraph 3"], "length": 120}
     longbench = root / "datasets/THUDM/LongBench"
     longbench.mkdir(parents=True)
@@ -132,10 +136,9 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
 
 def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
     """The study with other sizes; methods, precisions and settings of the optimiser stay."""
-    for part in (study["data"]["corpus"], study["data"]["tokenizer"], study["model"]):
+    for part in (*(study["data"][key] for key in BOOKS), study["data"]["tokenizer"], study["model"]):
         part["revision"] = hub.COMMIT
     study["evaluations"]["longbench_e"]["source"]["revision"] = hub.COMMIT
-    study["data"].update(validation=0.1, test=0.3)
     study["model"].update(layers=SHAPE["num_hidden_layers"], max_length=study["model"]["max_length"] // SCALE)
     study["lengths"] = {key: length // SCALE for key, length in study["lengths"].items()}
     processes = min(2, study["training"].get("processes", 1))

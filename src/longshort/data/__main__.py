@@ -2,7 +2,7 @@
 
 Writes DIR/{train,validation,test} (Arrow: name, input_ids, and text outside train), DIR/sources.jsonl (split, name and
 hash of every document) and, last, DIR/manifest.json (documents, tokens and hash of every split, the hash of every file,
-what was left out). Reads the corpus twice: what is held out has to be known before anything is trained on.
+what was left out). Reads the corpora twice: what is held out has to be known before anything is trained on.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from longshort.data import corpora, seen, shards, tokenizers
+from longshort.data import corpora, near_copies, seen, shards, tokenizers
 from longshort.data.left_out import LeftOut, Reason
-from longshort.data.settings import Data, StdlibCorpus, TextCorpus
+from longshort.data.settings import Data, StdlibCorpus
 from longshort.errors import UserError, in_a_line
 from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import canonical, digest, dumps, restored
@@ -42,10 +42,17 @@ ENTRY = "longshort.data.__main__"
 STRICTER = {"train": ("test", "validation"), "validation": ("test",), "test": ()}
 
 
-def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]:
-    """Tokenises the corpus and returns the manifest.
+class HeldOut(NamedTuple):
+    """What must not be in a split that is less strictly held out: hashes of texts, and passages where these count."""
 
-    max_left_out: share of the documents that may be lost.
+    texts: set[bytes]
+    passages: near_copies.HeldOut
+
+
+def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]:
+    """Tokenises the corpora and returns the manifest.
+
+    max_left_out: share of the documents of each that may be lost.
     """
     tokenizer = tokenizers.load(spec.tokenizer)
     total, held_out = _held_out(spec, max_left_out)
@@ -71,9 +78,10 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
         for split, names in files.items():
             splits[split] = _content(split, [out / name for name in names], sources)
     for split, counts in splits.items():
-        if not counts["documents"] and not (split == "validation" and not spec.validation):
+        asked = split != "validation" or spec.validation or spec.validation_corpus
+        if asked and not counts["documents"]:
             raise ValueError(
-                f"the {split} split is empty: the corpus has {total} documents; "
+                f"the {split} split is empty, of {total} documents in all; "
                 "give more documents or change data.validation and data.test"
             )
         for file in (out / split).iterdir():
@@ -92,33 +100,62 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
     }
 
 
-def _held_out(spec: Data, max_left_out: float) -> tuple[int, dict[str, set[bytes]]]:
-    """How many documents there are, and the hashes of the texts of validation and test."""
-    count, left_out = 0, LeftOut()
-    texts: dict[str, set[bytes]] = {"validation": set(), "test": set()}
-    for name, text in corpora.documents(spec.corpus, left_out):
-        count += 1
-        split = corpora.split_of(name, spec.validation, spec.test)
-        if split in texts:
-            texts[split].add(_fingerprint(text))
-    if not count:
-        raise ValueError(
-            f"the corpus {canonical(spec.corpus)} holds no document; give another one. Left out:\n{left_out.in_lines()}"
-        )
-    left_out.refuse_too_many(count, max_left_out)
-    return count, texts
+def _held_out(spec: Data, max_left_out: float) -> tuple[int, dict[str, HeldOut]]:
+    """How many documents there are, and what is held out for validation and test."""
+    total = 0
+    held_out = {split: HeldOut(set(), near_copies.HeldOut()) for split in ("validation", "test")}
+    for key, corpus in spec.corpora.items():
+        count, left_out = 0, LeftOut()
+        for split, name, text in _documents(spec, key, left_out):
+            count += 1
+            if split in held_out:
+                held_out[split].texts.add(_fingerprint(text))
+                if spec.near_copies:
+                    held_out[split].passages.add(name, text)
+        if not count:
+            raise ValueError(
+                f"the corpus {canonical(corpus)} holds no document; give another one. Left out:\n{left_out.in_lines()}"
+            )
+        left_out.refuse_too_many(count, max_left_out)
+        total += count
+    return total, held_out
 
 
-def _disjoint(spec: Data, held_out: dict[str, set[bytes]], left_out: LeftOut) -> Iterator[shards.Document]:
-    """The documents with their split, less those whose text is in a split that is held out from theirs."""
-    for name, text in corpora.documents(spec.corpus, left_out):
-        split = corpora.split_of(name, spec.validation, spec.test)
-        copies = [other for other in STRICTER[split] if _fingerprint(text) in held_out[other]]
-        if copies:
-            words = f"of {split} with the text of a {copies[0]} document"
-            left_out.add(Reason(words, "nothing needs to be done", lost=False), name)
-        else:
-            yield shards.Document(split, name, text)
+def _documents(spec: Data, key: str, left_out: LeftOut) -> Iterator[shards.Document]:
+    """The documents of one of the corpora, each with its split."""
+    left_out.before = "" if key == "corpus" else f"{key}: "
+    for name, text in corpora.documents(spec.corpora[key], left_out, f"data.{key}"):
+        drawn = corpora.split_of(name, spec.validation, spec.test)
+        yield shards.Document(drawn if key == "corpus" else key.removesuffix("_corpus"), name, text)
+
+
+def _disjoint(spec: Data, held_out: dict[str, HeldOut], left_out: LeftOut) -> Iterator[shards.Document]:
+    """The documents with their split, less those whose text, or much of it, is held out from theirs."""
+    for key in spec.corpora:
+        for document in _documents(spec, key, left_out):
+            if (copy := _copy(document, held_out, spec.near_copies)) is None:
+                yield document
+            else:
+                words, more = copy
+                left_out.add(Reason(words, "nothing needs to be done", lost=False), document.name, more)
+
+
+def _copy(document: shards.Document, held_out: dict[str, HeldOut], share: float | None) -> tuple[str, str] | None:
+    """Of what a document is a copy, or near enough to one, in words, and how near; None if of nothing."""
+    stricter = STRICTER[document.split]
+    fingerprint = _fingerprint(document.text)
+    for other in stricter:
+        if fingerprint in held_out[other].texts:
+            return f"of {document.split} with the text of a {other} document", ""
+    if not share or not stricter:
+        return None
+    passages = near_copies.passages(document.text)
+    for other in stricter:
+        closest = held_out[other].passages.closest(passages)
+        if closest and closest.share >= share:
+            more = f"{closest.share:.0%} of the shorter one in common with {closest.name}"
+            return f"of {document.split}, nearly a copy of a {other} document", more
+    return None
 
 
 def _fingerprint(text: str) -> bytes:
@@ -164,11 +201,10 @@ def main() -> None:
 
 def make(arguments: argparse.Namespace, owner: Owner) -> None:
     spec = restored(Data, read_spec(arguments.spec))
-    if isinstance(spec.corpus, StdlibCorpus):
+    if any(isinstance(corpus, StdlibCorpus) for corpus in spec.corpora.values()):
         print("WARNING: the standard library is another corpus in another Python: these numbers hold for this one only")
     try:
-        if isinstance(spec.corpus, TextCorpus):
-            seen.write(spec.corpus.path, arguments.corpus_state, arguments.out / seen.RECORD)
+        seen.write(seen.paths(spec), arguments.corpus_state, arguments.out / seen.RECORD)
         manifest = prepare(spec, arguments.out, arguments.max_left_out)
     except (ValueError, NoSpace) as error:
         raise UserError(f"data: {error}") from None

@@ -18,9 +18,12 @@ from longshort.data.settings import Corpus, HubCorpus, PackageCorpus, StdlibCorp
 from longshort.records import hub
 
 
-def documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    """Yields (name, text) of every document that can be used; the others are in left_out."""
-    for name, text in _of_kind(corpus, left_out):
+def documents(corpus: Corpus, left_out: LeftOut, key: str = "data.corpus") -> Iterator[tuple[str, str]]:
+    """Yields (name, text) of every document that can be used; the others are in left_out.
+
+    key: what the study calls the corpus.
+    """
+    for name, text in _of_kind(corpus, left_out, key):
         text = text.removeprefix("\ufeff")
         if not text.strip():
             left_out.add(why.EMPTY, name)
@@ -30,15 +33,15 @@ def documents(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
             left_out.add(why.SURROGATE, name)
 
 
-def _of_kind(corpus: Corpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _of_kind(corpus: Corpus, left_out: LeftOut, key: str) -> Iterator[tuple[str, str]]:
     match corpus:
         case StdlibCorpus():
             return _stdlib(left_out)
         case PackageCorpus():
-            return _package(corpus, left_out)
+            return _package(corpus, left_out, key)
         case HubCorpus():
-            return _hub(corpus, left_out)
-    return text_files.documents(corpus, left_out)
+            return _hub(corpus, left_out, key)
+    return text_files.documents(corpus, left_out, key)
 
 
 def _is_encodable(text: str) -> bool:
@@ -70,15 +73,15 @@ def _stdlib(left_out: LeftOut) -> Iterator[tuple[str, str]]:
             left_out.add(why.NOT_UTF8, relative.as_posix(), f"byte {error.start}")
 
 
-def _package(corpus: PackageCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
-    for name, source in packages.sources(corpus):
+def _package(corpus: PackageCorpus, left_out: LeftOut, key: str) -> Iterator[tuple[str, str]]:
+    for name, source in packages.sources(corpus, key):
         try:
             yield name, source.decode()
         except UnicodeDecodeError as error:
             left_out.add(why.NOT_UTF8, name, f"byte {error.start}")
 
 
-def _hub(corpus: HubCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def _hub(corpus: HubCorpus, left_out: LeftOut, key: str) -> Iterator[tuple[str, str]]:
     from datasets import load_dataset
 
     part = hub.corpus(corpus)
@@ -87,7 +90,5 @@ def _hub(corpus: HubCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     column, source = corpus.column, corpus.dataset
     for index, row in enumerate(rows):
         if column not in row:
-            raise ValueError(
-                f"{source}, row {index}: no column {column!r}; data.corpus.column may be one of {sorted(row)}"
-            )
+            raise ValueError(f"{source}, row {index}: no column {column!r}; {key}.column may be one of {sorted(row)}")
         yield from text_files.of_row(row, column, f"{source}#{index}", f"{source}, row {index}", left_out)

@@ -27,8 +27,8 @@ LOOP = Reason("a link to a folder that it lies in", "delete the link", lost=Fals
 NOT_UTF8 = Reason("not UTF-8", "convert it, e.g. iconv -f LATIN1 -t UTF-8, or delete it")
 SURROGATE = Reason("half a surrogate pair", "it is half a letter: write the text anew, or delete it")
 NOT_JSON = Reason("not JSON", "write one JSON object a line; it may have been cut")
-NO_COLUMN = Reason("without the column", "set data.corpus.column, or delete it")
-NO_TEXT = Reason("no text in the column", "set data.corpus.column to a column of texts, or convert it")
+NO_COLUMN = Reason("without the column", "set the column of the corpus, or delete it")
+NO_TEXT = Reason("no text in the column", "set the column of the corpus to one of texts, or convert it")
 DAMAGED = Reason("cut or damaged", "take a whole copy of the file")
 UNREADABLE = Reason("not readable", "check its permissions")
 NO_FILE = Reason("no file", "it is a link to nothing, a pipe or a device: delete it")
@@ -36,16 +36,21 @@ NAME = Reason("with a name that is not UTF-8", "rename it")
 
 
 class LeftOut:
-    """Filled while a corpus is read."""
+    """Filled while a corpus is read.
+
+    Attributes:
+        before: what stands before every name, where more than one corpus is read.
+    """
 
     def __init__(self) -> None:
+        self.before = ""
         self._found: dict[Reason, tuple[int, list[str]]] = {}
 
     def add(self, reason: Reason, where: str, more: str = "") -> None:
         """where: file and row. more: what is there instead."""
         count, named = self._found.get(reason, (0, []))
         if len(named) < NAMED:
-            words = (f"{where} ({more})" if more else where).replace("\n", " ")
+            words = (self.before + (f"{where} ({more})" if more else where)).replace("\n", " ")
             named = [*named, plain(words).encode(errors="backslashreplace").decode()]
         self._found[reason] = count + 1, named
 

@@ -12,18 +12,21 @@ from pathlib import Path
 from longshort.data.settings import PackageCorpus
 
 
-def sources(corpus: PackageCorpus) -> Iterator[tuple[str, bytes]]:
+def sources(corpus: PackageCorpus, key: str = "data.corpus") -> Iterator[tuple[str, bytes]]:
     """Yields path (below where packages are installed) and bytes of each source, in the order of the paths.
 
     Raises:
         ValueError: as refuse_another.
     """
-    refuse_another(corpus)
+    refuse_another(corpus, key)
     yield from _read(corpus.name, tuple(corpus.without))
 
 
-def refuse_another(corpus: PackageCorpus) -> None:
+def refuse_another(corpus: PackageCorpus, key: str = "data.corpus") -> None:
     """
+    Args:
+        key: what the study calls it.
+
     Raises:
         ValueError: the distribution is not installed, or its sources are not those that the study states.
     """
@@ -32,12 +35,12 @@ def refuse_another(corpus: PackageCorpus) -> None:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise ValueError(
-            f"data.corpus.name = {name!r}: not installed here; install what envs/requirements.lock pins (make does), "
+            f"{key}.name = {name!r}: not installed here; install what envs/requirements.lock pins (make does), "
             "or name another distribution of the lock"
         ) from None
     if (installed := content(name, tuple(corpus.without))) != corpus.content:
         raise ValueError(
-            f"data.corpus.content = {corpus.content!r}: the sources of {name} {version}, which is installed, have "
+            f"{key}.content = {corpus.content!r}: the sources of {name} {version}, which is installed, have "
             f"{installed!r}; install the release that the study was written for (envs/requirements.lock pins it: "
             "delete .venv and run make again), or state this hash, which is another corpus with other numbers"
         )
@@ -62,6 +65,4 @@ def _read(name: str, without: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
         try:
             yield path, Path(str(listed.locate())).read_bytes()
         except OSError as error:
-            raise ValueError(
-                f"data.corpus.name = {name!r}: {error.filename} cannot be read ({error.strerror}); install it anew"
-            ) from None
+            raise ValueError(f"{name}: {error.filename} cannot be read ({error.strerror}); install it anew") from None

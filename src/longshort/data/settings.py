@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,8 +77,29 @@ class Data(Strict):
     tokenizer: Annotated[Tokenizer, Field(discriminator="kind")] = Field(
         BytesTokenizer(), description="how text becomes tokens"
     )
-    validation: float = Field(0.05, ge=0, lt=1, description="share of the documents held out for validation")
-    test: float = Field(0.1, gt=0, lt=1, description="share of the documents held out for evaluation")
+    validation: float = Field(
+        0.05, ge=0, lt=1, description="share of the documents held out for validation; 0 with a validation_corpus"
+    )
+    test: float = Field(
+        0.1, ge=0, lt=1, description="share of the documents held out for evaluation; 0 with a test_corpus"
+    )
+    validation_corpus: Annotated[Corpus, Field(discriminator="kind")] | None = Field(
+        None,
+        description="where the validation documents come from; null: a share of the corpus",
+        json_schema_extra={"neutral": None},
+    )
+    test_corpus: Annotated[Corpus, Field(discriminator="kind")] | None = Field(
+        None,
+        description="where the test documents come from; null: a share of the corpus",
+        json_schema_extra={"neutral": None},
+    )
+    near_copies: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of passages in common with a held-out document from which one is left out; null: not sought",
+        json_schema_extra={"neutral": None},
+    )
     max_left_out: float = Field(
         0.05,
         ge=0,
@@ -87,8 +108,33 @@ class Data(Strict):
         json_schema_extra=NOT_IDENTITY,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_corpus_of_its_own_takes_no_share(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        own = {split for split in ("validation", "test") if values.get(f"{split}_corpus") is not None}
+        return {**dict.fromkeys(own, 0.0), **values}
+
     @model_validator(mode="after")
     def _something_is_left(self) -> Data:
+        for split, share, own in (
+            ("validation", self.validation, self.validation_corpus),
+            ("test", self.test, self.test_corpus),
+        ):
+            if own and share:
+                raise ValueError(
+                    f"{split} = {share:g} and a {split}_corpus: the {split} documents come from one of the two; take "
+                    "one out"
+                )
+        if not self.test and not self.test_corpus:
+            raise ValueError("test = 0 leaves no document for evaluation; raise it, or give a test_corpus")
         if self.validation + self.test >= 1:
             raise ValueError("validation + test leave no document for training; lower one of them")
         return self
+
+    @property
+    def corpora(self) -> dict[str, Corpus]:
+        """All that is read, by the key that names it."""
+        named = {"corpus": self.corpus, "validation_corpus": self.validation_corpus, "test_corpus": self.test_corpus}
+        return {key: corpus for key, corpus in named.items() if corpus is not None}

@@ -34,8 +34,8 @@ def kind_of(file: Path) -> str | None:
     return suffix if suffix in SUFFIXES and not (packed and suffix == ".parquet") else None
 
 
-def find(path: str, left_out: LeftOut) -> list[Path]:
-    """The files of a corpus, in their order.
+def find(path: str, left_out: LeftOut, key: str = "data.corpus") -> list[Path]:
+    """The files of a corpus, in their order. key: what the study calls it.
 
     Raises:
         ValueError: there is none.
@@ -53,7 +53,7 @@ def find(path: str, left_out: LeftOut) -> list[Path]:
     if not found:
         other = f" of these kinds:\n{left_out.in_lines()}\n" if left_out else " "
         raise ValueError(
-            f"data.corpus.path = {path!r}: no file there{other}; give a folder, a file or a glob of {SUFFIXES} (each "
+            f"{key}.path = {path!r}: no file there{other}; give a folder, a file or a glob of {SUFFIXES} (each "
             f"but the last also packed, {' or '.join(PACKED)})"
         )
     return sorted(found)
@@ -67,10 +67,10 @@ def root_of(path: str) -> Path:
     return Path(*fixed)
 
 
-def documents(corpus: TextCorpus, left_out: LeftOut) -> Iterator[tuple[str, str]]:
+def documents(corpus: TextCorpus, left_out: LeftOut, key: str = "data.corpus") -> Iterator[tuple[str, str]]:
     """Yields name and text: a .txt is named by its path below the root, a row by its file's and its number."""
     root = root_of(corpus.path)
-    for file in find(corpus.path, left_out):
+    for file in find(corpus.path, left_out, key):
         name = file.relative_to(root).as_posix()
         try:
             name.encode()

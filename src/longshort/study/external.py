@@ -34,14 +34,12 @@ def check(where: str, study: Study) -> None:
     Raises:
         StudyError: something is missing, empty, or not what the study says; names key, value and remedy.
     """
-    if study.data.corpus.kind == "package":
+    for key, corpus in study.data.corpora.items():
         try:
-            packages.refuse_another(study.data.corpus)
-        except ValueError as error:
-            raise StudyError(f"{where}: {error}") from None
-    if study.data.corpus.kind == "text":
-        try:
-            text_files.find(study.data.corpus.path, LeftOut())
+            if corpus.kind == "package":
+                packages.refuse_another(corpus, f"data.{key}")
+            if corpus.kind == "text":
+                text_files.find(corpus.path, LeftOut(), f"data.{key}")
         except (OSError, ValueError) as error:  # names key, value and remedy
             raise StudyError(f"{where}: {error}") from None
     for settings in study.evaluations.asked.values():

@@ -254,13 +254,11 @@ class ResolvedStudy(Wired):
         return [file for stage in stages for file in (stage.record, stage.numbers)]
 
     def corpus_state(self) -> str:
-        """Another word exactly if the corpus' own files hold something else than was prepared: see data.seen."""
-        corpus = self.study.data.corpus
-        return seen.state(corpus.path, self._corpus_record) if corpus.kind == "text" else seen.FIRST
+        """Another word exactly if the corpora's own files hold something else than was prepared: see data.seen."""
+        return seen.state(seen.paths(self.study.data), self._corpus_record)
 
     def renew_corpus_state(self) -> None:
-        if (corpus := self.study.data.corpus).kind == "text":
-            seen.renew(corpus.path, self._corpus_record)
+        seen.renew(seen.paths(self.study.data), self._corpus_record)
 
     @property
     def _corpus_record(self) -> Path:
@@ -270,7 +268,7 @@ class ResolvedStudy(Wired):
         model, data = self.study.model, self.study.data
         named = [one.name for one in model.each()] if model.kind == "pretrained" else []
         named.append(getattr(data.tokenizer, "name", None))
-        named.append(getattr(data.corpus, "path", None))
+        named += seen.paths(data).values()
         for metric, settings in self.study.evaluations.asked.items():
             named += METRICS[metric].named(settings.model_dump())
         return [path for path in named if path is not None]
@@ -358,7 +356,7 @@ def hub_parts(study: Study) -> list[hub.Part]:
     data, model, asked = study.data, study.model, study.evaluations
     parts = [
         hub.tokenizer(data.tokenizer) if data.tokenizer.kind == "pretrained" else None,
-        hub.corpus(data.corpus) if data.corpus.kind == "hub" else None,
+        *(hub.corpus(corpus) for corpus in data.corpora.values() if corpus.kind == "hub"),
     ]
     if model.kind == "pretrained":
         parts += [hub.weights(base.weights) for base in model.each()]

@@ -97,6 +97,67 @@ def test_no_text_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     assert left_out == 60 - sum(split["documents"] for split in manifest["splits"].values())
 
 
+def of_a_corpus_for_each_split(tmp_path: Path, **changes: object) -> Data:
+    """Sixty texts to train on, of which five are held out, too, in one way or another."""
+    texts = [" ".join(f"{(n * 7 + k * k) % 97}" for k in range(100)) for n in range(60)]
+    halves = [text[: len(text) // 2] for text in texts]
+    for name, documents in {
+        "corpus": texts,
+        "validation": ["\ufeff" + texts[0], texts[1] + "\n", "one of its own", texts[3]],
+        "test": [texts[2], halves[3] + " but for its end", texts[1], *(f"test {n}" for n in range(3))],
+    }.items():
+        (tmp_path / name).mkdir()
+        for number, text in enumerate(documents):
+            (tmp_path / name / f"{number}.txt").write_text(text)
+    paths = {key: {"kind": "text", "path": str(tmp_path / key.split("_")[0])} for key in CORPORA}
+    return Data.model_validate({**paths, **changes})
+
+
+CORPORA = ("corpus", "validation_corpus", "test_corpus")
+
+
+def test_validation_and_test_may_have_corpora_of_their_own(tmp_path: Path) -> None:
+    spec = of_a_corpus_for_each_split(tmp_path)
+    assert (spec.validation, spec.test) == (0, 0)
+    manifest = stage.prepare(spec, tmp_path / "out")
+    assert {split: said["documents"] for split, said in manifest["splits"].items()} == {
+        "train": 56,  # 60 less 0, 1, 2 and 3, which are held out
+        "validation": 3,
+        "test": 6,
+    }
+    said = {reason: (left["count"], left["first"]) for reason, left in manifest["left_out"].items()}
+    assert said == {
+        "of train with the text of a validation document": (2, ["0.txt", "3.txt"]),
+        "of train with the text of a test document": (2, ["1.txt", "2.txt"]),
+        "of validation with the text of a test document": (1, ["validation_corpus: 1.txt"]),
+    }
+    assert splits.load(tmp_path / "out/test").column("name").to_pylist() == [f"{n}.txt" for n in range(6)]
+
+
+def test_near_copies_are_left_out_from_the_share_that_is_asked_for(tmp_path: Path) -> None:
+    spec = of_a_corpus_for_each_split(tmp_path, near_copies=0.85)
+    manifest = stage.prepare(spec, tmp_path / "out")
+    said = manifest["left_out"]["of validation, nearly a copy of a test document"]
+    assert said["count"] == 1 and said["first"] == [
+        "validation_corpus: 3.txt (90% of the shorter one in common with 1.txt)"
+    ]
+    assert manifest["splits"]["train"]["documents"] == 56 and manifest["splits"]["validation"]["documents"] == 2
+    looser = stage.prepare(spec.model_copy(update={"near_copies": 0.95}), tmp_path / "looser")
+    assert looser["splits"]["validation"]["documents"] == 3
+
+
+@pytest.mark.parametrize("key", CORPORA)
+def test_a_corpus_that_is_lost_is_named_by_its_key(tmp_path: Path, key: str) -> None:
+    spec = of_a_corpus_for_each_split(tmp_path)
+    for file in (tmp_path / key.split("_")[0]).iterdir():
+        file.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=rf"{key.split('_')[0]}.*holds no document.*\n.*not UTF-8"):
+        stage.prepare(spec, tmp_path / "out")
+    (tmp_path / key.split("_")[0]).rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"data\.{key}\.path = .*no file there"):
+        stage.prepare(spec, tmp_path / "out")
+
+
 def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     (folder / "data").mkdir(parents=True)

@@ -56,6 +56,28 @@ def test_an_adapter_stands_beside_layers_that_the_model_has(folder: Path, model:
     refused(folder, "'lm_head' is the head", training=training, **base)
 
 
+def test_each_corpus_is_there(folder: Path) -> None:
+    corpus = {"kind": "text", "path": "corpus"}
+    for key in ("validation_corpus", "test_corpus"):
+        assert check(folder, data={"corpus": corpus, key: corpus})
+        refused(
+            folder,
+            rf"data\.{key}\.path = 'nowhere': no file there",
+            data={"corpus": corpus, key: {"kind": "text", "path": "nowhere"}},
+        )
+        refused(
+            folder,
+            rf"data\.{key}\.name = 'nothing': not installed here",
+            data={"corpus": corpus, key: {"kind": "package", "name": "nothing", "content": "0" * 64}},
+        )
+        refused(
+            folder,
+            r"0.2 and a \w+_corpus: the \w+ documents come from one of the two",
+            data={"corpus": corpus, key: corpus, key.removesuffix("_corpus"): 0.2},
+        )
+    refused(folder, "test = 0 leaves no document for evaluation", data={"corpus": corpus, "test": 0})
+
+
 def test_tasks_are_there_and_not_empty(folder: Path) -> None:
     def source(kind: str, path: str) -> dict[str, Any]:
         longbench = {"source": {"kind": kind, "path": path}, "max_length": 128, "max_new_tokens": 4}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from longshort.data import seen
 from longshort.errors import StudyError
+from longshort.records import layout
 from tests.support.project import ROOT
 from tests.support.studies import load
 
@@ -42,3 +45,23 @@ def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> N
     (config.parent / "tasks" / "more" / "items.jsonl").write_text("")
     with pytest.raises(StudyError, match=r"include_path = 'tasks': two files there are called items.jsonl"):
         load(config, evaluations__harness=harness)
+
+
+def test_a_corpus_of_its_own_is_looked_after_like_the_corpus(config: Path) -> None:
+    """Touched it asks for nothing, changed it does; prune leaves it alone; what lies on the hub is fetched."""
+    (config.parent / "held-out").mkdir()
+    file = config.parent / "held-out/a.txt"
+    file.write_text("a test document")
+    data = {"corpus": {"kind": "text", "path": "corpus"}, "test_corpus": {"kind": "text", "path": "held-out"}}
+    study = load(config, data=data)
+    assert study.external_paths() == ["corpus", "held-out"]
+    seen.write(seen.paths(study.study.data), study.corpus_state(), Path(layout.data_folder(study.data)) / seen.RECORD)
+    os.utime(file, (1, 1))
+    assert study.corpus_state() == seen.FIRST
+    file.write_text("another document")
+    assert study.corpus_state() != seen.FIRST
+
+    hub = {"kind": "hub", "dataset": "owner/books", "revision": "0" * 40}
+    held_out = {"validation_corpus": {**hub, "split": "validation"}, "test_corpus": {**hub, "dataset": "owner/tests"}}
+    parts = load(config, data={"corpus": hub, **held_out}).hub_parts()
+    assert [part.name for part in parts] == ["owner/books", "owner/tests"]
