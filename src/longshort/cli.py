@@ -21,7 +21,7 @@ from longshort.commands import why as reasons
 from longshort.errors import UserError, in_a_line
 from longshort.identity.accepted import ACCEPTED
 from longshort.jobs import engine
-from longshort.records import layout
+from longshort.records import layout, study_json
 from longshort.records.publish import in_words, read_record, sealed
 from longshort.study import resolve
 from longshort.study.wired import Wired
@@ -73,7 +73,8 @@ def tables(
     if resolved.kind == "language-models":
         fitted = _fitted(numbers, made_from, show)
     _say(fitted or path.read_text(encoding="utf-8"))
-    if not partial and made_from.exists() and sealed(read_record(made_from)) != json.loads(resolved.summary_text()):
+    read = read_record if resolved.kind == "synthetic" else study_json.read
+    if not partial and made_from.exists() and sealed(read(made_from)) != json.loads(resolved.summary_text()):
         _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
     if partial:
         _say(f"All tables: {folder}/   every number: {layout.metrics(numbers)}")
@@ -295,7 +296,7 @@ def _fitted(folder: str, study: Path, table: str) -> str | None:
         return None
     from longshort.results import long_table, tables
 
-    summary = read_record(study)
+    summary = study_json.read(study)
     read, runs = long_table.read_with_costs(Path(layout.metrics(folder)), Path(layout.runs(folder)), summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
 
@@ -306,9 +307,10 @@ def _components(study: str, margin: str | None) -> str:
         raise UserError(f"{numbers} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
     from longshort.results import components, long_table
 
-    summary = read_record(Path(layout.study_json(study)))
-    if "seeds" not in summary or "arms" not in summary:
+    path = Path(layout.study_json(study))
+    if "groups" in read_record(path):
         raise UserError(f"study {study} is synthetic: only studies of language models have components")
+    summary = study_json.read(path)
     wanted = None if margin is None else components.margin_of(margin, summary)
     return components.text(components.table(long_table.read(numbers), summary, wanted), summary, wanted)
 

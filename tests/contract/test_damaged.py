@@ -47,6 +47,17 @@ def with_every_value(value: Any, other: Any) -> Any:
     return [other for _ in value] if isinstance(value, list) else other
 
 
+def one_level_down(value: Any, other: Any) -> Any:
+    return {key: with_every_value(one, other) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def sealed_anew(value: Any, other: Any) -> bytes:
+    """As another version writes a record, or who edits one and seals it; the same where the file bears no seal."""
+    if not isinstance(value, dict) or "seal" not in value:
+        return json.dumps(value).encode()
+    return json.dumps(publish.sealed({key: one for key, one in other.items() if key != "seal"})).encode()
+
+
 # From what a file holds to the bytes that it is left with; None in place of a file: a folder.
 DAMAGES: dict[str, Callable[[bytes, Any], bytes | None]] = {
     "cut": lambda whole, value: whole[: len(whole) // 2],
@@ -60,6 +71,10 @@ DAMAGES: dict[str, Callable[[bytes, Any], bytes | None]] = {
     "of another type": lambda whole, value: json.dumps(with_every_value(value, "x")).encode(),
     "null inside": lambda whole, value: json.dumps(with_every_value(value, None)).encode(),
     "deep": lambda whole, value: b"[" * 20_000,
+    "sealed anew without its keys": lambda whole, value: sealed_anew(value, {}),
+    "sealed anew, with numbers": lambda whole, value: sealed_anew(value, with_every_value(value, 5)),
+    "sealed anew, with nulls": lambda whole, value: sealed_anew(value, with_every_value(value, None)),
+    "sealed anew, with numbers below": lambda whole, value: sealed_anew(value, one_level_down(value, 5)),
     "a folder": lambda whole, value: None,
 }
 

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "commands/resuming.py": "contract/test_cost.py",
     "commands/fetch.py": "workflow/test_fetch.py",
     "records/hub.py": "workflow/test_fetch.py",
+    "records/study_json.py": "contract/test_damaged.py",
     "training/__main__.py": "workflow/test_training.py",
     "training/trainer.py": "workflow/test_training.py",
     "training/callbacks.py": "workflow/test_resume.py",

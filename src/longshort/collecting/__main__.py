@@ -11,7 +11,7 @@ from pathlib import Path
 from longshort.collecting import links, numbers, runs
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
-from longshort.records.publish import read_record
+from longshort.records import study_json
 
 
 @in_a_line()
@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.collecting.__main__")
-    study = read_record(arguments.study, arguments.seal)
+    study = study_json.read(arguments.study, arguments.seal)
     frame = numbers.collect(study, arguments.results)
     numbers.publish(frame, runs.collect_runs(study, arguments.results), arguments.out)
     links.link_arms(study, arguments.out.parent)

@@ -20,6 +20,12 @@ COLUMNS = [
 TRAINED = ("loss", "ce", "divergence", "hidden", "alpha_output", "alpha_hidden", "learning_rate", "grad_norm")
 TYPES = {"length": "Int64", "n": "Int64", "task": "string", "document": "string", "value": "float64"}
 Codes = dict[str, dict[str, str]]
+# What is read of the records of a training and of an evaluation.
+OF_TRAINING = {
+    "log": {"sha256": str},
+    **dict.fromkeys(("run_id", "code", "data", "commit", "environment"), str),
+}
+OF_EVALUATION = {"sha256": str}
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
@@ -65,14 +71,14 @@ def _run(
     job = layout.training(run, steps, results)
     record_path, log = Path(job.record), Path(job.numbers)
     trained = planned is None or (log.exists() and _made_by(record_path, planned[layout.TRAINING]))
-    record = _record_of(record_path, {"run": run, "steps": steps}) if trained else {}
+    record = _record_of(record_path, {"run": run, "steps": steps}, OF_TRAINING) if trained else {}
     frames = []
     for metric, evaluation in study["evaluations"].items():
         job = layout.evaluation(run, metric, evaluation["id"], steps, results)
         path, measured = Path(job.numbers), Path(job.record)
         if planned is None or (trained and path.exists() and _made_by(measured, planned[metric])):
             lies = {"run": run, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
-            _refuse_altered(path, _record_of(measured, lies)["sha256"])
+            _refuse_altered(path, _record_of(measured, lies, OF_EVALUATION)["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
         else:
             frames.append(_missing(metric, steps, unfinished(measured)))
@@ -82,13 +88,13 @@ def _run(
     return pandas.concat(frames, ignore_index=True)
 
 
-def _record_of(path: Path, lies: dict[str, str]) -> dict[str, Any]:
+def _record_of(path: Path, lies: dict[str, str], like: Any) -> dict[str, Any]:
     """A record that says of itself what its place says.
 
     Raises:
         Altered: it was published for another run, training, evaluation or steps, and moved here.
     """
-    record = read_record(path)
+    record = read_record(path, like=like)
     for key, here in lies.items():
         if record.get(key) != here:
             raise Altered(
@@ -99,7 +105,7 @@ def _record_of(path: Path, lies: dict[str, str]) -> dict[str, Any]:
 
 
 def _made_by(record: Path, code: str) -> bool:
-    return record.exists() and read_record(record)["code"] == code
+    return record.exists() and bool(read_record(record, like={"code": str})["code"] == code)
 
 
 def _training(log_path: Path, record: dict[str, Any]) -> pandas.DataFrame:

@@ -28,7 +28,7 @@ RUNS = {
 
 def collect_runs(study: dict[str, Any], results: Path) -> pandas.DataFrame:
     """One row for each arm, seed and stage (training, or an evaluation), whether it is finished or not: RUNS."""
-    planned = whole_record(Path(layout.planned(study["name"], results)))
+    planned = whole_record(Path(layout.planned(study["name"], results)), {str: dict})
     rows = []
     for arm, seed, run, steps in runs_of(study):
         stages = {layout.TRAINING: layout.training(run, steps, results)}

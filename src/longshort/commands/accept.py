@@ -15,7 +15,7 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
 from longshort.metrics.catalog import METRICS
-from longshort.records.publish import Altered, read_record, write_json
+from longshort.records.publish import HASHES, Altered, read_record, write_json
 from longshort.study.wiring import TRAINING, ResolvedStudy
 
 
@@ -82,7 +82,7 @@ def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, Path
                 "run it, or take the change of its parameters back"
             )
         try:
-            found.append((stage, path, read_record(path)))
+            found.append((stage, path, read_record(path, like={"code": str, "modules": HASHES})))
         except Altered as error:
             raise StudyError(f"{where}: {error}") from None
     return found

@@ -21,9 +21,19 @@ from longshort.identity.spec import dumps
 from longshort.metrics.catalog import METRICS
 from longshort.metrics.settings import LongEvaluator, LongPPL, PretrainedEvaluator
 from longshort.records import layout
-from longshort.records.publish import Altered, read_record, read_spec, whole_record, write_record
+from longshort.records.publish import (
+    CHECKPOINTS,
+    NUMBER,
+    Altered,
+    read_record,
+    read_spec,
+    whole_record,
+    write_record,
+)
 from longshort.study.wiring import ResolvedStudy
 
+# What is read of the record of a training that took time.
+OF_TRAINING = {"run": str, "checkpoints": CHECKPOINTS, "spent": {"steps": int, "seconds": NUMBER}}
 # Operations per second of one device where no finished run tells: of a GPU 40 % of an A100's 312 TFLOP/s; of a CPU's
 # thread what models of 0.4 M and 135 M weights reached in float32 on servers of 2023 (benchmarks/README.md).
 THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
@@ -116,7 +126,7 @@ def write_down(study: ResolvedStudy) -> None:
         Altered: as seconds_of.
     """
     path = Path(layout.planned(study.name))
-    known = whole_record(path)
+    known = whole_record(path, {str: dict})
     before, in_blocks = copy.deepcopy(known), _model(study)[0].in_blocks
     work = {}
     for run in study.runs:
@@ -297,10 +307,10 @@ def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     found = []
     for path in sorted(Path().glob(layout.training("*", "*").record)):
         try:
-            record, spec = read_record(path), read_spec(path.parents[1] / layout.SPEC)
+            record, spec = read_record(path, like=OF_TRAINING), read_spec(path.parents[1] / layout.SPEC)
         except Altered:
             continue
-        if (record.get("spent") or {}).get("steps"):
+        if record["spent"]["steps"]:
             found.append((spec, record))
     return found
 
@@ -366,7 +376,7 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
     found = []
     for path in Path().glob(layout.evaluation("*", metric, identity, "*").record):
         try:
-            found.append(read_record(path)["seconds"] / len(path.stem.split("-")))
+            found.append(read_record(path, like={"seconds": NUMBER})["seconds"] / len(path.stem.split("-")))
         except (OSError, ValueError):
             continue
     return found

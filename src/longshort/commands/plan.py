@@ -22,12 +22,15 @@ from longshort.jobs import engine
 from longshort.jobs.engine import PlannedJob
 from longshort.metrics.catalog import METRICS
 from longshort.records import layout
-from longshort.records.publish import read_record, read_spec, refuse_altered_table
+from longshort.records.publish import HASHES, NUMBER, read_record, read_spec, refuse_altered_table
 from longshort.results.replicates import BASE, LONG_BASE, NO_ARMS
 from longshort.studies import Resolved
 from longshort.study.wiring import EVALUATE, TRAINING, ResolvedStudy
 from longshort.synthetic import study as synthetic
 
+# What is read of what a study was: of either kind.
+OF_ARMS = {"seeds": list, "arms": [{"name": str, "runs": HASHES}], "evaluations": {str: dict}}
+OF_GROUPS = {"groups": {str: {"task": str, "encoding": str, "alpha": NUMBER}}}
 # The rules that make the results of a run.
 STAGES = ("train", *METRICS)
 
@@ -70,7 +73,7 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
         made_again = {str(job.record) for job in [*stages, *(job for job in jobs if job.rule == layout.KEY_TOKENS)]}
         stale.refuse(study, lambda record: record not in made_again)
     path = Path(layout.study_json(study.name))
-    before = read_record(path) if path.exists() else None
+    before = _before(path, study) if path.exists() else None
     plan = Plan(study.name, target)
     by_run: dict[str, list[PlannedJob]] = {}
     for job in stages:
@@ -90,6 +93,11 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     work += [cost.Work(layout.KEY_TOKENS, study.data, "") for _ in range(rules[layout.KEY_TOKENS])]
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
     return plan
+
+
+def _before(path: Path, study: Resolved) -> dict[str, Any]:
+    """What the study was when it last ran."""
+    return read_record(path, like=OF_GROUPS if study.kind == "synthetic" else OF_ARMS)
 
 
 def _measured_by(study: Resolved, job: PlannedJob) -> list[PlannedJob]:
@@ -295,7 +303,7 @@ def _short(value: Any) -> str:
 
 def _changed(record: Path, code: str, now: dict[str, str]) -> list[str]:
     """The modules that differ from those that a result was made by, where that was not the code that makes it now."""
-    made = read_record(record)
+    made = read_record(record, like={"code": str, "modules": HASHES})
     return [] if made["code"] == code else changed_modules(made["modules"], now)
 
 

@@ -16,7 +16,7 @@ from longshort.commands import stale
 from longshort.errors import StudyError
 from longshort.jobs import heartbeat, ownership
 from longshort.records import layout
-from longshort.records.publish import read_record
+from longshort.records.publish import CHECKPOINTS, read_record
 from longshort.study.resolve import CONFIG
 
 WORK, EVALUATIONS = Path(layout.WORK), Path(layout.finished_evaluations())
@@ -110,7 +110,7 @@ def _work_of(results: Path) -> set[str]:
     """The folders of checkpoints that a run's records name, and of a training that has not ended: it will go on."""
     names: set[str] = set()
     for record in results.glob(layout.Stage(f"{layout.TRAINING}/*").record):
-        said = read_record(record)
+        said = read_record(record, like={"run_id": str, "checkpoints": CHECKPOINTS})
         names |= {said["run_id"], *(Path(one["path"]).parent.name for one in said["checkpoints"].values())}
     for beat in results.glob(layout.Stage(f"{layout.TRAINING}/*").heartbeat):
         names |= {run_id for run_id in [heartbeat.read(beat).get("run_id")] if run_id}

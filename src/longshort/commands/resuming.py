@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from longshort.records import layout
-from longshort.records.publish import read_record
+from longshort.records.publish import CHECKPOINTS, read_record
 from longshort.study.wiring import ResolvedStudy
 from longshort.training import checkpoints
 
@@ -24,7 +23,8 @@ class Resuming:
     def __init__(self, study: ResolvedStudy, trained: Collection[str] = (), data_anew: bool = False) -> None:
         self.study, self.trained = study, trained
         manifest = Path(layout.data_manifest(study.data))
-        self.manifest = read_record(manifest) if manifest.exists() and not data_anew else None
+        content = {"splits": {"train": {"sha256": str}}}
+        self.manifest = read_record(manifest, like=content) if manifest.exists() and not data_anew else None
 
     def pieces(self, run: str, wanted: list[int]) -> list[tuple[int, list[int]]]:
         """(step to resume from, wanted steps) of every piece that the run's job would train."""
@@ -49,7 +49,9 @@ class Resuming:
         """The weights that the base has now, or will have where its job only publishes them again."""
         if base not in self.trained:
             record = Path(self.study.record(base))
-            last: dict[str, Any] | None = checkpoints.last_of(read_record(record)) if record.exists() else None
+            if not record.exists():
+                return None
+            last = checkpoints.last_of(read_record(record, like={"checkpoints": CHECKPOINTS}))
             return last["files"] if last else None
         folder = self._folder(base)
         if folder is None or not checkpoints.is_sealed(folder, self.study.base_steps):

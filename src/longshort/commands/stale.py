@@ -86,11 +86,12 @@ def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -
 
 def _why(result: Result) -> str:
     """Why a result that is there is not of the present code; empty where it is."""
-    made = read_record(Path(result.record))
+    measured = {"run_id": str} if result.measured else {}
+    made = read_record(Path(result.record), like={"code": str, **measured})
     if made["code"] != result.code:
         return f"code {made['code']}, now {result.code}"
     if result.measured and os.path.exists(result.measured):
-        now = read_record(Path(result.measured))["run_id"]
+        now = read_record(Path(result.measured), like={"run_id": str})["run_id"]
         if made["run_id"] != now:
             return f"it measured the training {made['run_id']}, now {now}"
     return ""

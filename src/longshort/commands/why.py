@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
-from longshort.records import layout
+from longshort.records import layout, study_json
 from longshort.records.publish import Altered, file_digest, read_json, read_record
 
 
@@ -77,12 +77,13 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     collected = Path(layout.metrics(layout.study_folder(study)))
     if not collected.exists():
         raise StudyError(f"{collected} does not exist yet; run `snakemake all --config study={study}`")
-    summary = read_record(Path(layout.study_json(study)))
-    if "tables" not in summary:
+    path = Path(layout.study_json(study))
+    if groups := read_record(path).get("groups"):
         raise StudyError(
             f"study {study} is synthetic: give a file of one of its groups, such as "
-            f"{layout.synthetic(next(iter(summary['groups']))).numbers}"
+            f"{layout.synthetic(next(iter(groups))).numbers}"
         )
+    summary = study_json.read(path)
     try:
         chosen = tables.table_of(summary, table)
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longshort.records.publish import LATE, Altered, altered, read_record
+from longshort.records.publish import HASHES, LATE, Altered, altered, read_record
 
 
 def refuse_altered(manifest: Path, *splits: str) -> None:
@@ -13,7 +13,8 @@ def refuse_altered(manifest: Path, *splits: str) -> None:
     Raises:
         Altered: the manifest is not the one that was published, or a file of the splits not the one that it names.
     """
-    files = {name: sha for name, sha in read_record(manifest)["files"].items() if name.split("/")[0] in splits}
+    recorded = read_record(manifest, like={"files": HASHES})["files"]
+    files = {name: sha for name, sha in recorded.items() if name.split("/")[0] in splits}
     if trouble := altered(manifest.parent, files, patience=LATE):
         raise Altered(
             f"the corpus is not the one that was prepared: {manifest.parent}: {trouble}; "

@@ -45,6 +45,8 @@ from longshort.metrics.settings import Evaluator, KeyTokenSearch, LongEvaluator
 from longshort.models import load
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
+    CHECKPOINTS,
+    HASHES,
     LATE,
     altered,
     file_digest,
@@ -180,7 +182,7 @@ def trained(evaluator: LongEvaluator) -> dict[str, Any]:
     path = Path(layout.training(str(evaluator.run), str(evaluator.steps)).record)
     if not path.exists():
         raise ValueError(f"the evaluator is not trained yet: {path} is missing; run snakemake")
-    record = read_record(path)
+    record = read_record(path, like={"run_id": str, "checkpoints": CHECKPOINTS})
     if str(evaluator.steps) not in record["checkpoints"]:
         raise ValueError(
             f"the evaluator's training diverged ({path}), so that it finds nothing; change model.training, or take a "
@@ -246,7 +248,7 @@ def scored(data: Path, search: KeyTokenSearch) -> dict[str, list[int]]:
     remedy = f"delete {place.record} and run snakemake again"
     if not Path(place.record).exists():
         raise ValueError(f"the key tokens were not looked for: {place.record} is missing; run snakemake")
-    record = read_record(Path(place.record))
+    record = read_record(Path(place.record), like={"evaluator": str, "scored_sha256": str, "documents": [str]})
     if record["evaluator"] != content_of(search.evaluator):
         raise ValueError(
             f"the evaluator {name_of(search.evaluator)} is not the one that found the key tokens; {remedy}"
@@ -286,7 +288,7 @@ def main() -> None:
 
 
 def make(data: Path, search: KeyTokenSearch, out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
-    manifest = read_record(data)
+    manifest = read_record(data, like={"content": str, "files": HASHES, "spec": dict})
     wait_for_files(data.parent, manifest["files"])
     integrity.refuse_altered(data, "test")
     made = {"evaluator": content_of(search.evaluator), "data": manifest["content"], "code": code}

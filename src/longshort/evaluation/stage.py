@@ -26,6 +26,8 @@ from longshort.jobs.ownership import sole_owner
 from longshort.metrics.settings import StandIn
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
+    CHECKPOINTS,
+    HASHES,
     LATE,
     altered,
     file_digest,
@@ -41,6 +43,8 @@ from longshort.study.run import Evaluation
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# What is read of the record of a training.
+OF_TRAINING = {"run": str, "run_id": str, "status": str, "checkpoints": CHECKPOINTS}
 COLUMNS = ["step", "metric", "length", "task", "document", "value", "n", "status"]
 Settings = TypeVar("Settings", bound=Strict)
 
@@ -166,11 +170,9 @@ class _Read(NamedTuple):
 def _read(arguments: argparse.Namespace, measurement: Measurement[Any]) -> _Read:
     metric, entry = measurement.metric, measurement.module
     code = refuse_changed_code(arguments.code, entry) if arguments.code else code_hash(entry)
-    asked, run = read_spec(arguments.spec), read_record(arguments.run)
+    asked, run = read_spec(arguments.spec), read_record(arguments.run, like=OF_TRAINING)
     spec = restored(Evaluation, {**asked, "settings": restored(measurement.asks, asked.get("settings"))})
-    if "run" not in run:
-        raise UserError(f"{arguments.run} does not say of which run it is; delete it and run snakemake again")
-    manifest = read_record(arguments.data)
+    manifest = read_record(arguments.data, like={"content": str, "files": HASHES})
     wait_for_files(arguments.data.parent, manifest["files"])
     for digests in _made_items(spec, arguments.data):
         if trouble := altered(digests.parent, read_json(digests), patience=LATE):
@@ -312,7 +314,7 @@ def _sound(numbers: Path) -> bool:
     if not numbers.with_suffix(".json").exists():
         return False
     try:
-        record = read_record(numbers.with_suffix(".json"))
+        record = read_record(numbers.with_suffix(".json"), like={"sha256": str})
     except ValueError:
         return False
     hashes = {numbers: record["sha256"], _items(numbers): record.get("items_sha256")}

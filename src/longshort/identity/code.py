@@ -66,6 +66,7 @@ OUTSIDE = {
     "longshort.data.seen",
     "longshort.records.provenance",
     "longshort.records.publish",
+    "longshort.records.study_json",
     "longshort.errors",
     # They run jobs, or say how far one is.
     "longshort.jobs.engine",

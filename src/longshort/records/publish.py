@@ -17,6 +17,11 @@ from typing import Any
 from longshort.errors import LongshortError, UserError
 from longshort.identity.spec import digest, dumps
 
+# What readers of records ask for: see read_json.
+HASHES = {str: str}
+NUMBER = (int, float)
+CHECKPOINTS = {str: {"path": str, "files": HASHES}}
+
 
 class Altered(UserError):
     """A published file was edited, cut, moved or deleted by hand; says which one, and what to do."""
@@ -111,8 +116,8 @@ def read_json(path: Path, like: Any = object) -> Any:
     """What a JSON file holds.
 
     Args:
-        like: what that has to be: a type; [like] for a list of such values; {key: like} for an object that has at least
-            these keys; {str: like} for one with any keys.
+        like: what that has to be: a type, or a tuple of types; [like] for a list of such values; {key: like} for an
+            object that has at least these keys; {str: like} for one with any keys.
 
     Raises:
         Altered: it is no file, cannot be read, is no JSON (NaN is no number there), or holds something else.
@@ -193,25 +198,32 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "seal": _seal(record)}
 
 
-def read_record(path: Path, seal: str | None = None) -> dict[str, Any]:
+def read_record(path: Path, seal: str | None = None, like: Any = object) -> dict[str, Any]:
     """What write_record wrote.
 
     Args:
         seal: that of the record that has to be there, where that is known.
+        like: what is going to be read of it, as read_json has it.
 
     Raises:
-        Altered: it was edited or cut since, or is another one.
+        Altered: it was edited or cut since, or is another one; or, written by another version, it lacks what `like`
+            asks for.
     """
     record = read_json(path)
     if not isinstance(record, dict) or (its := record.pop("seal", None)) != _seal(record) or its != (seal or its):
         raise Altered(f"{path} is not the record that was published; delete it and run snakemake again")
+    if not _is_like(record, like):
+        raise Altered(
+            f"{path} does not hold what is read of it: another version wrote it, or it was edited and sealed anew; "
+            "delete it and run snakemake again"
+        )
     return record
 
 
-def whole_record(path: Path) -> dict[str, Any]:
+def whole_record(path: Path, like: Any = object) -> dict[str, Any]:
     """As read_record; nothing where there is none, or one that was edited or cut: for what decides no number."""
     try:
-        return read_record(path)
+        return read_record(path, like=like)
     except Altered:
         return {}
 
@@ -230,7 +242,7 @@ def refuse_altered_table(path: Path) -> None:
     record = path.with_suffix(".json")
     if not record.exists():
         raise Altered(f"{record} is missing, by which {path} is known; delete {path} and run snakemake again")
-    if read_record(record).get("sha256") != file_digest(path):
+    if read_record(record, like={"sha256": str})["sha256"] != file_digest(path):
         raise Altered(f"{path} is not the file that was collected; delete it and run snakemake again")
 
 

@@ -20,7 +20,8 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import plots_of
 from longshort.metrics.record import Plot
-from longshort.records.publish import read_record, write_atomic
+from longshort.records import study_json
+from longshort.records.publish import write_atomic
 from longshort.results import best_alpha, long_table, plots_compared, plots_effects, plots_lengths, plots_training
 from longshort.results.drawing import figure_bytes
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.plots")
-    study = read_record(options.study, options.seal)
+    study = study_json.read(options.study, options.seal)
     metrics, _ = long_table.read_with_costs(options.metrics, options.runs, study)
     write_plots(metrics, study, options.out, options.style)
 

@@ -20,7 +20,8 @@ from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.catalog import EFFECTS, scores_of
 from longshort.metrics.record import Plot
-from longshort.records.publish import read_record, write_atomic
+from longshort.records import study_json
+from longshort.records.publish import write_atomic
 from longshort.results import (
     answers,
     compare,
@@ -316,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.report")
-    study = read_record(options.study, options.seal)
+    study = study_json.read(options.study, options.seal)
     metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
     write_atomic(options.out, page(metrics, runs, study, options.plots))
 

@@ -19,7 +19,8 @@ import pandas as pd
 from longshort.errors import in_a_line
 from longshort.identity.code import refuse_changed_code
 from longshort.metrics.record import Column
-from longshort.records.publish import read_record, write_atomic
+from longshort.records import study_json
+from longshort.records.publish import write_atomic
 from longshort.results import best_alpha, compare, formats, long_table, notes, replicates, statistics
 from longshort.results.columns import BEST_ALPHA, columns_of, kind_of
 
@@ -218,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.code:
         refuse_changed_code(options.code, "longshort.results.tables")
-    study = read_record(options.study, options.seal)
+    study = study_json.read(options.study, options.seal)
     metrics, runs = long_table.read_with_costs(options.metrics, options.runs, study)
     write_tables(metrics, study, options.out, runs)
 

@@ -19,6 +19,8 @@ from longshort.jobs.ownership import sole_owner
 from longshort.models.settings import Weights
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
+    CHECKPOINTS,
+    HASHES,
     LATE,
     altered,
     file_digest,
@@ -34,6 +36,7 @@ from longshort.study.run import RunSpec
 from longshort.training import checkpoints, launch, log
 
 ENTRY = "longshort.training.trainer"
+OF_CORPUS = {"content": str, "files": HASHES, "splits": {"train": {"sha256": str}}}
 RESTORE = "delete its record and run snakemake again, which trains it anew"
 
 
@@ -68,10 +71,10 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     spec = restored(RunSpec, asked)
     code = refuse_changed_code(arguments.code, ENTRY, spec.modules) if arguments.code else None
     code = code or code_hash(ENTRY, spec.modules)
-    manifest = read_record(arguments.data)
+    manifest = read_record(arguments.data, like=OF_CORPUS)
     wait_for_files(arguments.data.parent, manifest["files"])
     wanted = [int(step) for step in arguments.steps.split("-")]
-    base = read_record(arguments.base) if arguments.base else None
+    base = read_record(arguments.base, like={"checkpoints": CHECKPOINTS}) if arguments.base else None
     files: dict[str, str] | None = None
     base_path: Path | None = None
     if base and (last := checkpoints.last_of(base)):
@@ -93,7 +96,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         return
     if base and not files:
         print(f"its base diverged: {arguments.base}; nothing is trained from it")
-        publish(arguments.out, {**record, "status": "diverged", "diverged": base["diverged"], "checkpoints": {}}, [])
+        nothing: dict[str, Any] = {"status": "diverged", "diverged": base.get("diverged"), "checkpoints": {}}
+        publish(arguments.out, {**record, **nothing}, [])
         return
     if base_path and (trouble := altered(base_path, files or {}, patience=LATE)):
         raise UserError(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
