@@ -20,7 +20,7 @@ LIKE = {
     "base_steps": int,
     "arms": [{"name": str, "description": str, "control": TEXT_OR_NONE, "runs": HASHES, "settings": dict}],
     "evaluations": {str: {"id": str}},
-    "tables": [{"name": str, "title": str, "arms": [str], "compare_with": str, "columns": str}],
+    "tables": [{"name": str, "title": str, "arms": [str], "compare_with": str}],
 }
 
 
