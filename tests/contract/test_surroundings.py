@@ -17,12 +17,22 @@ from snakemake.cli import parse_config
 
 from longshort.identity.code import code_hash
 from longshort.jobs import engine
-from tests.support.project import TINY, longshort, make_project, planned, run_python, write_corpus
+from tests.support.project import (
+    TINY,
+    edit_study,
+    longshort,
+    make_project,
+    planned,
+    run_python,
+    run_snakemake,
+    write_corpus,
+)
 
 # As on a node whose administrator set no locale, and turned off what Python does about it.
 LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 TITLE = "Größe ± ∞, 長さ"
+DATA_OF_TINY = "import json; from longshort.study.resolve import load; print(json.dumps(load('tiny').data))"
 # A user with a number alone: no line in passwd, and a home that is not there.
 NOBODY = ["env", "-u", "USER", "-u", "LOGNAME", "HOME=/nowhere", "unshare", "--map-user=12345", sys.executable]
 NO_HOME = ["env", "-u", "USER", "-u", "LOGNAME", "-u", "HOME", "unshare", "--map-user=12345", sys.executable]
@@ -64,6 +74,35 @@ def test_commands_and_stages_read_and_write_utf_8_in_any_locale(foreign: Path) -
     assert there["content"] == here["content"] and there["left_out"]["not UTF-8"]["count"] == 1
     hashes = "from longshort.identity.code import code_hash; print(code_hash('longshort.training.trainer'))"
     assert run_python(foreign, "-c", hashes, **asked).stdout.strip() == code_hash("longshort.training.trainer")
+
+
+@pytest.fixture
+def latin_1(tmp_path: Path) -> dict[str, str]:
+    """As on a machine of before UTF-8, where the system's own tools can make that locale; else the locale C."""
+    command = ["localedef", "--inputfile=en_US", "--charmap=ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")]
+    if shutil.which(command[0]) and subprocess.run(command, capture_output=True).returncode == 0:
+        return {**LOCALE, "LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1"}
+    return LOCALE
+
+
+def test_a_corpus_in_a_folder_with_an_umlaut_is_prepared_where_the_locale_is_latin_1(
+    foreign: Path, latin_1: dict[str, str]
+) -> None:
+    asked = {"python": sys.executable, **latin_1}
+    encoding = run_python(foreign, "-c", "import locale; print(locale.getencoding())", **asked).stdout
+    assert "UTF-8" not in encoding
+    edit_study(foreign, title="Größe ± ∞")
+    assert "2 arms x 1 seeds" in longshort(foreign, "check", "--study", "tiny", **asked).stdout
+    resolved = json.loads(run_python(foreign, "-c", DATA_OF_TINY).stdout)
+    manifest = f"results/data/{resolved}/manifest.json"
+    run_snakemake(foreign, manifest, **asked)
+    made = json.loads((foreign / manifest).read_text(encoding="utf-8"))
+    assert made["spec"]["corpus"]["path"] == "my corpus ü" and not made["left_out"]
+    sources = (foreign / manifest).with_name("sources.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "é 長.txt" in {json.loads(line)["name"] for line in sources} and len(sources) == 25
+    run_snakemake(foreign, "results/tiny/study.json", **asked)
+    assert json.loads((foreign / "results/tiny/study.json").read_text(encoding="utf-8"))["title"] == "Größe ± ∞"
+    assert "data" not in planned(foreign)  # here, where the locale is another one
 
 
 def test_a_study_may_be_named_by_a_number(foreign: Path) -> None:
