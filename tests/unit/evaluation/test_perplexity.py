@@ -11,10 +11,22 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    GraniteConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+from longshort.data import tokenizers
+from longshort.data.settings import PretrainedTokenizer
+from longshort.data.tokenizers import SEPARATOR, byte_tokenizer
 from longshort.evaluation import forward, perplexity, stage
 from longshort.evaluation.journal import Journal
+from longshort.models import load
 from tests.support.perplexity import (
     BOS,
     DYNAMIC,
@@ -45,6 +57,32 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(tmp_path: Path) -> Non
     assert by_key(rows)["perplexity", 8, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert by_key(rows)["perplexity", 40, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert [row["n"] for row in rows if row["metric"] == "perplexity"] == [16, 80]
+
+
+def test_a_model_whose_tokenizer_has_no_bos_leaves_the_first_token_unscored(tmp_path: Path) -> None:
+    """As Qwen2: tied embeddings, a tokenizer that only ends texts; both as they lie in a folder of the hub's kind."""
+    torch.manual_seed(0)
+    shape = {key: SMALL[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "initializer_range")}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    made = Qwen2ForCausalLM(Qwen2Config(vocab_size=300, tie_word_embeddings=True, **shape, **heads))
+    made.save_pretrained(tmp_path / "no-bos")
+    backend = byte_tokenizer().backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=SEPARATOR).save_pretrained(tmp_path / "no-bos")
+    chosen = PretrainedTokenizer(kind="pretrained", name=str(tmp_path / "no-bos"))
+    model, tokenizer = load.load(tmp_path / "no-bos"), tokenizers.load(chosen)
+    assert tokenizer.bos_token_id is None and model.get_output_embeddings().weight is model.model.embed_tokens.weight
+
+    settings = {"lengths": [8, 40], "documents": 2, "protocol": PREFIX, "temperature_documents": 0}
+    rows = evaluate(model.eval(), tokenizer, settings, data_folder(tmp_path, [40, 50])).rows
+    assert [row["n"] for row in rows if row["metric"] == "perplexity"] == [2 * 7, 2 * 39]
+    texts = Dataset.load_from_disk(str(tmp_path / "test"))["input_ids"]
+    with torch.no_grad():
+        for length in (8, 40):
+            ids = torch.tensor([text[:length] for text in texts])
+            nll = cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+            assert by_key(rows)["perplexity", length, None] == pytest.approx(nll.exp().item(), rel=1e-5)
+    assert protocol(settings, chosen) == "ppl/prefix-v2?docs=2&lengths=8,40&bos=none&temperature-docs=0"
+    assert "bos=none" not in protocol(settings)
 
 
 def test_a_second_protocol_stands_beside_the_first(tmp_path: Path) -> None:
