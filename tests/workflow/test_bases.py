@@ -1,4 +1,4 @@
-"""A study whose seeds each have a base of their own, through the real engine."""
+"""Bases through the real engine: one for each seed, one at the test length, and those of a study that extends them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort.data.tokenizers import byte_tokenizer
+from longshort.models.load import load
+from longshort.models.rope import extend
+from longshort.records import layout
 from longshort.study import resolve
+from tests.support.perplexity import PREFIX, by_key, evaluate
 from tests.support.project import TINY, edit_study, longshort, make_project, planned, run_snakemake
 
 
@@ -92,4 +97,48 @@ def test_a_base_trained_at_length_finds_the_key_tokens(tmp_path: Path, monkeypat
     edit_study(project, evaluations__longppl__gain=0.01)
     assert planned(project)["key_tokens"] == 1 and "train" not in planned(project)
     edit_study(project, evaluations__longppl__gain=0.0)
+    assert longshort(project, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    "rope", [{"kind": "yarn", "factor": 4}, {"kind": "clex", "max_factor": 4}], ids=["yarn", "clex"]
+)
+def test_the_base_of_an_extended_study_is_measured_as_it_is_and_extended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rope: dict[str, object]
+) -> None:
+    """By hand: the base's weights, extended, and read at a length beyond that of its training."""
+    study = {**TINY, "evaluations": {"perplexity": {"lengths": [16, 64], "documents": 3, "temperature_documents": 0}}}
+    plain = make_project(tmp_path / "plain", study)
+    run_snakemake(plain, "metrics")
+    project = make_project(tmp_path / "project", {**study, "model": {**TINY["model"], "rope": rope}})
+    said = longshort(project, "plan", "--study", "tiny").stdout
+    assert "(base), (extended base), baseline, constant: 1 train, 1 perplexity each" in said
+    run_snakemake(project, "all")
+    numbers = {}
+    for folder in (plain, project):
+        metrics = pandas.read_parquet(folder / "results/tiny/metrics.parquet")
+        whole = metrics[metrics["metric"].eq("perplexity") & metrics["document"].isna()]
+        numbers[folder] = whole.set_index(["arm", "seed", "step", "length"])["value"]
+    alike = [("(base)", -1, 0, length) for length in (16, 64)]
+    assert numbers[project][alike].equals(numbers[plain][alike])
+
+    monkeypatch.chdir(project)
+    resolved = resolve.load("tiny")
+    record = json.loads(Path(resolved.record(resolved.bases[0])).read_text())
+    model = load(record["checkpoints"]["4"]["path"])
+    extend(model, resolved.study.model.rope)
+    settings = {"lengths": [16, 64], "documents": 3, "protocol": PREFIX, "temperature_documents": 0}
+    rows = by_key(evaluate(model.eval(), byte_tokenizer(), settings, Path(layout.data_folder(resolved.data))).rows)
+    for length in (16, 64):
+        assert numbers[project]["(extended base)", -1, 0, length] == rows["perplexity", length, None]
+    assert numbers[project]["(extended base)", -1, 0, 64] != numbers[project]["(base)", -1, 0, 64]
+    table = Path("results/tiny/tables/main.md").read_text()
+    assert f"(extended base) is (base) with its context extended ({rope['kind']})" in table
+    tidy = pandas.read_parquet("results/tiny/tables/main.parquet")
+    assert list(dict.fromkeys(tidy["arm"]))[:2] == ["(base)", "(extended base)"]
+    assert set(tidy.loc[tidy["reference"].notna(), "arm"]) == {"constant"}
+    run = Path("results/runs") / resolved.extended_bases[0]
+    assert Path("results/tiny/extended-base").resolve() == run.resolve()
+    assert str(run) in longshort(project, "why", "main", "(extended base)", "PPL 64", "--study", "tiny").stdout
     assert longshort(project, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")

@@ -8,24 +8,28 @@ from typing import Any
 from longshort.identity.spec import NAME
 from longshort.records import layout
 from longshort.records.publish import Altered
-from longshort.results.replicates import BASE_SEED, base_rows
+from longshort.results.replicates import BASE, BASE_SEED, EXTENDED_BASE, models
 
 
 def link_arms(study: dict[str, Any], out: Path) -> None:
     """results/<study>/arms/<arm>/seed-<seed> and results/<study>/base -> results/runs/<id>, for people; several bases
-    are results/<study>/base-<seed>, and the one that was trained at the test length results/<study>/long-base. Links of
-    what the study no longer has are removed. What is no link stays, and is said: a program that copied the results may
-    have made folders of them."""
+    are results/<study>/base-<seed>, those with their context extended results/<study>/extended-base, and the one that
+    was trained at the test length results/<study>/long-base. Links of what the study no longer has are removed. What is
+    no link stays, and is said: a program that copied the results may have made folders of them."""
     for arm in study["arms"]:
         if not NAME.fullmatch(arm["name"]):
             raise Altered(f"the study's arm {arm['name']!r} is no name of a folder; run snakemake again")
-    known = [Path(layout.base(out)), Path(layout.long_base(out)), *out.glob(Path(layout.base(out, "*")).name)]
+    known = [Path(layout.long_base(out))]
+    for place in (layout.base, layout.extended_base):
+        known += [Path(place(out)), *out.glob(Path(place(out, "*")).name)]
     for link in known:
         if link.is_symlink():
             link.unlink()
-    for seed, run in base_rows(study).items():
-        link = Path(layout.base(out) if seed == BASE_SEED else layout.base(out, str(seed)))
-        _link(link, layout.folder(layout.RUNS, run, ".."))
+    others = models(study)
+    for name, place in ((BASE, layout.base), (EXTENDED_BASE, layout.extended_base)):
+        for seed, run in others.get(name, {}).items():
+            link = Path(place(out) if seed == BASE_SEED else place(out, str(seed)))
+            _link(link, layout.folder(layout.RUNS, run, ".."))
     if long_base := study.get("long_base"):
         _link(Path(layout.long_base(out)), layout.folder(layout.RUNS, long_base, ".."))
     wanted = {

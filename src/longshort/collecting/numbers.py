@@ -29,8 +29,9 @@ OF_EVALUATION = {"sha256": str}
 
 
 def collect(study: dict[str, Any], results: Path, planned: Codes | None = None) -> pandas.DataFrame:
-    """The rows of every arm and seed, and at step 0 of the base, "(base)", and of the one that was trained at the test
-    length, "(long base)": seed -1, or one a base, by first seed.
+    """The rows of every arm and seed, and at step 0 of the base, "(base)", of the same with its context extended,
+    "(extended base)", and of the one that was trained at the test length, "(long base)": seed -1, or one a base, by
+    first seed.
 
     Args:
         study: the resolved study (study.json).

@@ -31,7 +31,7 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
     if not because.strip():
         raise StudyError(f"{where}: give a reason with --because: it stands in the tables' notes")
     changes: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in [*study.first_seeds.values(), *study.arm_runs[arm].values()]:
+    for run in [*study.first_seeds.values(), *study.first_extended.values(), *study.arm_runs[arm].values()]:
         for stage, path, record in _records(study, run, where):
             chosen = study.runs[run].modules if stage == TRAINING else ()
             now = code_hash(stage, chosen)

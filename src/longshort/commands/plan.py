@@ -23,7 +23,7 @@ from longshort.jobs.engine import PlannedJob
 from longshort.metrics.catalog import METRICS
 from longshort.records import layout
 from longshort.records.publish import HASHES, NUMBER, read_record, read_spec, refuse_altered_table
-from longshort.results.replicates import BASE, LONG_BASE, NO_ARMS
+from longshort.results.replicates import BASE, EXTENDED_BASE, LONG_BASE, NO_ARMS
 from longshort.studies import Resolved
 from longshort.study.wiring import EVALUATE, TRAINING, ResolvedStudy
 from longshort.synthetic import study as synthetic
@@ -121,8 +121,12 @@ def _measured_by(study: Resolved, job: PlannedJob) -> list[PlannedJob]:
 def _explain_arms(plan: Plan, asked: Asked) -> None:
     study, by_run = asked.study, asked.by_run
     first: dict[str, str] = {}
-    long_base = {LONG_BASE: {study.runs[study.long_base].seed: study.long_base}} if study.long_base else {}
-    for arm, runs in {BASE: study.first_seeds, **long_base, **study.arm_runs}.items():
+    no_arms = {BASE: study.first_seeds}
+    if study.extended_bases:
+        no_arms[EXTENDED_BASE] = study.first_extended
+    if study.long_base:
+        no_arms[LONG_BASE] = {study.runs[study.long_base].seed: study.long_base}
+    for arm, runs in {**no_arms, **study.arm_runs}.items():
         needed = {seed: run for seed, run in runs.items() if run in by_run}
         if not needed:
             if plan.target == "all":

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from longshort.errors import UserError
+from longshort.identity.spec import dumps
+from longshort.models.settings import Rope
 from longshort.records.publish import LATE, altered
 
 HELD = 2**28  # bytes of weights beside which another checkpoint may be loaded
@@ -20,7 +24,7 @@ class Models:
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Any] = {}
+        self._held: dict[tuple[str, str, str], Any] = {}
 
     def of(self, checkpoint: dict[str, Any], precision: str) -> Any:
         """The model of a checkpoint, as the record of its training has it.
@@ -28,7 +32,7 @@ class Models:
         Raises:
             UserError: its weights are not those that were trained.
         """
-        key = str(checkpoint["path"]), precision
+        key = str(checkpoint["path"]), dumps(checkpoint.get("extended")), precision
         if key not in self._held:
             if sum(map(_size, self._held.values())) > HELD:
                 self._held.clear()
@@ -47,6 +51,7 @@ def load(checkpoint: dict[str, Any], precision: str) -> Any:
 
     from longshort.evaluation.forward import refuse_unknown_logits
     from longshort.models import load as models
+    from longshort.models import rope
 
     base = checkpoint.get("adapts")
     for part in [checkpoint, *([base] if base else [])]:
@@ -56,6 +61,8 @@ def load(checkpoint: dict[str, Any], precision: str) -> Any:
                 "delete the run's record and run snakemake again, which trains it anew"
             )
     model = models.load(checkpoint["path"], precision=precision, adapts=base and base["path"])
+    if extended := checkpoint.get("extended"):
+        rope.extend(model, TypeAdapter(Rope).validate_python(extended["rope"]), extended["seed"])
     model.eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     refuse_unknown_logits(model)

@@ -192,10 +192,7 @@ def _inputs(
     return {
         # The numbers say whose they are, also where another run has the same weights.
         "run": [run["run"], run["run_id"]],
-        "checkpoints": {
-            step: checkpoint["files"] | ({"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {})
-            for step, checkpoint in run["checkpoints"].items()
-        },
+        "checkpoints": {step: _content(checkpoint) for step, checkpoint in run["checkpoints"].items()},
         "steps": arguments.steps,
         "status": run["status"],
         "data": content,
@@ -205,6 +202,14 @@ def _inputs(
         # Finished items of other library versions do not stand beside new ones.
         "environment": provenance.environment(),
     }
+
+
+def _content(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """All that a checkpoint is made of."""
+    more = {"adapts": checkpoint["adapts"]["files"]} if "adapts" in checkpoint else {}
+    if "extended" in checkpoint:
+        more["extended"] = checkpoint["extended"]
+    return {**checkpoint["files"], **more}
 
 
 def _protocol(measurement: Measurement[Any], spec: Evaluation) -> str:

@@ -242,6 +242,11 @@ def base(folder_of_study: Folder, seed: str | None = None) -> str:
     return f"{folder_of_study}/base" if seed is None else f"{folder_of_study}/base-{seed}"
 
 
+def extended_base(folder_of_study: Folder, seed: str | None = None) -> str:
+    """The link to the run of the base with its context extended; seed: as base."""
+    return f"{folder_of_study}/extended-base" if seed is None else f"{folder_of_study}/extended-base-{seed}"
+
+
 def long_base(folder_of_study: Folder) -> str:
     """The link to the run of the base that was trained at the test length."""
     return f"{folder_of_study}/long-base"

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import blended_transform_factory
 
 from longshort.results import long_table, replicates
-from longshort.results.replicates import BASE, LONG_BASE
+from longshort.results.replicates import BASE, EXTENDED_BASE, LONG_BASE
 
 WIDTH = 7.0
 LABEL_SIZE = 6.5
@@ -79,7 +79,11 @@ def _compared(study: dict[str, Any]) -> list[str]:
 def references_of(study: dict[str, Any]) -> dict[str, Look]:
     """How the rows are drawn that are no part of the comparison: the base, and what was trained at another length."""
     dashed, dotted = (0, (4, 2)), (0, (1, 2))
-    looks = {BASE: Look("base model", "0.55", "+", dotted), LONG_BASE: Look("long base", "0.35", "x", dashed)}
+    looks = {
+        BASE: Look("base model", "0.55", "+", dotted),
+        EXTENDED_BASE: Look("extended base", "0.55", "2", (0, (3, 1, 1, 1))),
+        LONG_BASE: Look("long base", "0.35", "x", dashed),
+    }
     looks = {name: looks[name] for name in replicates.models(study)}
     apart = replicates.references(study)
     return looks | {

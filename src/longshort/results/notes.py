@@ -10,7 +10,7 @@ import pandas as pd
 from longshort.metrics.catalog import METRICS
 from longshort.results import compare, formats, long_table, replicates, statistics
 from longshort.results.columns import columns_of, kind_of
-from longshort.results.replicates import BASE, LONG_BASE
+from longshort.results.replicates import BASE, EXTENDED_BASE, LONG_BASE
 
 
 def notes_of(
@@ -74,8 +74,13 @@ def notes_of(
 
 
 def _reference_notes(study: dict[str, Any], table: dict[str, Any], shown: set[str]) -> list[str]:
-    """What the rows are that have seen longer texts in training."""
+    """What the rows are that are no part of the comparison, but for the base."""
     notes = []
+    if study.get("extended_bases") and table["name"] == "main":
+        notes.append(
+            f"{EXTENDED_BASE} is {BASE} with its context extended ({study['extended_by']}), untrained: where the arms "
+            f"start. {BASE} is measured as it is, not extended, at every length."
+        )
     for arm in study["arms"]:
         if arm.get("reference") and arm["name"] in table["arms"]:
             notes.append(

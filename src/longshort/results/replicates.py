@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-# Models that are no arms stand in the long table at step 0: the bases before fine-tuning, and the base that was trained
-# at the test length.
-BASE, LONG_BASE = "(base)", "(long base)"
-NO_ARMS = (BASE, LONG_BASE)
+# Models that are no arms stand in the long table at step 0: the bases before fine-tuning, the same with their context
+# extended as the arms start from them, and the base that was trained at the test length.
+BASE, EXTENDED_BASE, LONG_BASE = "(base)", "(extended base)", "(long base)"
+NO_ARMS = (BASE, EXTENDED_BASE, LONG_BASE)
 # Where all seeds share one, its rows have this seed.
 BASE_SEED = -1
 
@@ -33,13 +33,19 @@ def bases_of(study: dict[str, Any]) -> dict[int, str]:
 
 def base_rows(study: dict[str, Any]) -> dict[int, str]:
     """Seed -> base, as the rows of the base model are named: by first seed, or BASE_SEED where there is one base."""
-    first = by_first_seed(bases_of(study))
+    return _rows(bases_of(study))
+
+
+def _rows(runs: dict[int, str]) -> dict[int, str]:
+    first = by_first_seed(runs)
     return first if len(first) > 1 else dict.fromkeys([BASE_SEED], next(iter(first.values())))
 
 
 def models(study: dict[str, Any]) -> dict[str, dict[int, str]]:
     """NO_ARMS, as far as the study has them -> seed of their rows -> run."""
     found = {BASE: base_rows(study)}
+    if extended := study.get("extended_bases"):
+        found[EXTENDED_BASE] = _rows({int(seed): str(run) for seed, run in extended.items()})
     return found | ({LONG_BASE: {BASE_SEED: str(study["long_base"])}} if study.get("long_base") else {})
 
 

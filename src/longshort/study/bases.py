@@ -1,4 +1,5 @@
-"""The bases of a study: the runs that its arms start from, and the one that was trained at the test length."""
+"""The bases of a study: the runs that its arms start from, the same with their context extended, and the one that was
+trained at the test length."""
 
 from __future__ import annotations
 
@@ -35,6 +36,13 @@ def bases_of(where: str, study: Study, config: Path) -> tuple[dict[int, RunSpec]
         return dict.fromkeys(study.seeds, trained(model.seed)), model.training.steps
     firsts = [study.seeds[place - place % model.seeds_per_base] for place in range(len(study.seeds))]
     return {seed: trained(first) for seed, first in zip(study.seeds, firsts, strict=True)}, model.training.steps
+
+
+def extended_of(study: Study, base: str, spec: RunSpec) -> RunSpec | None:
+    """A base as the arms start from it where the study extends its context: untrained. None where it does not."""
+    if study.model.rope is None:
+        return None
+    return RunSpec(data=study.data, length=study.lengths.train, seed=spec.seed, base=base, rope=study.model.rope)
 
 
 def long_base_of(where: str, study: Study, config: Path) -> RunSpec | None:

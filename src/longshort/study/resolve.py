@@ -24,7 +24,7 @@ from longshort.metrics.settings import LongEvaluator, LongPPL
 from longshort.records import layout
 from longshort.results.columns import BEST_ALPHA, KINDS
 from longshort.study import checks, external, lengths, resources
-from longshort.study.bases import bases_of, long_base_of
+from longshort.study.bases import bases_of, extended_of, long_base_of
 from longshort.study.deepspeed import read_deepspeed
 from longshort.study.files import merge, yaml_mapping
 from longshort.study.parsing import parse, parse_rope, short
@@ -110,10 +110,15 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     runs: dict[str, RunSpec] = {}
     texts: dict[str, str] = {}
     bases: dict[int, str] = {}
+    extended_bases: dict[int, str] = {}
     for seed, spec in base_specs.items():
         bases[seed], text = _named(spec)
         runs.setdefault(bases[seed], spec)
         texts[bases[seed]] = text
+        if (of_extended := extended_of(study, bases[seed], spec)) is not None:
+            extended_bases[seed], text = _named(of_extended)
+            runs.setdefault(extended_bases[seed], of_extended)
+            texts[extended_bases[seed]] = text
     long_base = None
     if (of_long_base := long_base_of(f"study {name}", study, config)) is not None:
         long_base, text = _named(of_long_base)
@@ -147,6 +152,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         runs=runs,
         arm_runs=arm_runs,
         bases=bases,
+        extended_bases=extended_bases,
         long_base=long_base,
         base_steps=base_steps,
         data=data,

@@ -53,6 +53,7 @@ class ResolvedStudy(Wired):
     evaluations: dict[str, tuple[str, Evaluation]]
     tables: dict[str, Table]
     texts: dict[str, str] = field(repr=False)
+    extended_bases: dict[int, str] = field(default_factory=dict)
     long_base: str | None = None
     settings: dict[str, Any] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
@@ -69,12 +70,18 @@ class ResolvedStudy(Wired):
         return str(self.base_steps) if self.is_base(run) else self.steps_key
 
     def is_base(self, run: str) -> bool:
-        return self.runs[run].base is None
+        """Whether it is no arm's: a base, as it is, extended or long."""
+        return self.runs[run].base is None or self.runs[run].training is None
 
     @property
     def first_seeds(self) -> dict[int, str]:
         """The bases, each by the first seed that starts from it."""
         return replicates.by_first_seed(self.bases)
+
+    @property
+    def first_extended(self) -> dict[int, str]:
+        """The same with their context extended; none where the study extends nothing."""
+        return replicates.by_first_seed(self.extended_bases)
 
     def record(self, run: str) -> str:
         """The file that says how a run's training ended."""
@@ -179,8 +186,9 @@ class ResolvedStudy(Wired):
 
     def names(self) -> dict[str, str]:
         """Run -> the arms and seeds that it belongs to."""
-        first_seeds = self.first_seeds
-        names = {run: ["base" if len(first_seeds) == 1 else f"base, {seed}"] for seed, run in first_seeds.items()}
+        names: dict[str, list[str]] = {}
+        for base, of in {"base": self.first_seeds, "extended base": self.first_extended}.items():
+            names |= {run: [base if len(of) == 1 else f"{base}, {seed}"] for seed, run in of.items()}
         for arm, runs in self.arm_runs.items():
             for seed, run in runs.items():
                 names.setdefault(run, []).append(f"{arm}, {seed}")
@@ -193,10 +201,11 @@ class ResolvedStudy(Wired):
 
     def in_words(self) -> str:
         bases = self.first_seeds
+        said = "the base" if len(bases) == 1 else f"{len(bases)} bases"
+        said += ", extended too," * bool(self.extended_bases) + " and a long one" * bool(self.long_base)
         return (
             f"{len(self.arm_runs)} arms x {len(self.study.seeds)} seeds, {len(self.runs)} different runs "
-            f"({'the base' if len(bases) == 1 else f'{len(bases)} bases'}{' and a long one' * bool(self.long_base)} "
-            f"included), checkpoints {self.steps_key}"
+            f"({said} included), checkpoints {self.steps_key}"
         )
 
     def _accepted(self, record: str, code: str) -> str:
@@ -302,6 +311,7 @@ class ResolvedStudy(Wired):
         return [*self.table_files(), *self.plot_files(), layout.report(self.name)]
 
     def summary(self) -> dict[str, Any]:
+        rope = self.study.model.rope
         # Those of another length stand beside the base.
         names = sorted(self.study.arms, key=lambda name: self.arms[name].lengths is None)
         return {
@@ -313,7 +323,8 @@ class ResolvedStudy(Wired):
             "checkpoints": sorted(self.study.checkpoints),
             "steps_key": self.steps_key,
             "seeds": list(self.study.seeds),
-            "bases": {str(seed): run for seed, run in self.bases.items()},
+            "bases": _texts(self.bases),
+            **({"extended_bases": _texts(self.extended_bases), "extended_by": rope.kind} if rope else {}),
             **({"long_base": self.long_base} if self.long_base else {}),
             "base_steps": self.base_steps,
             "device": self.study.needs.device,
@@ -328,7 +339,7 @@ class ResolvedStudy(Wired):
                     "name": name,
                     "description": self.arms[name].description,
                     "control": self.arms[name].control,
-                    "runs": {str(seed): run for seed, run in self.arm_runs[name].items()},
+                    "runs": _texts(self.arm_runs[name]),
                     "settings": self.settings[name],
                     **({"reference": True} if self.arms[name].lengths is not None else {}),
                 }
@@ -349,6 +360,11 @@ class ResolvedStudy(Wired):
                 for name, table in sorted(self.tables.items())  # their order in the files says nothing
             ],
         }
+
+
+def _texts(runs: dict[int, str]) -> dict[str, str]:
+    """Keys as JSON has them."""
+    return {str(seed): run for seed, run in runs.items()}
 
 
 def hub_parts(study: Study) -> list[hub.Part]:

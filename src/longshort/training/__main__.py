@@ -16,7 +16,7 @@ from longshort.identity.code import code_hash, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps, restored
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
-from longshort.models.settings import Weights
+from longshort.models.settings import Rope, Weights
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import (
     CHECKPOINTS,
@@ -101,6 +101,10 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         return
     if base_path and (trouble := altered(base_path, files or {}, patience=LATE)):
         raise UserError(f"the base is not the one that was trained: {base_path}: {trouble}; {RESTORE}")
+    if base_path and spec.rope and not spec.training:
+        made = extended(spec.rope, spec.seed, base_path, files or {}, arguments.steps)
+        publish(arguments.out, {**record, **made}, [])
+        return
 
     # An adapter is nothing without the weights that it was trained beside.
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec.optimisation.adapter else {}
@@ -160,6 +164,13 @@ def taken_as_it_is(model: Weights) -> dict[str, Any]:
         raise UserError(f"model.name = {model.name!r}: {path} holds no .safetensors file; only those are loaded")
     checkpoint = {"path": str(path), "files": files}
     return {"status": "ok", "diverged": None, "checkpoints": {"0": checkpoint}, "seconds": 0.0}
+
+
+def extended(extension: Rope, seed: int, base: Path, files: dict[str, str], step: str) -> dict[str, Any]:
+    """A base whose context is extended, before any training, as a checkpoint of the base's own step: its weights and
+    what extends them, where who loads it does so (evaluation.loaded). No second copy of the weights is written."""
+    checkpoint = {"path": str(base), "files": files, "extended": {"rope": extension.model_dump(), "seed": seed}}
+    return {"status": "ok", "diverged": None, "checkpoints": {step: checkpoint}, "seconds": 0.0}
 
 
 def progress(path: Path, last: int) -> dict[str, Any]:

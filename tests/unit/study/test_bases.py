@@ -1,4 +1,5 @@
-"""The base that is trained at the test length, and LongPPL's evaluator that it is."""
+"""The bases with their context extended, the one that is trained at the test length, and LongPPL's evaluator that it
+is."""
 
 from __future__ import annotations
 
@@ -29,6 +30,27 @@ def test_a_long_base_is_another_run_of_as_many_tokens_and_changes_no_other(confi
     assert study.names()[study.long_base] == "long base" and "(the base and a long one included)" in study.in_words()
     assert study.summary()["long_base"] == study.long_base and "long_base" not in without.summary()
     assert study.evaluations == without.evaluations
+
+
+def test_an_extended_study_has_its_bases_extended_too_and_no_other_run_changes(config: Path) -> None:
+    rope = {"kind": "yarn", "factor": 4}
+    without = load(config, seeds=[0, 4], model__seed="per-run")
+    study = load(config, seeds=[0, 4], model__seed="per-run", model__rope=rope)
+    assert without.extended_bases == {} and "extended_bases" not in without.summary()
+    assert study.bases == without.bases and set(study.runs) == {
+        *study.bases.values(),
+        *study.extended_bases.values(),
+        *(run for runs in study.arm_runs.values() for run in runs.values()),
+    }
+    for seed, run in study.extended_bases.items():
+        spec = study.runs[run]
+        assert (spec.base, spec.rope) == (study.bases[seed], study.study.model.rope)
+        assert (spec.training, spec.seed) == (None, seed)
+        assert study.base_record(run) == [study.record(study.bases[seed])] and study.steps_of(run) == "4"
+        assert study.names()[run] == f"extended base, {seed}"
+    assert study.summary()["extended_bases"] == {str(seed): run for seed, run in study.extended_bases.items()}
+    one = load(config, seeds=[0, 4], model__rope=rope)
+    assert len(set(one.extended_bases.values())) == 1 and "(the base, extended too, included)" in one.in_words()
 
 
 def test_one_long_base_serves_all_seeds(config: Path) -> None:
