@@ -89,6 +89,6 @@ def _hub(corpus: HubCorpus, left_out: LeftOut, key: str) -> Iterator[tuple[str, 
     rows = load_dataset(folder, corpus.configuration, split=corpus.split, streaming=True)
     column, source = corpus.column, corpus.dataset
     for index, row in enumerate(rows):
-        if column not in row:
+        if not text_files.values_of(row, column):
             raise ValueError(f"{source}, row {index}: no column {column!r}; {key}.column may be one of {sorted(row)}")
         yield from text_files.of_row(row, column, f"{source}#{index}", f"{source}, row {index}", left_out)

@@ -30,11 +30,13 @@ class PackageCorpus(Strict):
 
 
 class TextCorpus(Strict):
-    """Local files: .txt (one document a file), .jsonl or .parquet (one a row); the first two packed, too."""
+    """Local files: .txt (one document a file), .jsonl or .parquet (one a row); the first two packed, too, and .json."""
 
     kind: Literal["text"]
     path: str = Field(min_length=1, description="a folder, a file or a glob")
-    column: str = Field("text", description="text column of .jsonl and .parquet files")
+    column: str = Field(
+        "text", description="text column of .jsonl and .parquet files; a dot leads into a nested field: meta.text"
+    )
 
 
 class HubCorpus(Strict):
@@ -47,7 +49,7 @@ class HubCorpus(Strict):
     )
     configuration: str | None = Field(None, description="configuration name; null for the default")
     split: str = Field("train", description="split to read")
-    column: str = Field("text", description="text column")
+    column: str = Field("text", description="text column; a dot leads into a nested field: meta.text")
 
 
 class BytesTokenizer(Strict):

@@ -27,10 +27,15 @@ BATCH = 64
 
 
 def kind_of(file: Path) -> str | None:
-    """Its suffix, less that of a packed file, whatever the case of its letters; None for what is not read."""
+    """Its suffix, less that of a packed file, whatever the case of its letters; None for what is not read.
+
+    A packed .json is one of lines, as the shards of C4 are; one that is not packed describes others more often than
+    that it holds texts.
+    """
     name = file.name.lower()
     packed = name.endswith(PACKED)
     suffix = os.path.splitext(os.path.splitext(name)[0] if packed else name)[1]
+    suffix = ".jsonl" if packed and suffix == ".json" else suffix
     return suffix if suffix in SUFFIXES and not (packed and suffix == ".parquet") else None
 
 
@@ -54,7 +59,7 @@ def find(path: str, left_out: LeftOut, key: str = "data.corpus") -> list[Path]:
         other = f" of these kinds:\n{left_out.in_lines()}\n" if left_out else " "
         raise ValueError(
             f"{key}.path = {path!r}: no file there{other}; give a folder, a file or a glob of {SUFFIXES} (each "
-            f"but the last also packed, {' or '.join(PACKED)})"
+            f"but the last also packed, {' or '.join(PACKED)}, and .json of lines packed so)"
         )
     return sorted(found)
 
@@ -208,15 +213,29 @@ def _lines(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tu
 
 def of_row(row: dict[str, Any], column: str, name: str, where: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """The document of a row, if it has one."""
-    if column not in row:
+    if not (found := values_of(row, column)):
         left_out.add(why.NO_COLUMN, where, f"no column {column!r}; there are {sorted(row)}")
-    elif row[column] is None:
+    elif found[0] is None:
         left_out.add(why.NO_VALUE, where)
-    elif isinstance(row[column], str):
-        yield name, row[column]
+    elif isinstance(found[0], str):
+        yield name, found[0]
     else:
         kinds = {key: type(value).__name__ for key, value in row.items()}
         left_out.add(why.NO_TEXT, where, f"{column!r} of {kinds}")
+
+
+def values_of(row: dict[str, Any], column: str) -> list[Any]:
+    """The value of a column, alone; nothing where there is none. `meta.text` is the column of that name or, where there
+    is no such column, the field `text` of the column `meta`, which is null where that is."""
+    if column in row:
+        return [row[column]]
+    for place in (place for place, letter in enumerate(column) if letter == "."):
+        inner = row.get(column[:place], {})
+        if inner is None:
+            return [None]
+        if isinstance(inner, dict) and (found := values_of(inner, column[place + 1 :])):
+            return found
+    return []
 
 
 def _table(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
@@ -226,23 +245,32 @@ def _table(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tu
     try:
         table = pyarrow.parquet.ParquetFile(file)
         kinds = {field.name: str(field.type) for field in table.schema_arrow}
+        kind = values_of(_fields(table.schema_arrow), column)
         if not table.metadata.num_rows:
             left_out.add(why.EMPTY, name, "no rows")
-        elif column not in kinds:
+        elif not kind:
             left_out.add(why.NO_COLUMN, name, f"no column {column!r}; there are {sorted(kinds)}")
-        elif "string" not in kinds[column] or "<" in kinds[column].removeprefix("dictionary<"):
+        elif "string" not in str(kind[0]) or "<" in str(kind[0]).removeprefix("dictionary<"):
             left_out.add(why.NO_TEXT, name, f"{column!r} of {kinds}")
         else:
-            rows = (value for batch in table.iter_batches(BATCH, columns=[column]) for value in batch.column(0))
-            for row, value in enumerate(rows):
+            batches = table.iter_batches(BATCH, columns=[column])
+            rows = (batch.slice(row, 1) for batch in batches for row in range(len(batch)))
+            for row, values in enumerate(rows):
                 try:
-                    text = value.as_py()
+                    (value,) = values.to_pylist()
                 except UnicodeDecodeError:
                     left_out.add(why.NOT_UTF8, f"{name}, row {row}")
                 else:
-                    yield from of_row({column: text}, column, f"{name}#{row}", f"{name}, row {row}", left_out)
+                    yield from of_row(value, column, f"{name}#{row}", f"{name}, row {row}", left_out)
     except pyarrow.ArrowException as error:
         if file.stat().st_size:
             left_out.add(why.DAMAGED, name, str(error).splitlines()[0])
         else:
             left_out.add(why.EMPTY, name, "no bytes")
+
+
+def _fields(of: Any) -> dict[str, Any]:
+    """The types of a schema's or a struct's fields by name; of a struct, its own fields."""
+    import pyarrow
+
+    return {field.name: _fields(field.type) if pyarrow.types.is_struct(field.type) else field.type for field in of}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from datasets import Dataset
 
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
-from longshort.data.settings import TextCorpus
+from longshort.data.settings import Data, TextCorpus
 from tests.support.corpora import ROWS, lines, prepare, put, text
 
 TABLE = pyarrow.table({"text": ROWS})
@@ -53,7 +54,9 @@ def linked(root: Path) -> None:
 
 
 def packed(root: Path) -> None:
-    put(root / "a.jsonl", lines(ROWS[:8]))
+    put(root / "a.jsonl", lines(ROWS[:4]))
+    put(root / "e.json.gz", gzip.compress(lines(ROWS[4:6])))
+    put(root / "F.JSON.ZST", pyarrow.compress(lines(ROWS[6:8]), codec="zstd", asbytes=True))
     put(root / "b.jsonl.gz", gzip.compress(lines(ROWS[8:16])))
     put(root / "C.JSONL", lines(ROWS[16:24]))
     half = pyarrow.compress(lines(ROWS[24:27]), codec="zstd", asbytes=True)
@@ -114,7 +117,10 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
     ),
     "linked": (linked, {"a link to a folder that it lies in": "self; more/back"}),
     "hidden": (hidden, {"hidden": ".ipynb_checkpoints/; .b.txt"}),
-    "other-kind": (lambda root: [write_texts(root), put(root / "README.md", b"x")], {"of another kind": "README.md"}),
+    "other-kind": (
+        lambda root: [write_texts(root), *(put(root / name, b"{}") for name in ("README.md", "about.json"))],
+        {"of another kind": "README.md; about.json"},
+    ),
     "packed": (packed, {}),
     "foreign-name": (foreign_name, {"with a name that is not UTF-8": "caf\\udce9.txt"}),
     "not-a-file": (
@@ -122,6 +128,46 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
         {"a folder with the name of a file": "folder.txt", "no file": "nowhere.txt; pipe.txt"},
     ),
 }
+
+
+Row = dict[str, object]
+# Column -> a row that has a text there, and what others are left out for.
+NESTED: dict[str, tuple[Row, dict[str, Row]]] = {
+    "meta.text": (
+        {"meta": {"text": "found", "n": 1}, "text": "another"},
+        {
+            "null in place of a text": {"meta": None, "text": "another"},
+            "without the column": {"meta": {"n": 1}, "text": "another"},
+            "no text in the column": {"meta": {"text": 5, "n": 1}, "text": "another"},
+        },
+    ),
+    "a.b.c": ({"a": {"b": {"c": "found"}}, "c": "another"}, {}),
+    "dotted.name": ({"dotted.name": "found", "dotted": {"name": "another"}}, {}),
+    "dotted.name.text": ({"dotted.name": {"text": "found"}}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "hub"])
+@pytest.mark.parametrize("column", NESTED)
+def test_a_dot_leads_into_a_nested_field_unless_a_column_has_it_in_its_name(
+    tmp_path: Path, column: str, kind: str
+) -> None:
+    row, others = NESTED[column]
+    (tmp_path / "corpus").mkdir()
+    path = tmp_path / "corpus" / f"rows.{'jsonl' if kind == 'jsonl' else 'parquet'}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(one) + "\n" for one in (row, *others.values())))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    corpus: dict[str, str] = {"kind": "text", "path": str(path.parent)}
+    if kind == "hub":
+        corpus = {"kind": "hub", "dataset": str(path.parent), "revision": "0" * 40}
+    left_out = LeftOut()
+    read = Data.model_validate({"corpus": {**corpus, "column": column}}).corpus
+    assert [text for _, text in corpora.documents(read, left_out)] == ["found"]
+    assert {reason: said["count"] for reason, said in left_out.record().items()} == (
+        dict.fromkeys(others, 1) if kind == "jsonl" else {}
+    )
 
 
 def texts(root: Path) -> list[str]:
