@@ -25,7 +25,8 @@ LIKE = {
 
 
 def read(path: Path, seal: str | None = None) -> dict[str, Any]:
-    """
+    """The record of a study, with all that its readers take from it.
+
     Args:
         seal: that of the record that has to be there, where that is known.
 
