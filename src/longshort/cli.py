@@ -207,6 +207,9 @@ def prune(
     stale: Annotated[
         bool, typer.Option("--stale", help="the records of results that other code made, so that they are made anew")
     ] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="what finished trainings left to resume from, and none goes on from")
+    ] = False,
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
     if stale:
@@ -229,6 +232,15 @@ def prune(
             f"study {study} needs {in_words(total)} in {len(needs)} folders, {in_words(checkpoints)} of it checkpoints "
             f"({in_words(alone)} that no other study needs)"
         )
+        if more := pruning.more_while_running(study):
+            _say(f"    each of its trainings takes up to {in_words(more)} more while it runs")
+    if idle := sum(folder.idle_size for folder in found):
+        _say(
+            f"{in_words(idle)} of it are states that no training goes on from: `longshort prune --states` deletes them"
+        )
+        if states and not dry_run and (yes or typer.confirm(f"Delete these {in_words(idle)}?")):
+            pruning.strip(found)
+            _say(f"deleted {in_words(idle)} of states")
     _say(
         f"{in_words(pruning.size(pruning.EVALUATIONS))} in {pruning.EVALUATIONS}: with it evaluations that run again "
         "are found finished, without it they are measured anew"

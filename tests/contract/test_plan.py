@@ -13,6 +13,7 @@ import pytest
 
 from longshort.jobs import ownership
 from longshort.records.publish import file_digest, read_record, write_record
+from longshort.training import checkpoints
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
 from tests.support.reruns import RESULTS
 
@@ -291,7 +292,7 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
         if other.stem != "tiny":
             other.unlink()
     said = longshort(finished_copy, "prune").stdout
-    assert re.search(r"study tiny needs [\d.]+ MB in \d+ folders, [\d.]+ MB of it checkpoints", said)
+    assert re.search(r"study tiny needs [\d.]+ MB in \d+ folders, [\d.]+ kB of it checkpoints", said)
     assert "0 folders that no study" in said
     run = (finished_copy / "results/tiny/arms/hidden+output/seed-0").resolve().relative_to(finished_copy)
     work = Path("work") / json.loads((finished_copy / run / "training/2-6.json").read_text())["run_id"]
@@ -315,6 +316,33 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
     longshort(finished_copy, "prune", "--all", "--yes")
     assert not (finished_copy / work).exists()
     assert planned(finished_copy).keys() <= RESULTS.keys()
+
+
+def test_prune_takes_the_states_that_an_older_version_kept(finished_copy: Path) -> None:
+    """A study that was finished then is read as it is; what is trained on from there is tested with the stage."""
+    for other in (finished_copy / "config/studies").glob("*.yaml"):
+        if other.stem != "tiny":
+            other.unlink()
+    said = longshort(finished_copy, "prune").stdout
+    assert re.search(r"each of its trainings takes up to [\d.]+ [kM]B more while it runs", said)
+    assert "states" not in said
+    record = read_record((finished_copy / "results/tiny/arms/constant/seed-0").resolve() / "training/2-6.json")
+    before = {}
+    for checkpoint in record["checkpoints"].values():
+        folder = finished_copy / checkpoint["path"]
+        before |= {path: path.read_bytes() for path in folder.iterdir()}
+        (folder / "global_step").mkdir()
+        (folder / "global_step/optim_states.pt").write_bytes(bytes(10**6))
+        checkpoints.seal(folder)
+    assert planned(finished_copy) == {}
+    said = longshort(finished_copy, "prune", "--states", "--dry-run").stdout
+    assert "2 MB of it are states that no training goes on from" in said and "deleted" not in said
+    work = (finished_copy / checkpoint["path"]).parent
+    with ownership.sole_owner(work):
+        assert "states" not in longshort(finished_copy, "prune", "--states", "--yes").stdout
+    assert "deleted 2 MB of states" in longshort(finished_copy, "prune", "--states", "--yes").stdout
+    left = {path: path.read_bytes() for folder in work.glob("checkpoint-*") for path in folder.iterdir()}
+    assert left == before and planned(finished_copy) == {}
 
 
 def test_prune_touches_nothing_but_what_the_layout_made_and_nobody_uses(finished_copy: Path) -> None:

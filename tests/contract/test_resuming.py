@@ -50,11 +50,16 @@ def without_longbench(project: Path) -> None:
     write_study(project, study)
 
 
-def test_an_added_checkpoint_trains_only_the_missing_steps(finished_copy: Path) -> None:
-    before, log, _ = published(record_of(finished_copy, "constant"))
+def test_an_added_checkpoint_leaves_those_before_and_after_it_as_they_are(finished_copy: Path) -> None:
+    """It is trained from the start, as what is kept of the step before it are weights alone."""
+    record = record_of(finished_copy, "constant")
+    before, log, _ = published(record)
+    work = finished_copy / "work" / json.loads(record.read_text())["run_id"]
+    kept = {path: path.stat().st_mtime_ns for path in files(work) if path.parent.name.startswith("checkpoint")}
     edit_study(finished_copy, checkpoints=[2, 4, 6])
     after, log_after, trained = train(finished_copy, "constant")
-    assert trained == [(2, 4)]
+    assert trained == [(0, 4)]
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert {step: after[step] for step in ("2", "6")} == before and after["4"] not in before.values()
     pandas.testing.assert_frame_equal(log_after, log, check_exact=True)
 

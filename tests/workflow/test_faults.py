@@ -155,8 +155,9 @@ def test_a_stage_that_is_asked_to_stop_while_it_starts_ends_soon(
 
 
 @pytest.mark.wide
-def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(finished: Path, tmp_path: Path) -> None:
-    """A missing optimiser file in the newest, a cut file in the one before."""
+def test_of_several_damaged_checkpoints_those_whose_weights_are_sound_are_kept(finished: Path, tmp_path: Path) -> None:
+    """A missing optimiser file in the newest, cut weights in the one before: that one alone is trained anew. A newest
+    one without its states while a training runs: tests/unit/training/test_checkpoints.py."""
     stage = long_stage(finished, tmp_path)
     whole, log, _ = stage.run("10-20-30")
     for name in (f"work-10-20-30{suffix}" for suffix in (".json", ".parquet")):
@@ -166,9 +167,9 @@ def test_of_several_damaged_checkpoints_the_newest_sound_one_is_resumed_from(fin
     cut = next((work / "checkpoint-20").glob("model.safetensors"))
     cut.write_bytes(cut.read_bytes()[:-100])
     mended, rows, said = stage.run("10-20-30")
-    assert "checkpoint of step 30 is not used" in said and "is missing" in said
+    assert "checkpoint of step 30 is not resumed from: " in said and "is missing" in said
     assert "checkpoint of step 20 is not used: model.safetensors is not the file that was written" in said
-    assert "training from step 10 to 30" in said
+    assert "training from step 0 to 20" in said
     assert mended["checkpoints"] == whole["checkpoints"]
     pandas.testing.assert_frame_equal(rows, log, check_exact=True)
 

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from longshort.commands import storage
 from longshort.models import load
 from longshort.records.publish import folder_digests, write_record
 from longshort.training import checkpoints
@@ -23,8 +24,8 @@ from tests.support.stage import Stage
 
 
 def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp_path: Path) -> None:
-    """Two processes: what is there is not trained again, and a damaged checkpoint is trained from the sound one before
-    it. An added step: tests/contract/test_resuming.py. Several damaged checkpoints: test_faults.py."""
+    """Two processes: what is there is not trained again, and what is damaged is, past the sound weights before it. An
+    added step: below, and tests/contract/test_resuming.py. Several damaged checkpoints: test_faults.py."""
     stage = Stage(finished, tmp_path)
     stage.spec["training"]["processes"] = 2
     whole, log, _ = stage.run("3-6")
@@ -40,10 +41,45 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
     broken.write_bytes(bytes(content))
     mended, mended_log, said = stage.run("3-6", "damaged")
     assert "checkpoint of step 6 is not used: model.safetensors is not the file that was written" in said
-    assert "training from step 3 to 6" in said
+    assert "training from step 0 to 6" in said
     for step, checkpoint in whole["checkpoints"].items():
         assert mended["checkpoints"][step]["files"] == checkpoint["files"]
     pandas.testing.assert_frame_equal(mended_log, log, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    [("zero2", "bf16"), *(pytest.param(f"zero{stage}", "fp32", marks=pytest.mark.wide) for stage in (0, 1, 2, 3))]
+    + [pytest.param(f"zero{stage}", "bf16", marks=pytest.mark.wide) for stage in (0, 1, 3)],
+)
+def test_the_newest_checkpoint_resumes_bit_exactly_to_an_added_step_and_earlier_ones_are_weights(
+    finished: Path, tmp_path: Path, zero: str, precision: str
+) -> None:
+    """Two processes. What a checkpoint takes, with its states and without, is what `longshort plan` says; ZeRO-0 in
+    bf16 keeps a fifth more."""
+    stage = Stage(finished, tmp_path)
+    stage.spec["deepspeed"] = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
+    stage.spec["training"].update(processes=2, precision=precision)
+    stage.run("2-4", "parts")
+    work = next((tmp_path / "parts").iterdir())
+    weights = {path.name for path in (work / "checkpoint-2").iterdir()} - {checkpoints.MANIFEST}
+    assert weights == {"config.json", "generation_config.json", "model.safetensors"}
+    tensors = load_file(work / "checkpoint-2/model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {load.DTYPES[precision]}
+    count = sum(tensor.numel() for tensor in tensors.values())
+    of_weights = (work / "checkpoint-4/model.safetensors").stat().st_size
+    states = sum(path.stat().st_size for path in (work / "checkpoint-4").rglob("*optim_states.pt"))
+    states += sum(path.stat().st_size for path in (work / "checkpoint-4").rglob("*model_states.pt"))
+    assert of_weights / count == pytest.approx(storage.WEIGHTS[precision], rel=0.1)
+    assert states / count == pytest.approx(storage.STATES[precision], rel=0.25 if zero == "zero0" else 0.15)
+
+    parts, log, said = stage.run("2-4-6", "parts")
+    assert "training from step 4 to 6" in said
+    whole, whole_log, _ = stage.run("2-4-6", "whole")
+    for step, checkpoint in whole["checkpoints"].items():
+        assert parts["checkpoints"][step]["files"] == checkpoint["files"]
+        assert {path.name for path in (work / f"checkpoint-{step}").iterdir()} == {*weights, checkpoints.MANIFEST}
+    pandas.testing.assert_frame_equal(log, whole_log, check_exact=True)
 
 
 class Harmful:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort.commands import memory
+from longshort.commands import memory, storage
 from longshort.commands.resuming import Resuming
 from longshort.identity.spec import dumps
 from longshort.metrics.catalog import METRICS
@@ -37,8 +37,6 @@ OF_TRAINING = {"run": str, "checkpoints": CHECKPOINTS, "spent": {"steps": int, "
 # Operations per second of one device where no finished run tells: of a GPU 40 % of an A100's 312 TFLOP/s; of a CPU's
 # thread what models of 0.4 M and 135 M weights reached in float32 on servers of 2023 (benchmarks/README.md).
 THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
-# Of a checkpoint where none can be measured: float32 weights, AdamW's two moments and its master copy.
-BYTES_PER_WEIGHT = 16
 EVALUATOR_BLOCKS = 32  # of a pretrained evaluator that is not fetched yet
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 
@@ -50,6 +48,10 @@ class Work(NamedTuple):
     run: str
     steps: str
 
+    @property
+    def wanted(self) -> list[int]:
+        return [int(step) for step in self.steps.split("-")]
+
 
 @dataclass
 class Cost:
@@ -58,7 +60,8 @@ class Cost:
     Attributes:
         device_hours: the number of devices of each job times its hours, summed.
         wall_seconds: from the first job's start to the last one's end, with jobs_at_once jobs at a time.
-        storage_bytes: of all new checkpoints.
+        storage_bytes: of all new checkpoints, once they are trained.
+        storage_peak_bytes: of these at most, while jobs_at_once trainings run.
         sources: how each part of the estimate is known, in words.
         memory: bytes of one process, by what they are for, in the training that needs most.
     """
@@ -66,6 +69,7 @@ class Cost:
     device_hours: float
     wall_seconds: float
     storage_bytes: float
+    storage_peak_bytes: float
     jobs_at_once: int
     sources: list[str] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
@@ -103,18 +107,30 @@ def estimate(
         seconds[one] = took
         device_seconds += took * (_processes(study, one.run) if one.rule == "train" else 1)
         sources.setdefault(source, set()).add("training" if one.rule == "train" else one.rule)
-    storage, taken = 0.0, dict[str, float]()
+    kept, more, taken = 0.0, [], dict[str, float]()
     for one in (one for one in work if one.rule == "train"):
-        if new := len(known.missing(one)):
-            each, of = _checkpoint_bytes(study, one.run, known.finished)
-            storage += new * each
-            sources.setdefault(of, set()).add("storage")
+        if missing := known.missing(one):
+            disk = storage.of_training(study, one.run, one.wanted, missing, _model(study), known.finished)
+            kept += disk.kept
+            more.append(disk.running - disk.kept)
+            sources.setdefault(disk.source, set()).add("storage")
             parts, of = _memory(study, one.run)
             taken = max(taken, parts, key=lambda parts: sum(parts.values()))
             sources.setdefault(of, set()).add("memory")
     wall = _wall_seconds(study, seconds, jobs_at_once)
     said = [f"{', '.join(sorted(of))}: {source}" for source, of in sources.items()]
-    return Cost(device_seconds / 3600, wall, storage, jobs_at_once, said, taken)
+    peak = kept + sum(sorted(more)[-max(1, jobs_at_once) :])
+    return Cost(device_seconds / 3600, wall, kept, peak, jobs_at_once, said, taken)
+
+
+def more_while_running(study: ResolvedStudy) -> float:
+    """Bytes that one training of a study takes at most beyond what is kept of it."""
+    finished, model, more = _finished_trainings(), _model(study), [0.0]
+    for run in (run for run, spec in study.runs.items() if spec.training):
+        steps = Work("train", run, study.steps_of(run)).wanted
+        disk = storage.of_training(study, run, steps, steps, model, finished)
+        more.append(disk.running - disk.kept)
+    return max(more)
 
 
 def write_down(study: ResolvedStudy) -> None:
@@ -222,7 +238,7 @@ class _Known:
 
     def pieces(self, one: Work) -> list[tuple[int, list[int]]]:
         spec = self.study.runs[one.run]
-        return self.resuming.pieces(one.run, [int(step) for step in one.steps.split("-")]) if spec.training else []
+        return self.resuming.pieces(one.run, one.wanted) if spec.training else []
 
     def missing(self, one: Work) -> list[int]:
         """The checkpoints that a training would write."""
@@ -347,25 +363,6 @@ def _model(study: ResolvedStudy) -> tuple[memory.Model, str]:
         sizes = (shape.layers, shape.hidden_size, shape.intermediate_size)
         return memory.Model(*sizes, 1.0, vocabulary), "from the architecture"
     return memory.existing(model.each()[0].weights, model.layers)  # all bases have one shape
-
-
-def _checkpoint_bytes(
-    study: ResolvedStudy, run: str, finished: list[tuple[dict[str, Any], dict[str, Any]]]
-) -> tuple[float, str]:
-    """Of one checkpoint: a finished one of this study's base or arms, else counted."""
-    training = study.runs[run].training
-    if training is not None and training.adapter is not None:
-        weights = memory.adapted(_model(study)[0], training.adapter)
-        return BYTES_PER_WEIGHT * weights, f"{BYTES_PER_WEIGHT} bytes x {weights:.3g} weights of the adapter"
-    for spec, record in finished:
-        if spec.get("base") in study.bases.values():
-            for checkpoint in record["checkpoints"].values():
-                folder = Path(checkpoint["path"])
-                if folder.is_dir():
-                    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                    return float(size), "a finished checkpoint of this model"
-    model, source = _model(study)
-    return BYTES_PER_WEIGHT * model.weights, f"{BYTES_PER_WEIGHT} bytes x {model.weights:.3g} weights ({source})"
 
 
 # ---- evaluations -----------------------------------------------------------------------------------------------------

@@ -355,6 +355,8 @@ def _cost_lines(what: cost.Cost) -> list[str]:
         f"{what.jobs_at_once} job{'s' if what.jobs_at_once > 1 else ''} at a time, "
         f"{_size(what.storage_bytes)} of checkpoints",
     ]
+    if what.storage_bytes:
+        lines.append(f"  at most {_size(what.storage_peak_bytes)} of checkpoints while they are trained")
     if what.memory:
         each = ", ".join(f"{part} {_size(taken)}" for part, taken in what.memory.items())
         lines.append(f"  a training takes about {_size(sum(what.memory.values()))} a process: {each}")

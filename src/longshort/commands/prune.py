@@ -12,23 +12,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 from longshort import studies
-from longshort.commands import stale
+from longshort.commands import cost, stale
 from longshort.errors import StudyError
 from longshort.jobs import heartbeat, ownership
 from longshort.records import layout
-from longshort.records.publish import CHECKPOINTS, read_record
+from longshort.records.publish import CHECKPOINTS, read_json, read_record, read_spec
 from longshort.study.resolve import CONFIG
+from longshort.training import checkpoints
 
 WORK, EVALUATIONS = Path(layout.WORK), Path(layout.finished_evaluations())
 NAMED = re.compile("[0-9a-f]{16}")
 
 
 class Kept(NamedTuple):
-    """A folder of results/ or work/, its size in bytes, and the studies that need it."""
+    """A folder of results/ or work/, its size in bytes, and the studies that need it.
+
+    Attributes:
+        idle: its checkpoints whose states no training goes on from; their weights are kept.
+    """
 
     path: Path
     size: int
     needed_by: list[str]
+    idle: tuple[Path, ...] = ()
+
+    @property
+    def idle_size(self) -> int:
+        """Bytes of these states."""
+        return sum(path.stat().st_size for checkpoint in self.idle for path in checkpoints.states_in(checkpoint))
 
 
 def kept(config: Path = CONFIG) -> list[Kept]:
@@ -42,16 +53,49 @@ def kept(config: Path = CONFIG) -> list[Kept]:
     named = {Path(place).resolve() for study in wired.values() for place in study.external_paths()}
     found = []
     needed_work: dict[str, list[str]] = {}
+    idle: dict[str, tuple[Path, ...]] = {}
     for folder in (folder for kind in layout.SHARED for folder in _folders(Path(layout.RESULTS, kind), named)):
         needed_by = [name for name, study in wired.items() if folder.name in study.texts]
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
+            idle[name] = _idle(WORK / name, folder)
         if not _is_in_use(folder):
             found.append(Kept(folder, size(folder), needed_by))
     for folder in _folders(WORK, named):
         if not _is_in_use(folder):
-            found.append(Kept(folder, size(folder), needed_work.get(folder.name, [])))
+            found.append(Kept(folder, size(folder), needed_work.get(folder.name, []), idle.get(folder.name, ())))
     return found
+
+
+def _idle(work: Path, run: Path) -> tuple[Path, ...]:
+    """The checkpoints of a run's finished training whose states serve nothing, as those of a training had that was
+    finished before states were taken from what is kept; none of a training that has more to do."""
+    if not (work / checkpoints.KEEP).exists():
+        return ()
+    wanted = [step for step in read_json(work / checkpoints.KEEP, [int]) if step < checkpoints.diverged_at(work)]
+    if not all(checkpoints.is_sealed(work, step) for step in wanted):
+        return ()
+    end = checkpoints.end_of(read_spec(run / layout.SPEC))
+    idle = (checkpoints.folder(work, step) for step in checkpoints.idle(work, wanted, end))
+    return tuple(checkpoint for checkpoint in idle if checkpoints.states_in(checkpoint))
+
+
+def more_while_running(study: str, config: Path = CONFIG) -> float:
+    """Bytes that each training of a study takes at most beyond what is kept of it."""
+    resolved = studies.load(study, config)
+    return cost.more_while_running(resolved) if resolved.kind == "language-models" else 0.0
+
+
+def strip(kept: list[Kept]) -> None:
+    """Deletes the states that no training goes on from.
+
+    Raises:
+        Owned: a job has begun to use a folder; it is left as it is, and those after it.
+    """
+    for folder in (folder for folder in kept if folder.idle):
+        with ownership.sole_owner(folder.path, wait=False):
+            for checkpoint in folder.idle:
+                checkpoints.strip(checkpoint)
 
 
 def _folders(parent: Path, named: set[Path]) -> list[Path]:
@@ -66,8 +110,8 @@ def _overlap(one: Path, other: Path) -> bool:
 
 def _is_in_use(folder: Path) -> bool:
     """Whether a job owns a folder, or the folder of checkpoints of a run that lies in it, or evaluates that run."""
-    checkpoints = (Path(layout.checkpoints(name)) for name in _work_of(folder))
-    if any(ownership.is_owned(owned) for owned in (folder, *checkpoints)):
+    trainings = (Path(layout.checkpoints(name)) for name in _work_of(folder))
+    if any(ownership.is_owned(owned) for owned in (folder, *trainings)):
         return True
     return any(heartbeat.may_live(path) for path in folder.rglob(f"*{layout.HEARTBEAT}"))
 

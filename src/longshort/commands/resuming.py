@@ -32,8 +32,9 @@ class Resuming:
         if folder is None:
             return checkpoints.segments(wanted, [])
         sealed = [step for step in checkpoints.steps_there(folder) if checkpoints.is_sealed(folder, step)]
+        resumable = [step for step in sealed if checkpoints.is_resumable(folder, step)]
         end = checkpoints.diverged_at(folder)
-        return checkpoints.segments([step for step in wanted if step not in sealed and step < end], sealed)
+        return checkpoints.segments([step for step in wanted if step not in sealed and step < end], resumable)
 
     def _folder(self, run: str) -> Path | None:
         """The folder of a run's checkpoints; None where it hangs on what is not made yet."""

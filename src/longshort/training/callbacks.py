@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,18 @@ class SavesAtWantedSteps(TrainerCallback):
 
 
 class StopsWhenAsked(TrainerCallback):
-    """Saves and stops after the same step on all processes, where one of them was asked to stop."""
+    """Saves and stops after the same step on all processes, where one of them was asked to stop.
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    Args:
+        passed: steps whose weights are there already, without states: nothing is saved over them.
+    """
+
+    def __init__(self, work: Path, passed: Collection[int]) -> None:
+        self.work, self.passed = work, passed
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self.passed:
+            return
         if on_any_process(asked_to_stop(self.work), args.device):
             control.should_save = control.should_training_stop = True
             if state.is_world_process_zero:  # SLURM's signal may not have reached the launcher
@@ -71,12 +78,18 @@ class StopsWhenAsked(TrainerCallback):
 
 
 class SavesByTheClock(TrainerCallback):
-    """Saves where the last checkpoint was begun too many seconds ago. Comes after all others that decide to save."""
+    """Saves where the last checkpoint was begun too many seconds ago. Comes after all others that decide to save.
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.saved = seconds, time.perf_counter()
+    Args:
+        passed: as of StopsWhenAsked.
+    """
+
+    def __init__(self, seconds: float, passed: Collection[int]) -> None:
+        self.seconds, self.passed, self.saved = seconds, passed, time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self.passed:
+            return
         now = time.perf_counter()
         control.should_save |= on_any_process(now - self.saved > self.seconds, args.device)
         if control.should_save:
@@ -146,11 +159,11 @@ class SavesConfig(TrainerCallback):
 
 
 class SealsCheckpoints(TrainerCallback):
-    """Seals what was saved, and deletes older checkpoints that nobody asked for.
+    """Seals what was saved, and takes from older checkpoints what serves no longer.
 
     Args:
         wanted: steps at which this training was to save.
-        kept: steps whose checkpoint stays for good.
+        kept: steps whose weights stay for good.
     """
 
     def __init__(self, wanted: list[int], kept: list[int], work: Path, owner: Owner) -> None:
@@ -162,8 +175,7 @@ class SealsCheckpoints(TrainerCallback):
         if state.is_world_process_zero:
             self.owner.refuse_if_lost()
             checkpoints.seal(checkpoints.folder(self.work, state.global_step))
-            # The newest may be found damaged: then the one before it is resumed from.
-            checkpoints.thin(self.work, self.kept, spare=2)
+            checkpoints.thin(self.work, self.kept, state.global_step)
             if state.global_step not in self.wanted:
                 print(f"checkpoint at step {state.global_step}, to resume from", flush=True)
 
@@ -175,11 +187,11 @@ def of(job: dict[str, Any], owner: Owner, adapted: PreTrainedModel | None) -> li
         job: the launcher's job file.
         adapted: the model beside its adapter, where one is trained.
     """
-    work, wanted = Path(job["work"]), job["targets"]
+    work, wanted, passed = Path(job["work"]), job["targets"], job.get("passed", [])
     return [
         SavesAtWantedSteps(wanted),
-        StopsWhenAsked(work),
-        SavesByTheClock(60 * job["checkpoint_minutes"]),
+        StopsWhenAsked(work, passed),
+        SavesByTheClock(60 * job["checkpoint_minutes"], passed),
         EndsWhenDiverged(),
         WritesLog(work),
         *([SavesConfig(adapted)] if adapted is not None else []),

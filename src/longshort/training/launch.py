@@ -49,8 +49,8 @@ def complete(
     keep = checkpoints.keep(work, wanted)
     patience = 0.0 if job_file.exists() and read_json(job_file, dict).get("host") == socket.gethostname() else LATE
     checkpoints.remove_unfinished(work, patience)
-    sound = checkpoints.sound_steps(work, patience)
-    for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], sound):
+    sound, resumable = checkpoints.sound_steps(work, patience)
+    for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], resumable):
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if not checked:
@@ -60,10 +60,11 @@ def complete(
                 refuse_foreign(checkpoints.folder(work, resume))
             print(f"training from step {resume} to {max(targets)}", flush=True)
             for step in checkpoints.steps_there(work):
-                if resume < step <= max(targets):  # damaged: what is saved over it must not mix with it
+                if resume < step <= max(targets) and step not in sound:  # what is saved over it must not mix with it
                     checkpoints.remove(work, step)
             log.forget_steps(work / log.NAME, resume, max(targets))
-            piece = {"resume": resume, "targets": targets, "keep": keep}
+            passed = [step for step in sound if resume < step < max(targets)]
+            piece = {"resume": resume, "targets": targets, "keep": keep, "passed": passed}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since, cpu_since = time.monotonic(), heartbeat.cpu_seconds()
             stopped = _run_processes(job_file, job, training, owner)
@@ -82,7 +83,7 @@ def complete(
     lost = [step for step in wanted if step not in sound and step < checkpoints.diverged_at(work)]
     if lost:
         raise JobFailed(f"the training ended without the checkpoints of steps {lost}")
-    checkpoints.thin(work, keep, spare=0)
+    checkpoints.settle(work, keep, job["end"])
     return there, trained, time.monotonic() - began
 
 

@@ -11,13 +11,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.commands import cost
+from longshort.commands.plan import _size
 from longshort.records import layout
 from longshort.study import resolve
 from tests.support.project import ROOT
 
 
 def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for its norms. Operations are counted by the blocks, checkpoints are priced with the embeddings."""
+    """But for its norms. Operations are counted by the blocks, checkpoints are priced with the embeddings: bf16 weights
+    and to go on from them (the learning rate is constant) a copy, float32 weights and AdamW's two moments; three at a
+    time."""
     config = LlamaConfig(
         hidden_size=4096,
         intermediate_size=14336,
@@ -38,7 +41,8 @@ def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monke
     study = replace(study, study=study.study.model_copy(update={"model": model}))
     run = study.arm_runs["constant"][study.study.seeds[0]]
     planned = cost.estimate(study, [cost.Work("train", run, "100")], 1)
-    assert planned.storage_bytes == cost.BYTES_PER_WEIGHT * sum(matrices.values())
+    assert planned.storage_bytes == (2 + 2 + 4 + 8) * sum(matrices.values())
+    assert planned.storage_peak_bytes == 3 * planned.storage_bytes
     training = study.runs[run].training
     assert training is not None
     operations = 6 * in_blocks * 100 * training.batch * study.runs[run].length * 2
@@ -61,6 +65,8 @@ def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytes
     planned = cost.estimate(resolved, work, jobs_at_once=8)
     header = (ROOT / f"config/studies/{study}.yaml").read_text().split("\ntitle:")[0]
     hours, memory_gb = re.search(r"about ([\d,.]+) h of device", header), re.search(r"takes about ([\d.]+) GB", header)
-    assert hours and memory_gb
+    disk = re.search(r", ([\d.]+ .B) of checkpoints\n#   at most ([\d.]+ .B) of checkpoints while", header)
+    assert hours and memory_gb and disk
     assert float(hours[1].replace(",", "")) == pytest.approx(planned.device_hours, rel=0.01)
+    assert disk.groups() == (_size(planned.storage_bytes), _size(planned.storage_peak_bytes))
     assert float(memory_gb[1]) == pytest.approx(sum(planned.memory.values()) / 1e9, rel=0.01)

@@ -42,7 +42,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return False
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
-    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1}
+    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1, "end": None}
 
 
 def used() -> float:
@@ -64,8 +64,8 @@ def test_what_was_spent_is_remembered_where_nothing_is_left_to_train(job: dict[s
     assert spent["steps"] == 6 and 0.2 - TICKS <= spent["cpu_seconds"] <= used() - before + TICKS
     assert complete(job, work, [2, 6]) == ([2, 6], 0)
     assert launch.spent(work) == spent
-    assert complete(job, work, [2, 4, 6]) == ([2, 4, 6], 2)
-    assert launch.spent(work)["steps"] == 8
+    assert complete(job, work, [2, 4, 6]) == ([2, 4, 6], 4)
+    assert launch.spent(work)["steps"] == 10
     assert launch.spent(work)["cpu_seconds"] >= spent["cpu_seconds"] + 0.2 - TICKS
 
 
