@@ -19,6 +19,7 @@ from longshort.jobs import slurm
 from longshort.records.publish import read_record, write_record
 from longshort.study.schema import Training
 from longshort.training import launch
+from tests.support import forkserver
 from tests.support.project import ROOT
 from tests.support.stage import Stage
 from tests.support.waiting import PATIENCE
@@ -52,6 +53,29 @@ def test_every_zero_stage_computes_the_same(
     theirs = load_file(finished / reference / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all((ours[key] - theirs[key]).abs().max() < 10 * tolerance for key in ours)
+
+
+@pytest.mark.parametrize(
+    "zero", ["zero0", *(pytest.param(f"zero{stage}", marks=pytest.mark.wide) for stage in (1, 2)), "zero3"]
+)
+def test_positions_and_norms_are_computed_in_float32_where_weights_are_bf16(tmp_path: Path, zero: str) -> None:
+    """However a context is extended, CLEX's equation included: in bf16, frequencies would move position 30,000 by
+    whole turns. Cosines themselves are rounded to bf16, by 2^-9."""
+    process = subprocess.run(
+        [forkserver.python(), "-m", "tests.support.half_precision", str(tmp_path), zero],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    result = next((line for line in process.stdout.splitlines() if line.startswith("RESULT ")), None)
+    assert result, process.stdout + process.stderr
+    said = json.loads(result.removeprefix("RESULT "))
+    rounded = said.pop("rounded", None)
+    assert len(said) == 7 and (zero != "zero0" or rounded["moved"] > 1)
+    for kind, found in said.items():
+        assert found["types"] == ["torch.bfloat16"] and found["moved"] < 0.01, (kind, found)
+        assert found["epsilon tells"] and found["norm"] < 2**-7, (kind, found)
 
 
 def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(finished: Path, tmp_path: Path) -> None:

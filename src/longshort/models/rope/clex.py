@@ -46,7 +46,8 @@ def extend(model: PreTrainedModel, settings: CLEX, seed: int) -> None:
     setattr(config, KEY, {**settings.model_dump(), "original_length": original_length})
     config.max_position_embeddings *= settings.max_factor
     rotary = ContinuousRotary(head_size(model), config.rope_parameters["rope_theta"], settings, original_length, seed)
-    model.get_decoder().rotary_emb = rotary.train(model.training)
+    # ZeRO-3 takes weights that it divided while they were loaded, and these beside them, for ones of one type.
+    model.get_decoder().rotary_emb = rotary.to(model.dtype).train(model.training)
 
 
 def restore(model: PreTrainedModel, kept: dict[str, Any], folder: Path) -> None:
