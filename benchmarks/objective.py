@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import Seconds, alternate, arguments, peak_memory, ratio, report
+from side_by_side import Seconds, alternate, arguments, host_waits, peak_memory, ratio, report
 from torch import Tensor
 from torch.nn.functional import linear, nll_loss
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -209,7 +209,13 @@ def step_figures(
     what = f"{config.num_hidden_layers} layers, d {config.hidden_size}, V {config.vocab_size:,}, "
     what += f"2 x {rows} x {length} tokens; baseline {baseline:.3g} s"
     figures = {f"step_{arm}_over_baseline_{name}": ratio(seconds, arm, "baseline") for arm in ARMS if arm != "baseline"}
-    return figures, {f"step_arm_over_baseline_{name}": f"SCE; {what}"}
+    notes = {f"step_arm_over_baseline_{name}": f"SCE; {what}"}
+    if options["device"] == "cuda":  # beyond those of the baseline, which are transformers' own
+        waits = {arm: host_waits(step) for arm, step in steps.items()}
+        for arm in (arm for arm in ARMS if arm != "baseline"):
+            figures[f"host_waits_{arm}_{name}"] = len(waits[arm]) - len(waits["baseline"])
+        notes[f"host_waits_arm_{name}"] = f"in all: {', '.join(sorted(set(sum(waits.values(), [])))) or 'none'}"
+    return figures, notes
 
 
 def main() -> None:

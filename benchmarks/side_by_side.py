@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def alternate(functions: dict[str, Callable[[], Any]], rounds: int, device: str)
                 seconds[name].append(time.perf_counter() - began)
         print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
     return seconds
+
+
+def host_waits(work: Callable[[], Any]) -> list[str]:
+    """Where a GPU is waited for while some work is done, by what torch says: file and line, ours and others'."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{one.filename}:{one.lineno}" for one in said if "synchroniz" in str(one.message)]
 
 
 def ratio(seconds: Seconds, one: str, other: str) -> float:

@@ -163,7 +163,9 @@ def arguments_of(job: dict[str, Any], spec: RunSpec) -> TrainingArguments:
         run_name=job["run_name"],
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
+        # A micro-batch is copied to a GPU while that is at work on the one before.
+        dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
         train_sampling_strategy="sequential",
         seed=spec.seed,
         data_seed=spec.seed,

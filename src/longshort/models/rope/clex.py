@@ -123,7 +123,10 @@ class ContinuousRotary(torch.nn.Module):
         if not drawn or x.shape[0] % len(drawn):
             raise RuntimeError("CLEX in training mode needs draw(seed, step, samples) ahead of each forward")
         known = self._all_frequencies(max(factor for _, factor in drawn))
-        positions = torch.stack([positions for positions, _ in drawn]).to(x.device)
+        positions = torch.stack([positions for positions, _ in drawn])
+        if x.is_cuda:  # from pinned memory it is copied while the GPU works on what came before
+            positions = positions.pin_memory()
+        positions = positions.to(x.device, non_blocking=True)
         frequencies = torch.stack([known[factor - 1] for _, factor in drawn]).to(x.device)
         cos, sin = _turned(positions[..., None] * frequencies[:, None], x)
         views = x.shape[0] // len(drawn) if len(drawn) > 1 else 1
