@@ -107,8 +107,9 @@ def of_training(
         parts["optimiser"] += 8.0 * trained
     if stage >= 1:
         bucket = min(trained, zero.get("reduce_bucket_size", BUCKET))
-        collected = trained if stage == 1 else bucket
-        parts["gradients"] = each * (collected + bucket + trained / processes)
+        # ZeRO-1 keeps all of them, the others a bucket and their share; beside these lies the bucket that is reduced.
+        collected = trained if stage == 1 else bucket + trained / processes
+        parts["gradients"] = each * (collected + bucket)
         parts["optimiser"] /= processes
     if stage == 3:
         live = min(model.weights, zero.get("stage3_max_live_parameters", LIVE))

@@ -37,6 +37,7 @@ def test_zero_divides_what_its_stage_says() -> None:
     assert taken("zero0", 8)["weights"] == taken("zero2", 8)["weights"] == 2 * WEIGHTS
     assert taken("zero0", 8)["optimiser"] == 16 * WEIGHTS
     assert taken("zero1", 8)["optimiser"] == taken("zero3", 8)["optimiser"] == 16 * WEIGHTS / 8
+    assert taken("zero1", 8)["gradients"] == 2 * (WEIGHTS + memory.BUCKET)
     assert taken("zero2", 8)["gradients"] == 2 * (2 * memory.BUCKET + WEIGHTS / 8)
     assert taken("zero3", 8)["weights"] == 2 * (WEIGHTS / 8 + memory.LIVE)
     assert taken("zero2-offload", 8)["optimiser"] == taken("zero3-offload", 8)["weights"] == 0
