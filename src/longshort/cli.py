@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ import typer
 
 from longshort import studies
 from longshort.commands import accept as acceptance
+from longshort.commands import budget as budgets
 from longshort.commands import plan as plans
 from longshort.commands import prune as pruning
 from longshort.commands import why as reasons
@@ -125,22 +125,20 @@ def plan(
         float | None,
         typer.Option(min=1.0, help="operations per second of a GPU or a CPU's thread, where no finished run tells"),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="refuse above so many device-hours, e.g. 200h")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="device-hours, e.g. 200h: which arms fit, and an error if not all do")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
     """Say what would run, why, and what it would cost; nothing runs."""
-    limit = _hours(budget) if budget is not None else None
     resolved = studies.load(study)
+    hours = None if budget is None else studies.hours_of("--budget ", budget, resolved)
     studies.check_fetched(resolved)
-    made = plans.make(resolved, target, jobs, throughput)
+    made = plans.make(resolved, target, jobs, throughput, hours)
     _say(json.dumps(asdict(made), indent=2) if as_json else plans.text(made))
-    if limit is not None and made.cost is None:
-        raise UserError(f"study {study} is synthetic: its cost is not counted; leave --budget out")
-    if limit is not None and made.cost and made.cost.device_hours > limit:
-        raise UserError(
-            f"the plan needs {made.cost.device_hours:.3g} device-hours, more than the budget of {limit:g}: "
-            "take arms, seeds or steps out, or raise --budget"
-        )
+    if made.budget is not None and resolved.kind == "language-models":
+        budgets.refuse_beyond(made.budget, resolved)
+        typer.echo(budgets.text(made.budget, resolved), err=as_json)
 
 
 @app.command()
@@ -329,16 +327,6 @@ def _components(study: str, margin: str | None) -> str:
 
 def _say(text: str) -> None:
     typer.echo(plain(text))
-
-
-def _hours(text: str) -> float:
-    try:
-        hours = float(text.removesuffix("h"))
-    except ValueError:
-        hours = math.nan
-    if not hours >= 0:  # nan neither
-        raise UserError(f"--budget {text!r}: give device-hours, such as 200h")
-    return hours
 
 
 def _make_partial_tables(study: Wired, folder: Path) -> None:

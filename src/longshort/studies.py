@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,45 @@ def of_config(config: dict[str, Any]) -> Resolved:
     """The study that the engine was given: `--config study=NAME`.
 
     Raises:
-        StudyError: as load; or a key that is not known, of which nothing would come.
+        StudyError: as load; or a key that is not known, of which nothing would come; or a budget that is none.
     """
-    if unknown := sorted(set(config) - {"study"}):
+    if unknown := sorted(set(config) - {"study", "budget"}):
         raise StudyError(
-            f"--config {unknown[0]}={config[unknown[0]]}: unknown key; only study=NAME is known here, all else "
-            f"stands in {CONFIG}/studies/NAME.yaml"
+            f"--config {unknown[0]}={config[unknown[0]]}: unknown key; only study=NAME and budget=HOURS are known "
+            f"here, all else stands in {CONFIG}/studies/NAME.yaml"
         )
-    return load(engine.as_typed(config.get("study", "demo"), resolve.names()))
+    study = load(engine.as_typed(config.get("study", "demo"), resolve.names()))
+    budget_of(config, study)
+    return study
+
+
+def budget_of(config: dict[str, Any], study: Resolved) -> float | None:
+    """The device-hours that the engine may plan for: `--config study=NAME budget=HOURS`; None: any number.
+
+    Raises:
+        StudyError: it is no number of hours, or the study's cost is not counted.
+    """
+    return hours_of("--config budget=", config["budget"], study) if "budget" in config else None
+
+
+def hours_of(given: str, value: Any, study: Resolved) -> float:
+    """A budget as it was typed, with or without an h behind it.
+
+    Args:
+        given: where it was typed.
+
+    Raises:
+        StudyError: as budget_of.
+    """
+    try:
+        hours = float(str(value).removesuffix("h"))
+    except ValueError:
+        hours = math.nan
+    if not hours >= 0 or isinstance(value, bool):  # nan neither
+        raise StudyError(f"{given}{value!r}: give device-hours, such as 200h")
+    if study.kind == "synthetic":
+        raise StudyError(f"study {study.name} is synthetic: its cost is not counted; leave the budget out")
+    return hours
 
 
 def load(name: str, config: Path = CONFIG) -> Resolved:

@@ -14,7 +14,7 @@ import pytest
 from longshort.jobs import ownership
 from longshort.records.publish import file_digest, read_record, write_record
 from longshort.training import checkpoints
-from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
+from tests.support.project import edit, edit_study, longshort, planned, run_python, run_snakemake
 from tests.support.reruns import RESULTS
 
 ARMS = ("baseline", "constant", "alpha-1x", "hidden+output", "step-linear")
@@ -136,9 +136,25 @@ def test_a_budget_is_kept(finished_copy: Path) -> None:
     assert longshort(finished_copy, "plan", "--study", "tiny", "--budget", "100h").returncode == 0
     refused = longshort(finished_copy, "plan", "--study", "tiny", "--budget", "0.0001h", check=False)
     assert refused.returncode != 0 and "more than the budget of 0.0001" in refused.stderr
+    assert "arms that fit, in the order of the file, whole: none" in refused.stderr
     for wrong in ("", "nan", "-1h", "200 hours"):
         refused = longshort(finished_copy, "plan", "--study", "tiny", f"--budget={wrong}", check=False)
         assert refused.returncode != 0 and f"--budget {wrong!r}: give device-hours" in refused.stderr
+
+
+def test_the_engine_starts_nothing_beyond_a_budget(finished_copy: Path) -> None:
+    """What is finished costs nothing, so that an empty budget does for a finished study."""
+    engine = ["-m", "snakemake", "all", "--cores", "2", "--config", "study=tiny"]
+    assert run_python(finished_copy, *engine, "budget=0").returncode == 0
+    edit_study(finished_copy, seeds=[0, 1])
+    before = {path for path in finished_copy.rglob("*") if ".snakemake" not in path.parts}
+    done = run_python(finished_copy, *engine, "budget=0.0001h", check=False)
+    assert done.returncode != 0 and "more than the budget of 0.0001" in done.stderr and "Traceback" not in done.stderr
+    assert {path for path in finished_copy.rglob("*") if ".snakemake" not in path.parts} == before
+    planned_alike = longshort(finished_copy, "plan", "--study", "tiny", "--budget", "0.0001", check=False)
+    assert planned_alike.stderr.strip() in done.stderr
+    done = run_python(finished_copy, *engine, "budget=much", "--dry-run", check=False)
+    assert done.returncode != 0 and "--config budget='much': give device-hours" in done.stdout + done.stderr
 
 
 def test_a_run_of_two_arms_is_counted_once(finished_copy: Path) -> None:

@@ -26,5 +26,16 @@ def test_the_engine_is_given_a_study_and_nothing_else(project: Path, monkeypatch
     monkeypatch.chdir(project)
     assert studies.of_config({"study": "tiny"}).name == "tiny"
     for config in ({"studdy": "tiny"}, {"study": "tiny", "seeds": 3}):
-        with pytest.raises(StudyError, match="unknown key; only study=NAME is known here"):
+        with pytest.raises(StudyError, match="unknown key; only study=NAME and budget=HOURS are known here"):
             studies.of_config(config)
+
+
+def test_a_budget_is_a_number_of_hours(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the engine hands it on, which makes numbers of what it can."""
+    monkeypatch.chdir(project)
+    study = studies.of_config({"study": "tiny", "budget": "500h"})
+    assert studies.budget_of({"study": "tiny"}, study) is None
+    assert [studies.budget_of({"budget": given}, study) for given in ("500h", 500, 0.5)] == [500, 500, 0.5]
+    for wrong in ("much", -1, "nan", True, ""):
+        with pytest.raises(StudyError, match=f"--config budget={wrong!r}: give device-hours"):
+            studies.of_config({"study": "tiny", "budget": wrong})

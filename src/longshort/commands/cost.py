@@ -105,7 +105,7 @@ def estimate(
     device_seconds = 0.0
     for one, (took, source) in _seconds_of(known, work, throughput).items():
         seconds[one] = took
-        device_seconds += took * (_processes(study, one.run) if one.rule == "train" else 1)
+        device_seconds += took * processes(study, one)
         sources.setdefault(source, set()).add("training" if one.rule == "train" else one.rule)
     kept, more, taken = 0.0, [], dict[str, float]()
     for one in (one for one in work if one.rule == "train"):
@@ -155,8 +155,7 @@ def write_down(study: ResolvedStudy) -> None:
                 work[one] = f"{run}/{stage}/{steps}"
             known.setdefault(f"{run}/{stage}/{steps}", {})["operations"] = _operations(study, one, in_blocks)
     for one, (seconds, source) in seconds_of(study, list(work)).items():
-        devices = _processes(study, one.run) if one.rule == "train" else 1
-        known[work[one]] |= {"seconds": seconds * devices, "source": source}
+        known[work[one]] |= {"seconds": seconds * processes(study, one), "source": source}
     if known != before:
         write_record(path, known)
 
@@ -309,7 +308,7 @@ def _devices(study: ResolvedStudy, run: str) -> int:
     """What computes at a time in a training: GPUs, or threads of CPUs."""
     training = study.runs[run].training
     threads = training.threads if training and study.study.needs.device == "cpu" else 1
-    return threads * _processes(study, run)
+    return threads * (training.world_size if training else 1)
 
 
 def _tokens_per_step(spec: dict[str, Any]) -> int:
@@ -331,8 +330,9 @@ def _finished_trainings() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
-def _processes(study: ResolvedStudy, run: str) -> int:
-    training = study.runs[run].training
+def processes(study: ResolvedStudy, one: Work) -> int:
+    """That a job is of, which is how many GPUs it holds where the study is for them."""
+    training = study.runs[one.run].training if one.rule == "train" else None
     return training.world_size if training else 1
 
 

@@ -13,6 +13,7 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -63,6 +64,26 @@ def keep_source(study: Resolved, shells: dict[str, str]) -> None:
         if study.kind == "language-models":
             stale.keep_together_or_apart(study, shells)
         os.environ[PLANNED] = source_as_planned()
+
+
+def keep_to_budget(study: Resolved, hours: float | None, jobs: Callable[[], list[engine.PlannedJob]]) -> None:
+    """To be called before any job is started.
+
+    Args:
+        hours: device-hours that the jobs may need; None: any number.
+        jobs: gives those that the engine would run.
+
+    Raises:
+        UserError: they need more; it says which arms fit.
+    """
+    if hours is None or study.kind != "language-models":
+        return
+    from longshort.commands import budget, plan  # late: every job parses what imports this
+
+    planned = jobs()
+    data_anew = any(job.rule == "data" for job in planned)
+    work = plan.work_of(study, planned)
+    budget.refuse_beyond(budget.fitting(study, work, hours, data_anew=data_anew), study)
 
 
 def start(study: Resolved, submits: bool) -> None:

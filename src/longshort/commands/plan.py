@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longshort.commands import cost, stale
+from longshort.commands import budget, cost, stale
 from longshort.commands.resuming import Resuming
 from longshort.identity.code import changed_modules, modules
 from longshort.identity.spec import canonical, trajectory
@@ -45,6 +45,7 @@ class Plan:
         others: rule -> number of jobs that belong to no arm, such as tables and plots.
         stays: the arms that have nothing to do; empty where only a part of the study was asked for.
         cost: None where it is not counted.
+        budget: what of it fits; None where no budget is given.
 
     Of a synthetic study, each group of models stands for an arm.
     """
@@ -56,10 +57,20 @@ class Plan:
     others: dict[str, int] = field(default_factory=dict)
     stays: list[str] = field(default_factory=list)
     cost: cost.Cost | None = None
+    budget: budget.Fitting | None = None
 
 
-def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput: float | None = None) -> Plan:
+def make(
+    study: Resolved,
+    target: str = "all",
+    jobs_at_once: int = 1,
+    throughput: float | None = None,
+    hours: float | None = None,
+) -> Plan:
     """The plan of a study.
+
+    Args:
+        hours: a budget, device-hours.
 
     Raises:
         StudyError: the engine refuses to plan, in its own words; or results are not of the present code, and it would
@@ -89,15 +100,23 @@ def make(study: Resolved, target: str = "all", jobs_at_once: int = 1, throughput
     trained = {run for run, some in by_run.items() if any(job.rule == "train" for job in some)}
     asked = Asked(study, before, by_run, Resuming(study, trained, "data" in rules), "data" in rules)
     _explain_arms(plan, asked)
-    work = [cost.Work(job.rule, run, job.steps) for run, some in by_run.items() for job in some]
-    work += [cost.Work(layout.KEY_TOKENS, study.data, "") for _ in range(rules[layout.KEY_TOKENS])]
+    work = work_of(study, jobs)
     plan.cost = cost.estimate(study, work, jobs_at_once, throughput, "data" in rules)
+    if hours is not None:
+        plan.budget = budget.fitting(study, work, hours, throughput, "data" in rules)
     return plan
 
 
 def _before(path: Path, study: Resolved) -> dict[str, Any]:
     """What the study was when it last ran."""
     return read_record(path, like=OF_GROUPS if study.kind == "synthetic" else OF_ARMS)
+
+
+def work_of(study: ResolvedStudy, jobs: list[PlannedJob]) -> list[cost.Work]:
+    """What of the planned jobs costs, each metric of a run by itself."""
+    stages = [one for job in jobs for one in _measured_by(study, job) if one.rule in STAGES]
+    searches = [cost.Work(layout.KEY_TOKENS, study.data, "") for job in jobs if job.rule == layout.KEY_TOKENS]
+    return [*(cost.Work(job.rule, job.run, job.steps) for job in stages), *searches]
 
 
 def _measured_by(study: Resolved, job: PlannedJob) -> list[PlannedJob]:

@@ -93,6 +93,17 @@ def dry_run(study: str, target: str = "all") -> list[PlannedJob]:
     return [job for block in blocks if (job := _job(block))]
 
 
+def planned(workflow: Any) -> list[PlannedJob]:
+    """The jobs that an engine is about to run, before it has run any.
+
+    workflow: as the engine's own files have it.
+    """
+    return [
+        PlannedJob(job.rule.name, dict(job.wildcards_dict), list(map(Path, job.output)), str(workflow.dag.reason(job)))
+        for job in workflow.dag.needrun_jobs()
+    ]
+
+
 def _job(block: str) -> PlannedJob | None:
     """A job from its printed lines: `rule train:` or `localrule all:`, then `    output: a, b` and the like."""
     rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
