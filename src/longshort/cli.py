@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -289,6 +290,40 @@ def status(
                 live.update(progress.shown(resolved), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="of the study; config/studies/NAME.yaml is written")],
+    model: Annotated[str, typer.Option(help="folder of a model and its tokenizer, or hub id")],
+    corpus: Annotated[str, typer.Option(help="folder, file or glob of texts, or id of a dataset of the hub")],
+    revision: Annotated[str | None, typer.Option(help="commit of a model of the hub")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="blocks of a model that is not fetched yet")] = None,
+    positions: Annotated[int | None, typer.Option(min=2, help="positions of a model that is not fetched yet")] = None,
+    corpus_revision: Annotated[str | None, typer.Option(help="commit of a dataset of the hub")] = None,
+    column: Annotated[str, typer.Option(help="of the text in .jsonl and .parquet files, and in a dataset")] = "text",
+    train_length: Annotated[int | None, typer.Option(min=2, help="tokens; default: chosen")] = None,
+    test_length: Annotated[int | None, typer.Option(min=2, help="tokens; default: chosen")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu; default: gpu if one is here")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help="of a GPU or the machine, GB; default: looked up")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="of a training, with a GPU each")] = 1,
+    arms: Annotated[
+        str, typer.Option(help="names of config/arms.yaml")
+    ] = "baseline,constant,step-linear,hidden,hidden+output",
+) -> None:
+    """Write a study of your own, with values from the model's files, and say what was chosen and why."""
+    from longshort.commands import new as writing
+
+    named = tuple(arms.replace(",", " ").split())
+    asked = writing.Asked(
+        *(name, model, corpus, revision, layers, positions, corpus_revision, column),
+        *(train_length, test_length, device, memory, processes, named),
+    )
+    path, reasons = writing.write(asked)
+    wrapped = [textwrap.fill(reason, 110, initial_indent="  ", subsequent_indent="    ") for reason in reasons]
+    _say("\n".join([f"{path} is written", *wrapped, "next:", *(f"  {step}" for step in writing.next_steps(asked))]))
 
 
 @app.command()

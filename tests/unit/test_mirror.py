@@ -19,6 +19,8 @@ ELSEWHERE = {
     "commands/prune.py": "contract/test_plan.py",
     "commands/stale.py": "contract/test_stale.py",
     "commands/resuming.py": "contract/test_cost.py",
+    "commands/new.py": "contract/test_new.py",
+    "commands/survey.py": "contract/test_new.py",
     "commands/fetch.py": "workflow/test_fetch.py",
     "records/hub.py": "workflow/test_fetch.py",
     "records/study_json.py": "contract/test_damaged.py",

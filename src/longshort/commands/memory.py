@@ -16,6 +16,7 @@ from typing import Any
 from longshort.models.settings import Adapter
 from longshort.records import hub
 from longshort.records.publish import read_json
+from longshort.study import model_files
 from longshort.study.schema import Training
 
 UNNAMED = 7e9  # weights of a model whose name says no number
@@ -153,14 +154,16 @@ def adapted(model: Model, adapter: Adapter) -> float:
 
 
 def existing(model: hub.HubModel, layers: int) -> tuple[Model, str]:
-    """The shape of a model that exists: a guess where only its name is known, as before it is fetched."""
+    """The shape of a model that exists: a guess where its configuration names its sizes otherwise, and where only its
+    name is known, as before it is fetched."""
     name = model.name
     for path in (Path(name) / "config.json", *hub.fetched_config(model)):
         if path.exists():
             try:
                 return Model.of(read_json(path)), f"from {path}"
             except KeyError:
-                continue
+                count = sum(map(math.prod, model_files.weights(path.parent).values()))
+                return guessed(count, layers), f"guessed, {count:.3g} weights in {path.parent}, in {layers} blocks"
     named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
     weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED
     source = f"from the name {name}" if named else f"as {name} names none"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longshort.errors import StudyError
 from longshort.study.files import json_object
@@ -41,14 +41,7 @@ def check(where: str, study: Study, model_folder: Path | None, tokenizer_folder:
     given = f"{where}: data.tokenizer"
     if tokenizer_folder is not None and isinstance(study.data.tokenizer, PretrainedTokenizer):
         given = f"{where}: data.tokenizer.name = {study.data.tokenizer.name!r}"
-        try:
-            tokens = tokens_of(given, tokenizer_folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, StudyError):
-                raise
-            raise StudyError(
-                f"{given}: the files of the tokenizer in {tokenizer_folder} cannot be read ({error}); take a whole copy"
-            ) from None
+        tokens = tokens_of(given, tokenizer_folder)
     if model_folder is None or not isinstance(study.model, PretrainedModel):
         return
     config = _check_model(where, study.model, model_folder)
@@ -72,6 +65,54 @@ def check_whole(given: str, folder: Path) -> dict[str, list[int]]:
     if not (folder / "config.json").exists():
         raise StudyError(f"{given}: no config.json there; give the folder of a model")
     return _tensors(given, folder)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What config.json says of the language model.
+
+    Raises:
+        StudyError: it is no JSON object.
+    """
+    whole = json_object(folder / "config.json")
+    inner = whole.get("text_config")
+    return inner if isinstance(inner, dict) else whole
+
+
+class Reach(NamedTuple):
+    """How far the positions of a model go, by its files.
+
+    Attributes:
+        tokens: None where the files do not say.
+        key: of config.json, that says it.
+        learnt: there are no more positions than those that were learnt.
+        extended: how its rotary frequencies are extended already; empty if they are not.
+    """
+
+    tokens: int | None
+    key: str
+    learnt: bool
+    extended: str
+
+
+def reach_of(config: dict[str, Any], tensors: dict[str, list[int]]) -> Reach:
+    """
+    Args:
+        config: as config_of gives it.
+        tensors: the shapes of its weights, by their names.
+    """
+    learnt = any(name.endswith(LEARNT_POSITIONS) for name in tensors)
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
+    ours = config.get(EXTENDED_BY_US)
+    extended = str(ours.get("kind", kind) if isinstance(ours, dict) else kind)
+    extended = "" if extended == "default" else extended
+    key = next((key for key in POSITIONS if isinstance(config.get(key), int)), None)
+    if key is None or ours is not None:
+        return Reach(None, key or "", learnt, extended)
+    tokens = config[key]
+    if extended and isinstance(factor := scaling.get("factor"), int | float):
+        tokens = max(tokens, int(factor * scaling.get("original_max_position_embeddings", tokens)))
+    return Reach(tokens, key, learnt, extended)
 
 
 def weights(folder: Path) -> dict[str, list[int]]:
@@ -109,9 +150,7 @@ def _check_model(where: str, model: PretrainedModel, folder: Path) -> dict[str, 
             "give that model, or a folder of the two merged (peft: merge_and_unload, save_pretrained)"
         )
     tensors = check_whole(given, folder)
-    whole = json_object(folder / "config.json")
-    inner = whole.get("text_config")
-    config: dict[str, Any] = inner if isinstance(inner, dict) else whole
+    config = config_of(folder)
     key = next((key for key in LAYERS if key in config), None)
     if key is not None and config[key] != model.layers:
         raise StudyError(
@@ -159,34 +198,24 @@ def _check_reach(
     where: str, model: PretrainedModel, folder: Path, config: dict[str, Any], tensors: dict[str, list[int]]
 ) -> None:
     """max_length is within the model's positions, unless the study extends them, once."""
-    learnt = any(name.endswith(LEARNT_POSITIONS) for name in tensors)
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
-    ours = config.get(EXTENDED_BY_US)
-    kind = ours.get("kind", kind) if isinstance(ours, dict) else kind
+    reach = reach_of(config, tensors)
     if model.rope is not None:
-        if learnt:
+        if reach.learnt:
             raise StudyError(
                 f"{where}: model.rope = {model.rope.kind}: the positions of the model in {folder} are learnt, not "
                 "rotary; take a model of the Llama, Mistral or Qwen family, or leave model.rope out"
             )
-        if kind != "default":
+        if reach.extended:
             raise StudyError(
                 f"{where}: model.rope = {model.rope.kind}: {folder / 'config.json'} extends the rotary frequencies "
-                f"already ({kind}); start from a model that is not extended, or leave model.rope out"
+                f"already ({reach.extended}); start from a model that is not extended, or leave model.rope out"
             )
         return
-    key = next((key for key in POSITIONS if isinstance(config.get(key), int)), None)
-    if key is None or ours is not None:
-        return
-    reach = config[key]
-    if kind != "default" and isinstance(factor := scaling.get("factor"), int | float):
-        reach = max(reach, int(factor * scaling.get("original_max_position_embeddings", reach)))
-    if model.max_length > reach:
-        remedy = "take a model with rotary positions" if learnt else "extend it by model.rope"
+    if reach.tokens is not None and model.max_length > reach.tokens:
+        remedy = "take a model with rotary positions" if reach.learnt else "extend it by model.rope"
         raise StudyError(
-            f"{where}: model.max_length = {model.max_length}: the model in {folder} has {reach} positions ({key} in "
-            f"config.json); lower it and the lengths to {reach}, or {remedy}"
+            f"{where}: model.max_length = {model.max_length}: the model in {folder} has {reach.tokens} positions "
+            f"({reach.key} in config.json); lower it and the lengths to {reach.tokens}, or {remedy}"
         )
 
 
@@ -197,8 +226,19 @@ def tokens_of(given: str, folder: Path) -> int | None:
     """How many embeddings a tokenizer needs; None where only its own library can tell.
 
     Raises:
-        StudyError: there is none, or it has no token that separates documents.
+        StudyError: there is none, it cannot be read, or it has no token that separates documents.
     """
+    try:
+        return _tokens_of(given, folder)
+    except StudyError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{given}: the files of the tokenizer in {folder} cannot be read ({error}); take a whole copy"
+        ) from None
+
+
+def _tokens_of(given: str, folder: Path) -> int | None:
     if not any((folder / name).exists() for name in VOCABULARIES):
         raise StudyError(
             f"{given}: no tokenizer in {folder}, as none of {', '.join(VOCABULARIES)} is there; copy the files of the "

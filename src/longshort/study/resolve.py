@@ -52,6 +52,15 @@ def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
             f"{layout.study_folder(name)}; only studies of language models have this command"
         )
+    return of_content(name, content, config)
+
+
+def of_content(name: str, content: dict[str, Any], config: Path = CONFIG) -> ResolvedStudy:
+    """Checks and resolves what a file of a study of language models holds.
+
+    Raises:
+        StudyError: as load.
+    """
     arms = parse(Arms, yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
     checks.check_arms(f"{config}/arms.yaml", arms)
     study = parse(Study, content, f"study {name}", None)
@@ -79,13 +88,21 @@ def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
         close = difflib.get_close_matches(str(name), studies, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
+    check_name(name, config)
+    return yaml_mapping(config / "studies" / f"{name}.yaml")
+
+
+def check_name(name: str, config: Path = CONFIG) -> None:
+    """
+    Raises:
+        StudyError: it can be no name of a study.
+    """
     checks.check_name(f"{config}/studies/{name}.yaml", name)
     if name in layout.SHARED:
         raise StudyError(
             f"study {name!r} would write into {layout.study_folder(name)}, which all studies share; "
             "call its file otherwise"
         )
-    return yaml_mapping(config / "studies" / f"{name}.yaml")
 
 
 def _tables(study: Study, arms: Arms) -> dict[str, Table]:
