@@ -52,6 +52,8 @@ ELSEWHERE = {
     "models/settings.py": "unit/study/test_parsing.py",
     "data/splits.py": "unit/data/test_windows.py",
     "evaluation/__main__.py": "contract/test_together.py",
+    "evaluation/sharing.py": "contract/test_shares.py",
+    "records/shares.py": "contract/test_shares.py",
     "evaluation/journal.py": "unit/evaluation/test_longbench_answers.py",
     "evaluation/standin_tasks.py": "unit/evaluation/test_standin.py",
     "evaluation/standin_material.py": "unit/evaluation/test_standin.py",

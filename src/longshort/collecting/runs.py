@@ -9,7 +9,7 @@ import pandas
 
 from longshort.collecting.numbers import runs_of, unfinished
 from longshort.jobs import heartbeat
-from longshort.records import layout
+from longshort.records import layout, shares
 from longshort.records.publish import read_record, read_spec, text_of, whole_record
 
 LOG_LINES = 40
@@ -79,6 +79,9 @@ def _how_made(files: layout.Stage, stage: str, spec: dict[str, Any]) -> dict[str
         if "device_memory_mb" in steps:
             said["device_memory_mb"] = float(steps["device_memory_mb"].max()) * devices
     said |= {"device_seconds": devices * seconds, "cpu_seconds": _cpu_seconds(record, beat)}
+    for share in shares.of(out, record):
+        said["device_seconds"] += share["seconds"]
+        said["cpu_seconds"] = None if said["cpu_seconds"] is None else said["cpu_seconds"] + share["cpu_seconds"]
     return said
 
 

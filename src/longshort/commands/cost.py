@@ -20,7 +20,7 @@ from longshort.commands.resuming import Resuming
 from longshort.identity.spec import dumps
 from longshort.metrics.catalog import METRICS
 from longshort.metrics.settings import LongEvaluator, LongPPL, PretrainedEvaluator
-from longshort.records import layout
+from longshort.records import layout, shares
 from longshort.records.publish import (
     CHECKPOINTS,
     NUMBER,
@@ -173,9 +173,11 @@ def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once
     waiting = dict(seconds)
     for wave in waves:
         for one in sorted((one for one in waiting if wave(one)), key=lambda one: -seconds[one]):
-            place = places.index(min(places))
             after = max((ready.get(run, 0.0) for run in _waits_for(study, one)), default=0.0)
-            places[place] = max(places[place], after) + waiting.pop(one)
+            jobs = study.jobs_of(one.rule)
+            for took in [waiting.pop(one) / jobs] * jobs:
+                place = places.index(min(places))
+                places[place] = max(places[place], after) + took
             if one.rule in ("train", layout.KEY_TOKENS):
                 ready[one.run] = places[place]
     return max(places)
@@ -373,7 +375,7 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
     found = []
     for path in Path().glob(layout.evaluation("*", metric, identity, "*").record):
         try:
-            found.append(read_record(path, like={"seconds": NUMBER})["seconds"] / len(path.stem.split("-")))
+            found.append(shares.seconds_of(path) / len(path.stem.split("-")))
         except (OSError, ValueError):
             continue
     return found

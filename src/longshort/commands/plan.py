@@ -90,7 +90,8 @@ def make(
     for job in stages:
         by_run.setdefault(job.run, []).append(job)
     rules = Counter(job.rule for job in jobs)
-    not_others = (*known, EVALUATE, "all", "specification")
+    # What shares out an evaluation is counted with the job that puts it together.
+    not_others = (*known, EVALUATE, "all", "specification", *(f"{metric}_share" for metric in METRICS))
     plan.others = {rule: count for rule, count in rules.items() if rule not in not_others}
     if study.kind == "synthetic":
         _explain_groups(plan, study, before, by_run)

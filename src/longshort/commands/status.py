@@ -41,18 +41,25 @@ class StageState:
 
 
 def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[StageState]:
-    """Every training and evaluation of a study, in the order in which a person wants to see them."""
+    """Every training and evaluation of a study, in the order in which a person wants to see them. Where several jobs
+    share out the items of an evaluation that is not done, also those of them that have begun."""
     names, now = study.names(), heartbeat.clock(results)
     found = []
     for result in study.results():
-        record = Path(result.record)
-        said = heartbeat.verdict(record, now)
-        state = DIVERGED if said.state == DONE and said.record.get("status") == DIVERGED else said.state
-        log = Path(result.log)
-        found.append(
-            StageState(result.run, names[result.run], result.stage, state, record, log, said.beat, said.silent)
-        )
+        whole = _state(result.run, names[result.run], result.stage, Path(result.record), Path(result.log), now)
+        found.append(whole)
+        if whole.state in (DONE, DIVERGED):
+            continue
+        for beat in Path(layout.stage_of(result.record).share("*", "*").heartbeat).parent.glob("*-of-*.heartbeat"):
+            stage, record, log = f"{result.stage} {beat.stem}", beat.with_suffix(".json"), beat.with_suffix(".log")
+            found.append(_state(result.run, names[result.run], stage, record, log, now))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))
+
+
+def _state(run: str, arms: str, stage: str, record: Path, log: Path, now: float) -> StageState:
+    said = heartbeat.verdict(record, now)
+    state = DIVERGED if said.state == DONE and said.record.get("status") == DIVERGED else said.state
+    return StageState(run, arms, stage, state, record, log, said.beat, said.silent)
 
 
 def queued(study: Wired) -> list[slurm.Job]:
@@ -113,7 +120,7 @@ def _named(job: slurm.Job, found: list[StageState]) -> str:
 
 
 def _is_made_by(one: StageState, job: slurm.Job) -> bool:
-    rules = ("train",) if one.stage == layout.TRAINING else (one.stage, "evaluate")
+    rules = ("train",) if one.stage == layout.TRAINING else (one.stage, f"{one.stage}_share", "evaluate")
     return one.run in engine.ids_in(job.comment) and engine.rule_in(job.comment) in rules
 
 

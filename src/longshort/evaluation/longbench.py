@@ -19,10 +19,11 @@ from typing import Any
 from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
 from longshort.evaluation.journal import Measured, Section
-from longshort.evaluation.longbench_answers import predict
+from longshort.evaluation.longbench_answers import predict, predict_share
 from longshort.evaluation.longbench_items import protocol as protocol_of_items
 from longshort.evaluation.longbench_items import questions
 from longshort.evaluation.scoring import BUCKETS, score_prediction, summarise
+from longshort.evaluation.share import Share
 from longshort.metrics.settings import LongBench
 
 
@@ -63,6 +64,13 @@ def evaluate(
         document = item["id"] if times[key] == 1 else f"{item['id']}#{times[key]}"
         rows.append(_row(item["task"], 100 * item["score"], 1, document=document))
     return Measured(rows, predicted)
+
+
+def evaluate_share(
+    model: Any, tokenizer: Any, settings: LongBench, data: Path, l_train: int, journal: Section, share: Share
+) -> None:
+    """Answers a share of the batches, for evaluate to find in the journal; arguments are its."""
+    predict_share(model, tokenizer, questions(tokenizer, settings, settings.max_new_tokens, data), journal, share)
 
 
 def predictions(

@@ -14,12 +14,21 @@ from typing import Any
 from longshort.evaluation.journal import Journal, Section
 from longshort.evaluation.longbench_items import Question
 from longshort.evaluation.scoring import ONE_LINE_TASKS, is_settled
+from longshort.evaluation.share import WHOLE, Share
 
 TOKENS_PER_BATCH = 16384
 
 
 def predict(model: Any, tokenizer: Any, asked: Sequence[Question], journal: Section | None = None) -> list[str]:
-    """Greedy answers, in the order of the questions.
+    """Greedy answers, in the order of the questions."""
+    answers = predict_share(model, tokenizer, asked, journal or Journal().of("longbench_e"), WHOLE)
+    return [answers[place] for place in range(len(asked))]
+
+
+def predict_share(
+    model: Any, tokenizer: Any, asked: Sequence[Question], journal: Section, share: Share
+) -> dict[int, str]:
+    """Greedy answers to those of the questions that a job has to answer, by their places.
 
     Questions whose answers have one length share batches of at most TOKENS_PER_BATCH tokens, padded on the left. Where
     the rotary frequencies depend on the length of the input, only questions of equal length do. The journal keeps
@@ -28,17 +37,16 @@ def predict(model: Any, tokenizer: Any, asked: Sequence[Question], journal: Sect
     from longshort.evaluation.forward import rope_depends_on_length
 
     by_length = rope_depends_on_length(model)
-    journal = journal or Journal().of("longbench_e")
-    batches = list(_batches(asked, by_length))
+    batches = share.of_all(list(_batches(asked, by_length)))
     journal.expect(len(batches))
     answers: dict[int, str] = {}
-    for number, batch in enumerate(batches):
+    for number, batch in batches:
         texts = journal.get(f"batch {number}")
         if texts is None:
             texts = _generate(model, tokenizer, [asked[place] for place in batch], by_length)
             journal.add(f"batch {number}", texts)
         answers.update(zip(batch, texts, strict=True))
-    return [answers[place] for place in range(len(asked))]
+    return answers
 
 
 def _batches(asked: Sequence[Question], equal_length: bool) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.evaluation.longbench_items import Question, questions
 from longshort.evaluation.longbench_items import protocol as protocol_of_items
 from longshort.evaluation.scoring import BUCKETS, bucket_of
+from longshort.evaluation.share import WHOLE, Share
 from longshort.metrics.settings import LongBenchLikelihood
 
 METRICS = ("longbench_likelihood", "longbench_quarter", "longbench_gain")
@@ -63,22 +64,40 @@ def evaluate(
     """
     journal = journal or Journal().of("longbench_likelihood")
     asked = questions(tokenizer, settings, settings.answer_tokens, data)
-    journal.expect(len(asked))
-    scored = []
-    # The longest first: one too large for the memory fails at once.
-    for place in sorted(range(len(asked)), key=lambda place: -len(asked[place].input_ids)):
-        question, key = asked[place], f"item {place}"
-        losses = journal.get(key)
-        if losses is None:
-            losses = losses_of(model, tokenizer, question)
-            journal.add(key, losses)
-        if losses:
-            scored.append(Scored(question.task, question.id, question.length, (losses[0], losses[1])))
+    scored = [
+        Scored(question.task, question.id, question.length, (losses[0], losses[1]))
+        for question, losses in _measured(model, tokenizer, asked, journal, WHOLE)
+        if losses
+    ]
     if not scored:
         raise ValueError("no item of LongBench-E has an answer; take the official files")
     if len(scored) < len(asked):
         print(f"{len(asked) - len(scored)} items have no answer and are left out", flush=True)
     return Measured(_rows(scored, list(dict.fromkeys(question.task for question in asked))))
+
+
+def evaluate_share(
+    model: Any, tokenizer: Any, settings: LongBenchLikelihood, data: Path, l_train: int, journal: Section, share: Share
+) -> None:
+    """Measures a share of the items, for evaluate to find in the journal; arguments are its."""
+    _measured(model, tokenizer, questions(tokenizer, settings, settings.answer_tokens, data), journal, share)
+
+
+def _measured(
+    model: Any, tokenizer: Any, asked: list[Question], journal: Section, share: Share
+) -> list[tuple[Question, list[float]]]:
+    """The losses of those of the items that a job has to measure, as losses_of gives them."""
+    # The longest first: one too large for the memory fails at once.
+    places = share.of_all(sorted(range(len(asked)), key=lambda place: -len(asked[place].input_ids)))
+    journal.expect(len(places))
+    measured = []
+    for _, place in places:
+        losses = journal.get(f"item {place}")
+        if losses is None:
+            losses = losses_of(model, tokenizer, asked[place])
+            journal.add(f"item {place}", losses)
+        measured.append((asked[place], losses))
+    return measured
 
 
 def losses_of(model: Any, tokenizer: Any, question: Question) -> list[float]:

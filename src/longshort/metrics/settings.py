@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from longshort.identity.spec import canonical, digest, dumps
-from longshort.identity.strict import COMMIT, Strict, distinct
+from longshort.identity.strict import COMMIT, NOT_IDENTITY, Strict, distinct
 
 LONGEST_ANSWER = 512  # tokens, of LongBench-E's official lengths
 LEAST_PROMPT = 16  # tokens
+MOST_JOBS = 256  # of one evaluation
 
 
 class Prefix(Strict):
@@ -224,6 +225,13 @@ class LongBenchItems(Strict):
 
     source: Annotated[LongBenchSource, Field(discriminator="kind")] = Field(description="where the items are")
     max_length: int = Field(gt=0, description="longest prompt and answer together, tokens")
+    jobs: int = Field(
+        1,
+        gt=0,
+        le=MOST_JOBS,
+        description="jobs that share out the items, each with a device of its own, before one puts them together",
+        json_schema_extra=NOT_IDENTITY,
+    )
 
 
 class LongBench(LongBenchItems):

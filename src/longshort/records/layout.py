@@ -125,6 +125,10 @@ class Stage(NamedTuple):
     def heartbeat(self) -> str:
         return f"{self.name}{HEARTBEAT}"
 
+    def share(self, number: int | str, of: int | str) -> Stage:
+        """Of one of the jobs that share out an evaluation's items, where several do."""
+        return Stage(f"{self.name}.jobs/{number}-of-{of}")
+
     def attempt_log(self, attempt: int | str) -> str:
         """What an attempt before the present one printed."""
         return f"{self.name}.attempt-{attempt}.log"

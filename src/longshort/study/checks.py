@@ -74,6 +74,17 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
     _check_lengths(where, study)
     _check_bases(where, study)
     _check_evaluator(where, study)
+    _check_jobs(where, study)
+
+
+def _check_jobs(where: str, study: Study) -> None:
+    """Several jobs share out one evaluation only where each evaluation is a job of its own."""
+    for metric, settings in study.evaluations.asked.items():
+        if (jobs := getattr(settings, "jobs", 1)) > 1 and study.needs.are_together:
+            raise StudyError(
+                f"{where}: evaluations.{metric}.jobs = {jobs}: the evaluations of a run are one job, as "
+                "needs.evaluations is together, or null on CPUs; give apart there, or leave jobs out"
+            )
 
 
 def _check_claims(where: str, study: Study, arms: Arms) -> None:

@@ -115,6 +115,15 @@ class ResolvedStudy(Wired):
             return lambda wildcards: self.evaluation_code(metric, wildcards.run)
         return code_hash(METRICS[metric].module)
 
+    def jobs_of(self, metric: str) -> int:
+        """How many jobs share out the items of an evaluation of a run."""
+        return int(getattr(self.evaluations[metric][1].settings, "jobs", 1)) if metric in self.evaluations else 1
+
+    def shares(self, metric: str, stage: layout.Stage) -> list[str]:
+        """The records of the jobs that share out the items of an evaluation; none where one job measures all."""
+        jobs = self.jobs_of(metric)
+        return [stage.share(number, jobs).record for number in range(jobs)] if jobs > 1 else []
+
     def measured_together(self) -> dict[str, Any]:
         """Inputs, outputs and parameter of the rule whose jobs measure a run by all metrics, as the engine's patterns.
 
@@ -150,6 +159,7 @@ class ResolvedStudy(Wired):
             for metric, (identity, _) in self.evaluations.items():
                 stage = self._evaluation(metric, run)
                 given = [layout.spec(layout.EVALUATIONS, identity), *of_run, *self.items(metric)]
+                given += self.shares(metric, stage)
                 made = [stage.numbers, stage.record, *([stage.items] if METRICS[metric].keeps_items else [])]
                 by = [self.evaluation_code(metric, run), METRICS[metric].module]
                 jobs.append(engine.RememberedJob(metric, given, made, by))

@@ -20,6 +20,7 @@ from longshort.cli import app
 from longshort.collecting import numbers
 from longshort.commands import status
 from longshort.jobs import heartbeat, ownership, slurm
+from longshort.records import layout
 from longshort.records.publish import write_record
 from longshort.study import resolve
 from tests.support.waiting import PATIENCE, wait_until
@@ -46,6 +47,21 @@ def write_beat(out: Path, **given: Any) -> None:
     # The clock of its node is ten minutes behind.
     path.write_text(json.dumps({**facts, "began": time.time() - 660, "beat": time.time() - 600, **given}))
     os.utime(path, (time.time() - silent,) * 2)
+
+
+def test_jobs_that_share_out_an_evaluation_are_shown_until_it_is_done(study: resolve.ResolvedStudy) -> None:
+    record = Path(study.evaluation_record("perplexity", study.arm_runs["constant"][0]))
+    first, second = (Path(layout.stage_of(record).share(number, 2).record) for number in range(2))
+    write_beat(first, done=3, total=5)
+    write_beat(second, state="finished")
+    write_record(second, {"share": [1, 2]})
+
+    def shown() -> dict[str, str]:
+        return {one.stage: one.state for one in status.stages(study) if one.record.is_relative_to(record.parent)}
+
+    assert shown() == {"perplexity": "pending", "perplexity 0-of-2": "running", "perplexity 1-of-2": "done"}
+    write_record(record, {"run": "x"})
+    assert shown() == {"perplexity": "done"}
 
 
 def state_of(study: resolve.ResolvedStudy, arm: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from longshort.evaluation import longbench_answers, longbench_items
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.scoring import score_prediction
+from longshort.evaluation.share import Share
 from tests.support.longbench import tiny_llama
 
 
@@ -65,6 +66,18 @@ def test_batched_answers_equal_single_ones(tokenizer: Any, rope: dict[str, Any])
     apart = [longbench_answers.predict(model, tokenizer, [asked])[0] for asked in ASKED]
     assert together == apart
     assert len(set(together)) == len(ASKED)
+
+
+def test_shares_of_the_batches_give_the_answers_of_one_job(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longbench_answers, "TOKENS_PER_BATCH", 150)
+    model = tiny_llama()
+    answers: dict[int, str] = {}
+    for number in range(3):
+        journal = Journal().of("longbench_e")
+        some = longbench_answers.predict_share(model, tokenizer, ASKED, journal, Share(number, 3))
+        assert some and not set(some) & set(answers)
+        answers |= some
+    assert [answers[place] for place in range(len(ASKED))] == longbench_answers.predict(model, tokenizer, ASKED)
 
 
 def test_batches_keep_to_kind_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:

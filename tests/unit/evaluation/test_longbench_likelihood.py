@@ -13,6 +13,7 @@ from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import longbench_likelihood
 from longshort.evaluation.journal import Journal
 from longshort.evaluation.longbench_items import Question
+from longshort.evaluation.share import Share
 from longshort.metrics.settings import LongBenchLikelihood
 from tests.support.longbench import protocol
 from tests.support.longppl import DYNAMIC, llama, words
@@ -50,6 +51,23 @@ def test_an_answer_whose_tokens_join_the_prompt_keeps_its_own() -> None:
         found = longbench_likelihood.answer_tokens(tokenizer, question(of[end], [answer]))
         assert [tokenizer.decode(tokens) for tokens in found] == [expected]
     assert longbench_likelihood.last_quarter([0, *range(5, 20)], bos=0) == [0, 16, 17, 18, 19]
+
+
+def test_shares_of_the_items_are_found_by_one_that_measures_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, tokenizer = llama(1), tokenizers.byte_tokenizer()
+    asked = [question(list(b"a context" * (1 + place)), ["one", "two"], name=str(place)) for place in range(5)]
+    monkeypatch.setattr(longbench_likelihood, "questions", lambda *_: asked)
+    source = {"kind": "stand-in", "items_per_task": 2}
+    settings = LongBenchLikelihood.model_validate({"source": source, "max_length": 528})
+    expected = longbench_likelihood.evaluate(model, tokenizer, settings, tmp_path, 8).rows
+    journal = Journal()
+    for number in range(2):
+        section = journal.of("step 1")
+        longbench_likelihood.evaluate_share(model, tokenizer, settings, tmp_path, 8, section, Share(number, 2))
+    # It has no model to measure with.
+    assert longbench_likelihood.evaluate(None, tokenizer, settings, tmp_path, 8, journal.of("step 1")).rows == expected
 
 
 def test_rows_by_task_bucket_and_item(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from longshort.errors import StudyError
 from longshort.study import resolve
-from tests.support.studies import arms_yaml, refused
+from tests.support.studies import arms_yaml, check, refused
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,14 @@ def test_what_is_claimed_is_of_the_primary_number_and_of_an_arm_that_is_compared
     folder: Path, given: dict, said: str
 ) -> None:
     refused(folder, said, **{"primary": "perplexity@32", **given})
+
+
+def test_several_jobs_share_out_what_is_a_job_of_its_own(folder: Path) -> None:
+    longbench = {"source": {"kind": "stand-in", "items_per_task": 1}, "max_length": 128, "max_new_tokens": 4, "jobs": 2}
+    evaluations = {"longbench_e": longbench}
+    check(folder, evaluations=evaluations, needs={"evaluations": "apart"})
+    for together in ({"evaluations": "together"}, {}):
+        refused(folder, r"evaluations.longbench_e.jobs = 2: .* give apart", evaluations=evaluations, needs=together)
 
 
 @pytest.mark.parametrize("name", ["runs", "data", "evaluations", "a b", "$(touch PWNED)", "-x", "x" * 65, "é"])
