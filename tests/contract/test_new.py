@@ -17,7 +17,9 @@ from longshort.commands import new
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.errors import StudyError
 from longshort.models import load
+from longshort.models.settings import Weights
 from longshort.records import hub
+from longshort.records.publish import folder_digests, write_json
 from longshort.study import resolve
 from tests.support.models import ARCHITECTURE
 from tests.support.project import longshort
@@ -114,6 +116,18 @@ def test_a_model_of_the_hub_is_asked_for_and_fetched_later(here: Path, monkeypat
     assert new.next_steps(asked)[0].startswith("longshort fetch --study mine")
     model = yaml.safe_load(path.read_text())["model"]
     assert (model["name"], model["revision"], model["layers"]) == ("some/model-7b", COMMIT, 32)
+
+
+def test_a_model_that_was_fetched_says_all_by_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(here / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(here))
+    weights = Weights(name="owner/tiny", revision=COMMIT)
+    for part in (hub.weights(weights), hub.tokenizer(weights)):
+        assert part is not None
+        write_json(hub.record(part), {"snapshot": "model", "files": folder_digests(here / "model")})
+    study = written(model="owner/tiny", revision=COMMIT)
+    assert study["model"]["layers"] == 3 and study["data"]["tokenizer"]["revision"] == COMMIT
+    assert new.next_steps(new.Asked("mine", "owner/tiny", "corpus"))[0].startswith("longshort check")
 
 
 def test_a_corpus_of_the_hub_needs_a_commit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

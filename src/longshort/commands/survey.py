@@ -14,7 +14,7 @@ from longshort.commands import memory
 from longshort.data import corpora
 from longshort.data.left_out import LeftOut
 from longshort.data.settings import HubCorpus, PretrainedTokenizer, TextCorpus
-from longshort.errors import StudyError
+from longshort.errors import StudyError, UserError
 from longshort.models.settings import Weights
 from longshort.records import hub
 from longshort.records.publish import in_words
@@ -124,6 +124,8 @@ def _model_here(where: str, weights: Weights, folder: Path) -> OwnModel:
     named = PretrainedTokenizer(kind="pretrained", name=weights.name, revision=weights.revision)
     try:
         tokenizer = tokenizers.load(named)
+    except UserError:  # it was fetched, and is not as it was
+        raise
     except Exception as error:  # of whatever kind: what its files say is taken for granted there
         raise StudyError(f"{given}: transformers makes no tokenizer of {folder} ({error}); take a whole copy") from None
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
