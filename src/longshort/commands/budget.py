@@ -113,19 +113,19 @@ def refuse_beyond(found: Fitting, study: ResolvedStudy) -> None:
 
 def text(found: Fitting, study: ResolvedStudy) -> str:
     """For people."""
-    needed, budget = f"{found.needed:,.3g}", f"{found.budget:,g}"
+    needed, budget = _hours(found.needed), f"{found.budget:,g}"
     if found.whole:
         return f"all that is not finished fits the budget: {needed} of {budget} device-hours"
     out = [arm for arm in found.arms if arm not in found.fitting]
     within = found.shared + sum(found.arms[arm] for arm in found.fitting)
     lines = [
         f"what is not finished needs {needed} device-hours, more than the budget of {budget}",
-        f"  bases and what else all arms share: {found.shared:,.3g}",
+        f"  bases and what else all arms share: {_hours(found.shared)}",
         f"  arms that fit, in the order of the file, whole: {_listed(found, found.fitting) or 'none'}",
         f"  arms that do not: {_listed(found, out)}",
     ]
     if found.fitting:
-        lines.append(f"to ask for {within:,.3g} device-hours: `arms: [{', '.join(found.fitting)}]`")
+        lines.append(f"to ask for {_hours(within)} device-hours: `arms: [{', '.join(found.fitting)}]`")
     if found.seeds:
         lines.append(f"to ask for all arms with fewer seeds: `seeds: {found.seeds}`")
     if not found.fitting and not found.seeds:
@@ -138,4 +138,8 @@ def text(found: Fitting, study: ResolvedStudy) -> str:
 
 
 def _listed(found: Fitting, arms: list[str]) -> str:
-    return ", ".join(f"{arm} {found.arms[arm]:,.3g}" for arm in arms)
+    return ", ".join(f"{arm} {_hours(found.arms[arm])}" for arm in arms)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 1000 else f"{hours:.3g}"
