@@ -358,12 +358,56 @@ def longbench_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figu
     return {name: ratio(seconds, "ours", "official")}, {name: what}
 
 
+def answering_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
+    """What batches, and one cache that is allocated once a batch, gain a larger model: two questions of each of four
+    lengths. Raises AssertionError: an answer differs."""
+    lengths, answer, vocabulary = ([8, 12, 16, 24], 2, 257) if toy else ([64, 128, 256, 512], 16, 8192)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32 if toy else 768, intermediate_size=64 if toy else 2048,
+        num_hidden_layers=2 if toy else 12, num_attention_heads=2 if toy else 12, max_position_embeddings=1024,
+        bos_token_id=BOS, eos_token_id=None, initializer_range=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(config).to(device).eval()  # type: ignore[arg-type]
+    draw, tokenizer = np.random.default_rng(0), tokenizers.byte_tokenizer()
+    asked = [
+        longbench_items.Question("lcc", "", draw.integers(1, 256, length).tolist(), answer, False, [], None, 0)
+        for length in lengths
+        for _ in range(2)
+    ]
+
+    def predict(groups: list[list[longbench_items.Question]]) -> list[str]:
+        return [text for group in groups for text in longbench_answers.predict(model, tokenizer, group)]
+
+    functions = {
+        "single": lambda: predict([[one] for one in asked]),
+        "equal lengths": lambda: predict([asked[place : place + 2] for place in range(0, len(asked), 2)]),
+        "padded": lambda: predict([asked]),
+        "default cache": lambda: official_loop(model, tokenizer, asked),
+    }
+    said = {name: function() for name, function in functions.items()}
+    assert all(answers == said["single"] for answers in said.values()), said
+    seconds = alternate(functions, rounds, device)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    figures, notes = {}, {}
+    for figure, (one, other) in {
+        "longbench_equal_lengths_time_over_single": ("equal lengths", "single"),
+        "longbench_padded_time_over_single": ("padded", "single"),
+        "longbench_static_time_over_default_cache": ("single", "default cache"),
+    }.items():
+        figures[figure] = ratio(seconds, one, other)
+        notes[figure] = (
+            f"2 prompts of each of {lengths} tokens, {answer} answered: {median[one]:.3g} / {median[other]:.3g} s"
+        )
+    return figures, notes
+
+
 def main() -> None:
     given = arguments(__doc__)
     set_verbosity_error()
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
-    for measure in (perplexity_figures, misalignment_figures, longppl_figures, longbench_figures):
+    for measure in (perplexity_figures, misalignment_figures, longppl_figures, longbench_figures, answering_figures):
         with tempfile.TemporaryDirectory(prefix="longshort-evaluation-") as folder:
             more, said = measure(Path(folder), given.rounds, given.toy, given.device)
         figures.update(more)

@@ -44,6 +44,8 @@ EXPECTED = {
     "evaluation": {
         *("ppl_time_over_papers", "ppl_memory_over_papers"),
         *("misalignment_time_over_naive", "longbench_time_over_official", "longppl_time_over_official"),
+        *("longbench_equal_lengths_time_over_single", "longbench_padded_time_over_single"),
+        "longbench_static_time_over_default_cache",
     },
     "data": {"tokenise_rate_over_map", "tokenise_memory_over_map", "sampling_share_of_step"},
     "memory": {"memory_estimated_over_measured_zero2_fp32"},
