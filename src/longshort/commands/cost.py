@@ -375,7 +375,8 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
     found = []
     for path in Path().glob(layout.evaluation("*", metric, identity, "*").record):
         try:
-            found.append(shares.seconds_of(path) / len(path.stem.split("-")))
+            made = read_record(path)
+            found.append(shares.seconds_of(path, made) / len(path.stem.split("-")))
         except (OSError, ValueError):
             continue
     return found
