@@ -21,15 +21,7 @@ from longshort.identity.spec import dumps
 from longshort.metrics.catalog import METRICS
 from longshort.metrics.settings import LongEvaluator, LongPPL, PretrainedEvaluator
 from longshort.records import layout, shares
-from longshort.records.publish import (
-    CHECKPOINTS,
-    NUMBER,
-    Altered,
-    read_record,
-    read_spec,
-    whole_record,
-    write_record,
-)
+from longshort.records.publish import CHECKPOINTS, NUMBER, Altered, read_record, read_spec, whole_record, write_record
 from longshort.study.wiring import ResolvedStudy
 
 # What is read of the record of a training that took time.
@@ -375,7 +367,7 @@ def _finished_evaluations(metric: str, identity: str) -> list[float]:
     found = []
     for path in Path().glob(layout.evaluation("*", metric, identity, "*").record):
         try:
-            made = read_record(path)
+            made = read_record(path, like={"seconds": NUMBER})
             found.append(shares.seconds_of(path, made) / len(path.stem.split("-")))
         except (OSError, ValueError):
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.records import layout
-from longshort.records.publish import Altered, read_record
+from longshort.records.publish import NUMBER, Altered, read_record
 
 SAME = ("run_id", "evaluation", "code", "data")
 
@@ -24,7 +24,7 @@ def of(record: Path, made: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     for path in sorted(Path(layout.stage_of(record).share("*", "*").record).parent.glob("*-of-*.json")):
         try:
-            share = read_record(path)
+            share = read_record(path, like={"seconds": NUMBER})
         except (Altered, OSError):
             continue
         if all(share.get(key) == made.get(key) for key in SAME):
