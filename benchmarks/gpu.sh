@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# All benchmarks on one CUDA device, in under 8 minutes, as two tables and two JSON files:  bash benchmarks/gpu.sh [FOLDER]
+# What a GPU is asked, in one call of at most 8 minutes, as tables and one file of figures:  bash benchmarks/gpu.sh [FOLDER]
+# FOLDER/gpu.json is written as figures come, so that a run that is cut has lost the last ones alone.
 # Runs with $PYTHON, else with the project's environment, else with the python3 of the path.
 # `bash benchmarks/gpu.sh --toy [FOLDER]` runs the same on the CPU at toy size: does it work, not how fast.
-set -euo pipefail
+set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)}
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PATH="$(dirname "$python"):$PATH"
@@ -10,15 +11,29 @@ options=(--device cuda --rounds 3)
 if [ "${1:-}" = --toy ]; then
     options=(--toy --rounds 1)
     shift
-else
-    "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device: use --toy to try the scripts"'
+elif ! "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device: use --toy to try the scripts"'; then
+    exit 1
 fi
 folder=${1:-.}
 mkdir -p "$folder"
+rm -f "$folder/gpu.json"
+failed=0
 
-"$python" benchmarks/objective.py "${options[@]}" --json "$folder/objective.json"
+measure() { # seconds, script
+    timeout --kill-after=5 "$1" "$python" "benchmarks/$2.py" "${options[@]}" --json "$folder/gpu.json"
+    local code=$?
+    if [ $code = 124 ] || [ $code = 137 ]; then
+        echo "$2.py was cut after $1 s: its figures so far are in $folder/gpu.json" >&2
+    elif [ $code != 0 ]; then
+        failed=1
+    fi
+}
+
+measure 190 objective
 if "$python" -c 'import deepspeed' 2> /dev/null; then
-    "$python" benchmarks/training.py "${options[@]}" --json "$folder/training.json"
+    measure 180 training
 else
     echo "training.py was not run: this Python has no deepspeed" >&2
 fi
+measure 95 evaluation
+exit $failed

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import Seconds, alternate, arguments, host_waits, peak_memory, ratio, report
+from side_by_side import Seconds, alternate, arguments, host_waits, keep, peak_memory, ratio, report
 from torch import Tensor
 from torch.nn.functional import linear, nll_loss
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -168,8 +168,21 @@ class Step:
         self.batch = head.LossInputs(targets, [length // 4] * rows, 1.0, 1.0)
 
     def __call__(self) -> None:
+        self._step(lambda: head.parts(self.model, self.head, self.inputs, self.batch)[0])
+
+    def plain(self) -> None:
+        """As fine-tuning is usually done: one view, the library's own loss on all its logits."""
+        body, out = self.model.model, self.model.lm_head
+        self._step(
+            lambda: self.model.loss_function(
+                out(body(input_ids=self.inputs[0], use_cache=False).last_hidden_state),
+                None, self.model.config.vocab_size, shift_labels=self.batch.targets[0],
+            )
+        )  # fmt: skip
+
+    def _step(self, loss: Callable[[], Tensor]) -> None:
         self.optimizer.zero_grad()
-        head.parts(self.model, self.head, self.inputs, self.batch)[0].backward()
+        loss().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
@@ -204,12 +217,14 @@ def step_figures(
     name: str, config: LlamaConfig, rows: int, length: int, rounds: int, options: dict
 ) -> tuple[dict[str, float], dict[str, str]]:
     steps = {arm: Step(config, terms, rows, length, options) for arm, terms in ARMS.items()}
-    seconds = alternate(steps, rounds, options["device"])
+    seconds = alternate({**steps, "plain": steps["baseline"].plain}, rounds, options["device"])
     baseline = sum(seconds["baseline"]) / rounds
     what = f"{config.num_hidden_layers} layers, d {config.hidden_size}, V {config.vocab_size:,}, "
     what += f"2 x {rows} x {length} tokens; baseline {baseline:.3g} s"
     figures = {f"step_{arm}_over_baseline_{name}": ratio(seconds, arm, "baseline") for arm in ARMS if arm != "baseline"}
+    figures[f"step_plain_over_baseline_{name}"] = ratio(seconds, "plain", "baseline")
     notes = {f"step_arm_over_baseline_{name}": f"SCE; {what}"}
+    notes[f"step_plain_over_baseline_{name}"] = "one view of as many windows, the library's loss on all logits"
     if options["device"] == "cuda":  # beyond those of the baseline, which are transformers' own
         waits = {arm: host_waits(step) for arm, step in steps.items()}
         for arm in (arm for arm in ARMS if arm != "baseline"):
@@ -226,6 +241,7 @@ def main() -> None:
     def add(more: tuple[dict[str, float], dict[str, str]]) -> None:
         figures.update(more[0])
         notes.update(more[1])
+        keep(figures, notes, given)
 
     shapes = {"toy": Shape(16, 1000, 64, torch.float32, given.device, 64)} if given.toy else SHAPES[given.device]
     for name, shape in shapes.items():

@@ -80,14 +80,27 @@ def peak_memory(work: Callable[..., Callable[[], Any]], *given: Any, device: str
 
 
 def report(title: str, figures: dict[str, float], notes: dict[str, str], given: argparse.Namespace) -> None:
-    """Prints a table; with --json writes {"figures": ..., "context": ...}."""
+    """Prints a table; with --json writes as `keep` does."""
     print(f"\n{title}\n")
     print("| figure | value | what |\n|---|---:|---|")
     for name, value in figures.items():
         print(f"| `{name}` | {value:.4g} | {notes.get(name, '')} |")
     print("\n" + ", ".join(f"{key} {value}" for key, value in context(given).items()))
-    if given.json:
-        given.json.write_text(json.dumps({"figures": figures, "context": context(given)}, indent=2) + "\n")
+    keep(figures, notes, given)
+
+
+def keep(figures: dict[str, float], notes: dict[str, str], given: argparse.Namespace) -> None:
+    """With --json writes {"figures": ..., "notes": ..., "context": ...} as far as they are known: a run that is cut has
+    lost one group of figures. Of the same context, what the file holds of other scripts stays."""
+    if not given.json:
+        return
+    before = json.loads(given.json.read_text()) if given.json.exists() else {}
+    whole = {"figures": figures, "notes": notes, "context": context(given)}
+    if before.get("context") == whole["context"]:
+        whole |= {key: {**before[key], **whole[key]} for key in ("figures", "notes")}
+    part = given.json.with_name(f".{given.json.name}.part")
+    part.write_text(json.dumps(whole, indent=2) + "\n")
+    part.replace(given.json)
 
 
 def context(given: argparse.Namespace) -> dict[str, Any]:
