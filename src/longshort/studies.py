@@ -63,8 +63,11 @@ def hours_of(given: str, value: Any, study: Resolved) -> float:
     return hours
 
 
-def load(name: str, config: Path = CONFIG) -> Resolved:
+def load(name: str, config: Path = CONFIG, here: bool = True) -> Resolved:
     """A study of either kind.
+
+    Args:
+        here: what it takes from elsewhere is looked at, too, and has to be there.
 
     Raises:
         StudyError: with study, arm, key, value and remedy of every mistake found.
@@ -72,16 +75,16 @@ def load(name: str, config: Path = CONFIG) -> Resolved:
     content = resolve.content_of(name, config)
     if content.get("kind") == SYNTHETIC:
         return synthetic.resolve(name, content, resolve.or_study_error(resources.site))
-    return resolve.load(name, config)
+    return resolve.load(name, config, here)
 
 
 def every(config: Path = CONFIG) -> dict[str, Resolved]:
-    """All studies in config/studies, by name.
+    """All studies in config/studies, by name, whether or not their models and corpora are here.
 
     Raises:
         StudyError: one of them is wrong.
     """
-    return {path.stem: load(path.stem, config) for path in sorted((config / "studies").glob("*.yaml"))}
+    return {path.stem: load(path.stem, config, here=False) for path in sorted((config / "studies").glob("*.yaml"))}
 
 
 def check_fetched(study: Resolved) -> None:

@@ -211,8 +211,12 @@ def _check_reach(
                 f"already ({reach.extended}); start from a model that is not extended, or leave model.rope out"
             )
         return
-    if reach.tokens is not None and model.max_length > reach.tokens:
-        remedy = "take a model with rotary positions" if reach.learnt else "extend it by model.rope"
+    if reach.tokens is not None and model.max_length > reach.tokens and (reach.learnt or not model.beyond_positions):
+        remedy = (
+            "take a model with rotary positions"
+            if reach.learnt
+            else "extend it by model.rope, or say model.beyond_positions: true to read it beyond them as it is"
+        )
         raise StudyError(
             f"{where}: model.max_length = {model.max_length}: the model in {folder} has {reach.tokens} positions "
             f"({reach.key} in config.json); lower it and the lengths to {reach.tokens}, or {remedy}"

@@ -40,8 +40,11 @@ SYNTHETIC = "synthetic"
 FEWEST_ALPHAS = 3
 
 
-def load(name: str, config: Path = CONFIG) -> ResolvedStudy:
+def load(name: str, config: Path = CONFIG, here: bool = True) -> ResolvedStudy:
     """Reads, checks and resolves a study of language models.
+
+    Args:
+        here: models, corpora and tasks in folders are looked at, too, and have to be there.
 
     Raises:
         StudyError: with study, arm, key, value and remedy of every mistake found.
@@ -66,7 +69,8 @@ def of_content(name: str, content: dict[str, Any], config: Path = CONFIG) -> Res
     study = parse(Study, content, f"study {name}", None)
     tables = _tables(study, arms)
     checks.check_study(name, study, arms, tables)
-    external.check(f"study {name}", study)
+    if here:
+        external.check(f"study {name}", study)
     resolved = _resolve(name, study, arms, tables, config)
     checks.check_columns(resolved)
     return resolved

@@ -138,6 +138,7 @@ def test_no_length_is_beyond_the_positions_unless_they_are_extended(folder: Path
     with pytest.raises(StudyError, match=r"max_length = 256: the model in model has 128 positions .*or extend it by"):
         check(max_length=256)
     assert check(max_length=256, rope=YARN)
+    assert check(max_length=256, beyond_positions=True)
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     edit(folder / "config.json", rope_parameters=scaled)
     assert check(max_length=256)
@@ -154,8 +155,9 @@ def test_gpt2_reads_no_further_than_its_positions(folder: Path) -> None:
     said = (
         r"max_length = 128: the model in model has 32 positions \(n_positions .* or take a model with rotary positions"
     )
-    with pytest.raises(StudyError, match=said):
-        check()
+    for beyond_positions in (False, True):
+        with pytest.raises(StudyError, match=said):
+            check(beyond_positions=beyond_positions)
     with pytest.raises(StudyError, match="model.rope = yarn: the positions of the model in model are learnt"):
         check(rope=YARN)
 

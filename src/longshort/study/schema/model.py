@@ -102,6 +102,12 @@ class PretrainedModel(Strict):
     max_length: int = Field(
         gt=0, description="longest input the model can take, extended, tokens", json_schema_extra=NOT_IDENTITY
     )
+    beyond_positions: bool = Field(
+        False,
+        description="max_length may lie beyond the rotary positions that the model's configuration states, which are "
+        "left as they are",
+        json_schema_extra=NOT_IDENTITY,
+    )
     rope: Rope | None = Field(
         None,
         description="context extension, before the arms are trained; null: none",
