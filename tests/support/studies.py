@@ -11,7 +11,12 @@ import yaml
 
 from longshort.errors import StudyError
 from longshort.study import resolve
-from tests.support.project import TINY, write_study
+from tests.support.project import ROOT, TINY, write_study
+
+# The shipped studies whose corpus and models are the hub's.
+FROM_THE_HUB = [
+    path.stem for path in sorted((ROOT / "config/studies").glob("*.yaml")) if "kind: hub, dataset" in path.read_text()
+]
 
 
 def load(config: Path, **changes: object) -> resolve.ResolvedStudy:

@@ -10,16 +10,26 @@ from longshort import studies
 from longshort.errors import StudyError
 from longshort.study import resolve
 from tests.support.project import ROOT
+from tests.support.studies import FROM_THE_HUB, check, pretrained
 
 
 def test_shipped_studies_load_and_the_demo_keeps_its_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for path in (ROOT / "config" / "studies").glob("*.yaml"):
-        studies.load(path.stem)
+    assert studies.every().keys() > {"demo", "synthetic", *FROM_THE_HUB}
+    for name in ("demo", "demo-short", "synthetic", *FROM_THE_HUB):
+        studies.load(name)
     demo = resolve.load("demo").study
     assert demo.lengths.train >= 128 and demo.model.training.steps >= 500 and demo.training.steps >= 150
     assert demo.checkpoints == [demo.training.steps] and demo.model.seed == "per-run" and len(demo.seeds) == 3
     assert max(demo.evaluations.perplexity.lengths) == 8 * demo.lengths.train
+
+
+def test_all_studies_are_read_where_a_model_is_not_here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `longshort prune` must know what each of them needs."""
+    monkeypatch.chdir(project)
+    with pytest.raises(StudyError, match="model.name = './nowhere': no folder there"):
+        check(project, **pretrained(name="./nowhere"))
+    assert "tiny" in studies.every()
 
 
 def test_the_engine_is_given_a_study_and_nothing_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Each study of the paper's size, as it stands but for its sizes: a model of the same architecture with a few random
-weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs. Two arms each;
-`make long` runs every arm."""
+weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs. Two arms each,
+and the first three bases where each seed has its own; `make long` runs every arm."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ import torch
 import yaml
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from longshort.evaluation.prompts import TASKS
 from tests.support import forkserver, hub
 from tests.support.project import ROOT, longshort, make_project, run_snakemake
+from tests.support.studies import FROM_THE_HUB
 
 pytestmark = pytest.mark.wide
 SCALE = 128  # of all lengths
-STUDIES = sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml"))
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -58,9 +66,24 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "adds_bos": False,
         "unused": 9,
     },
+    # 49152 tokens and embeddings: <|endoftext|> 0 begins, ends and is the unknown; no padding.
+    "HuggingFaceTB/SmolLM2-135M": {
+        "first": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "named": dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>"),
+        "adds_bos": False,
+        "unused": 0,
+    },
+    # 50277 tokens, 50304 embeddings: <|endoftext|> 0 begins, ends and is the unknown, <|padding|> 1.
+    "EleutherAI/pythia-70m": {
+        "first": ["<|endoftext|>", "<|padding|>"],
+        "named": dict.fromkeys(["bos_token", "eos_token", "unk_token"], "<|endoftext|>"),
+        "adds_bos": False,
+        "unused": 5,
+    },
 }
 # What finds the key tokens: of the same family as a study's model, and so its tokenizer but for what is not used here.
 LIKE = {"meta-llama/Llama-3.1-8B": "meta-llama/Meta-Llama-3-8B", "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-0.5B"}
+LIKE |= {f"EleutherAI/pythia-70m-seed{seed}": "EleutherAI/pythia-70m" for seed in range(1, 10)}
 BOTH = {"hidden": {"alignment": {"alpha": 0.1}}}  # terms: of the output and of a layer
 # Splits of PG19, in the repositories that hold them, and how many books each has here.
 BOOKS = {"corpus": ("train", 40), "validation_corpus": ("validation", 8), "test_corpus": ("test", 20)}
@@ -99,8 +122,14 @@ def tiny_model(name: str) -> Any:
             "rope_parameters": rope,
         }
         return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
+    if "pythia" in name:
+        rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+        shape = {**SHAPE, **size, "max_position_embeddings": 2048 // SCALE, "rope_parameters": rope}
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
     theta, reach, heads = (5e5, 8192, 2) if "Llama-3" in name else (1e4, 4096, 4)
     reach = 131072 if "Llama-3.1" in name else reach
+    if "SmolLM2" in name:
+        theta, reach, heads = 1e5, 8192, 2
     rope = {"rope_type": "default", "rope_theta": theta}
     shape = {
         **SHAPE,
@@ -109,13 +138,19 @@ def tiny_model(name: str) -> Any:
         "max_position_embeddings": reach // SCALE,
         "rope_parameters": rope,
     }
-    return LlamaForCausalLM(LlamaConfig(**shape))
+    return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings="SmolLM2" in name))
+
+
+def bases_of(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each with its name and revision."""
+    return study["model"].get("bases", [study["model"]])
 
 
 def serve_from(root: Path, study: dict[str, Any]) -> None:
     """What the study takes from the hub, small."""
-    assert study["data"]["tokenizer"]["name"] == study["model"]["name"]
-    for name in (study["model"]["name"], study["evaluations"]["longppl"]["evaluator"]["name"]):
+    names = [base["name"] for base in bases_of(study)]
+    assert study["data"]["tokenizer"]["name"] == names[0]
+    for name in (*names, study["evaluations"]["longppl"]["evaluator"]["name"]):
         tiny_model(name).save_pretrained(root / "models" / name)
         tokenizer_like(name).save_pretrained(root / "models" / name)
     books = iter(range(97))
@@ -136,15 +171,16 @@ def serve_from(root: Path, study: dict[str, Any]) -> None:
 
 def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
     """The study with other sizes; methods, precisions and settings of the optimiser stay."""
-    for part in (*(study["data"][key] for key in BOOKS), study["data"]["tokenizer"], study["model"]):
+    if "bases" in study["model"]:
+        del study["model"]["bases"][3:]
+    for part in (*(study["data"][key] for key in BOOKS), study["data"]["tokenizer"], *bases_of(study)):
         part["revision"] = hub.COMMIT
-    study["evaluations"]["longbench_e"]["source"]["revision"] = hub.COMMIT
     study["model"].update(layers=SHAPE["num_hidden_layers"], max_length=study["model"]["max_length"] // SCALE)
     study["lengths"] = {key: length // SCALE for key, length in study["lengths"].items()}
     processes = min(2, study["training"].get("processes", 1))
     study["training"].update(steps=3, batch=4, warmup_steps=1, processes=processes)
     study["needs"] = {"device": "cpu"}
-    study.update(checkpoints=[3], seeds=[0], published=[])
+    study.update(checkpoints=[3], seeds=list(range(len(bases_of(study)))), published=[])
     if not every_arm:
         study.update(arms=["baseline", "hidden"], overrides=BOTH)
     perplexity = study["evaluations"]["perplexity"]
@@ -157,12 +193,16 @@ def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
     longppl["lengths"] = [length // SCALE for length in longppl["lengths"]]
     longppl.update(gain=0, below=100)  # random weights predict no token well
     study["evaluations"]["misalignment"].update(sequences=4)
-    study["evaluations"]["longbench_e"].update(max_length=128, max_new_tokens=4)
+    metric, _, length = study["primary"].partition("@")
+    study["primary"] = f"{metric}@{int(length) // SCALE}" if length else metric
+    if longbench := study["evaluations"].get("longbench_e"):
+        longbench["source"]["revision"] = hub.COMMIT
+        longbench.update(max_length=128, max_new_tokens=4)
     return study
 
 
 @pytest.mark.parametrize("every_arm", [False, pytest.param(True, marks=pytest.mark.long)], ids=["two", "every"])
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", FROM_THE_HUB)
 def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bool, tmp_path: Path) -> None:
     study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()), every_arm)
     serve_from(tmp_path / "hub", study)
@@ -173,15 +213,16 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
     run_snakemake(project, "all", HF_ENDPOINT="http://127.0.0.1:9")
 
     numbers = pandas.read_parquet(project / "results/tiny/metrics.parquet")
-    assert set(numbers["status"]) == {"ok"}
+    assert set(numbers["status"]) == {"ok"} and set(numbers["seed"]) >= set(study["seeds"])
     lengths = study["evaluations"]["perplexity"]["lengths"]
     for arm in study["arms"]:
         measured = numbers[(numbers["arm"] == arm) & (numbers["step"] == 3)]
         assert set(measured[measured["metric"] == "perplexity"]["length"]) == set(lengths)
-        assert {"longbench_e", "longppl"} <= set(measured["metric"])
+        assert {"longbench_e", "longppl"} & study["evaluations"].keys() <= set(measured["metric"])
+    tokenizer = study["data"]["tokenizer"]["name"]
     protocols = set(numbers[numbers["metric"] == "perplexity"]["protocol"])
     assert len(protocols) == 1 and next(iter(protocols)).endswith("&weights=bf16")
-    assert ("&bos=none" in protocols.pop()) == ("bos_token" not in TOKENIZERS[study["model"]["name"]]["named"])
+    assert ("&bos=none" in protocols.pop()) == ("bos_token" not in TOKENIZERS[LIKE.get(tokenizer, tokenizer)]["named"])
     assert ("perplexity_block" in set(numbers["metric"])) == ("beside" in study["evaluations"]["perplexity"])
     arm = study["arms"][-1]
     record = json.loads(next(project.glob(f"results/tiny/arms/{arm}/seed-0/training/3.json")).read_text())

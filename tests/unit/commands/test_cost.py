@@ -15,6 +15,7 @@ from longshort.commands.plan import _size
 from longshort.records import layout
 from longshort.study import resolve
 from tests.support.project import ROOT
+from tests.support.studies import FROM_THE_HUB
 
 
 def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +53,7 @@ def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monke
     assert sum("6.98e+09" in source for source in planned.sources) == 1
 
 
-@pytest.mark.parametrize("study", sorted(path.stem for path in (ROOT / "config/studies").glob("*b-*.yaml")))
+@pytest.mark.parametrize("study", FROM_THE_HUB)
 def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `longshort plan` says it; of what jobs there are a contract is tested elsewhere."""
     monkeypatch.chdir(ROOT)
@@ -67,6 +68,6 @@ def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytes
     hours, memory_gb = re.search(r"about ([\d,.]+) h of device", header), re.search(r"takes about ([\d.]+) GB", header)
     disk = re.search(r", ([\d.]+ .B) of checkpoints\n#   at most ([\d.]+ .B) of checkpoints while", header)
     assert hours and memory_gb and disk
-    assert float(hours[1].replace(",", "")) == pytest.approx(planned.device_hours, rel=0.01)
+    assert float(hours[1].replace(",", "")) == pytest.approx(planned.device_hours, rel=0.01, abs=0.05)
     assert disk.groups() == (_size(planned.storage_bytes), _size(planned.storage_peak_bytes))
     assert float(memory_gb[1]) == pytest.approx(sum(planned.memory.values()) / 1e9, rel=0.01)
