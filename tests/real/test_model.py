@@ -1,0 +1,74 @@
+"""What the program says of a model that someone else trained: known answers, plain transformers beside it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from longshort.evaluation import perplexity
+from longshort.evaluation.forward import held_out_documents
+from longshort.identity.spec import restored
+from longshort.metrics.settings import Perplexity
+from longshort.models import rope
+from longshort.models.settings import ABF, CLEX, EABF, Interpolation, YaRN
+
+pytestmark = pytest.mark.real
+LENGTHS = [256, 1024]
+
+
+@torch.inference_mode()
+def plain_nll(model: Any, ids: torch.Tensor) -> float:
+    """Mean nats of the tokens [length] but the first, each given those before it, as transformers computes it."""
+    return float(model(input_ids=ids[None], labels=ids[None]).loss)
+
+
+def test_a_known_answer_is_generated(model: Any, tokenizer: Any) -> None:
+    asked = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        answer = model.generate(asked, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert tokenizer.decode(answer[0, asked.shape[1] :]).startswith(" Paris.")
+
+
+def test_perplexity_is_that_of_a_plain_loop_and_falls_with_the_context(
+    model: Any, tokenizer: Any, english: Path
+) -> None:
+    asked = {"lengths": LENGTHS, "documents": 2, "temperature_documents": 0}
+    rows = perplexity.evaluate(model, tokenizer, restored(Perplexity, asked), english, 256).rows
+    found = {row["length"]: row["value"] for row in rows if row["metric"] == "perplexity"}
+    documents = [ids for _, ids in held_out_documents(english, at_least=max(LENGTHS))][:2]
+    for length in LENGTHS:
+        begun = [torch.tensor([tokenizer.bos_token_id, *ids[:length]]) for ids in documents]
+        expected = math.exp(sum(plain_nll(model, ids) for ids in begun) / len(begun))
+        assert found[length] == pytest.approx(expected, rel=1e-5)
+    assert found[1024] < found[256] < 25
+
+
+# Of 8,192 tokens and theta 100,000. The bounds: of the loss over that of the model as it is.
+EXTENSIONS = {
+    "yarn": (YaRN(kind="yarn", factor=2.0), 1.2),
+    "ntk": (Interpolation(kind="ntk", factor=2.0), 1.2),
+    "abf": (ABF(kind="abf", theta=500_000.0), 1.2),
+    "eabf": (EABF(kind="eabf", theta=500_000.0), 1.2),
+    # Within the original length queries are not scaled; and there t = 1, where the frequencies are the original ones.
+    "eabf, own theta": (EABF(kind="eabf", theta=100_000.0), None),
+    "clex": (CLEX(kind="clex", max_factor=2), None),
+}
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_an_extension_reads_a_text_within_the_original_length(name: str, model: Any, english: Path) -> None:
+    """Those that change nothing there give the loss of the model as it is, the others one that is a little worse."""
+    ids = torch.from_numpy(next(held_out_documents(english, at_least=1024))[1][:1024])
+    settings, bound = EXTENSIONS[name]
+    extended = copy.deepcopy(model)
+    rope.extend(extended, settings)
+    ratio = plain_nll(extended.eval(), ids) / plain_nll(model, ids)
+    if bound is None:
+        assert ratio == pytest.approx(1, rel=1e-5)
+    else:
+        assert 0.97 < ratio < bound and ratio != 1
