@@ -1,9 +1,10 @@
-"""The training stage, run by hand."""
+"""The training stage, run by hand, and killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pandas
 
 from tests.support import forkserver
+from tests.support.waiting import wait_until
 
 
 class Stage:
@@ -55,3 +57,34 @@ class Stage:
         out = self.folder / f"{work}-{steps}.json"
         log = pandas.read_parquet(out.with_suffix(".parquet"))
         return json.loads(out.read_text()), log.drop(columns="tokens_per_second", errors="ignore"), printed
+
+
+def ranks(group: int) -> list[int]:
+    """The training processes: those that torchrun, the leader of its group, has started, or the leader itself."""
+    command = Path(f"/proc/{group}/cmdline").read_text().split("\0")
+    if "torch.distributed.run" not in command:
+        return [group]
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(group)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def wait_for_step(work: Path, step: int) -> int:
+    """Waits until a training below work has logged a step; its process group."""
+
+    def logged() -> bool:
+        return any(json.loads(line)["step"] >= step for log in work.glob("*/log.jsonl") for line in whole_lines(log))
+
+    wait_until(logged, lambda: f"no step {step} in {list(work.glob('*/*'))}")
+    return int(json.loads(next(work.glob("*/owner.json")).read_text())["group"])
+
+
+def whole_lines(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.endswith("}")]
+
+
+def kill_everything(stage: subprocess.Popen[str], group: int) -> None:
+    training = ranks(group)
+    stage.kill()
+    os.killpg(group, signal.SIGKILL)
+    # They end with their torchrun.
+    wait_until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in training), lambda: f"{training}")

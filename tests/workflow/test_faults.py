@@ -18,7 +18,7 @@ import pytest
 
 from longshort.training import launch
 from tests.support.project import ROOT, edit_study, on_a_small_disk, run_python, run_snakemake
-from tests.support.stage import Stage
+from tests.support.stage import Stage, kill_everything, ranks, wait_for_step, whole_lines
 from tests.support.waiting import PATIENCE, wait_until
 
 STEPS = 40
@@ -31,37 +31,6 @@ def long_stage(finished: Path, folder: Path, processes: int = 2, zero: str = "ze
     stage.spec["deepspeed"] = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
     stage.spec["training"].update(steps=STEPS, processes=processes)
     return stage
-
-
-def ranks(group: int) -> list[int]:
-    """The training processes: those that torchrun, the leader of its group, has started, or the leader itself."""
-    command = Path(f"/proc/{group}/cmdline").read_text().split("\0")
-    if "torch.distributed.run" not in command:
-        return [group]
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(group)], capture_output=True, text=True, check=True)
-    return [int(pid) for pid in listed.stdout.split()]
-
-
-def wait_for_step(work: Path, step: int) -> int:
-    """Waits until a training below work has logged a step; its process group."""
-
-    def logged() -> bool:
-        return any(json.loads(line)["step"] >= step for log in work.glob("*/log.jsonl") for line in whole_lines(log))
-
-    wait_until(logged, lambda: f"no step {step} in {list(work.glob('*/*'))}")
-    return int(json.loads(next(work.glob("*/owner.json")).read_text())["group"])
-
-
-def whole_lines(log: Path) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line.endswith("}")]
-
-
-def kill_everything(stage: subprocess.Popen[str], group: int) -> None:
-    training = ranks(group)
-    stage.kill()
-    os.killpg(group, signal.SIGKILL)
-    # They end with their torchrun.
-    wait_until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in training), lambda: f"{training}")
 
 
 def ask_the_stage(stage: subprocess.Popen[str], group: int) -> None:
