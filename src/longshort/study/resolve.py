@@ -55,15 +55,11 @@ def load(name: str, config: Path = CONFIG, here: bool = True) -> ResolvedStudy:
             f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
             f"{layout.study_folder(name)}; only studies of language models have this command"
         )
-    return of_content(name, content, config)
+    return of_content(name, content, config, here)
 
 
-def of_content(name: str, content: dict[str, Any], config: Path = CONFIG) -> ResolvedStudy:
-    """Checks and resolves what a file of a study of language models holds.
-
-    Raises:
-        StudyError: as load.
-    """
+def of_content(name: str, content: dict[str, Any], config: Path = CONFIG, here: bool = True) -> ResolvedStudy:
+    """Checks and resolves what a file of a study of language models holds; arguments and errors are those of load."""
     arms = parse(Arms, yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
     checks.check_arms(f"{config}/arms.yaml", arms)
     study = parse(Study, content, f"study {name}", None)
