@@ -125,7 +125,7 @@ def edit_table(draw: random.Random, path: Path) -> str:
         numbers = [column for column in ("value", "loss") if column in frame] or [*frame.select_dtypes("float")]
         if what == "a value" and len(frame) and numbers:
             frame.loc[frame.index[draw.randrange(len(frame))], numbers[0]] = 0.5
-        elif what == "a row less":
+        elif what == "a row less" or len(frame) < 2:  # of one row there is no other order
             frame = frame.iloc[1:]
         else:
             frame = frame.iloc[::-1]

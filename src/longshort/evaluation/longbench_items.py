@@ -18,10 +18,16 @@ from zipfile import BadZipFile
 import fsspec
 
 from longshort.evaluation.prompts import TASKS, official_prompts, prompts_digest
-from longshort.metrics.settings import LongBenchItems, LongBenchSource, StandIn, TaskFolder, TaskHub, TaskZip
+from longshort.metrics.settings import (
+    LONGBENCH_FIELDS,
+    LongBenchItems,
+    LongBenchSource,
+    StandIn,
+    TaskFolder,
+    TaskHub,
+    TaskZip,
+)
 from longshort.records import hub, layout
-
-FIELDS = ("context", "answers", "length", "all_classes", "_id")
 
 
 class Question(NamedTuple):
@@ -152,7 +158,7 @@ def read_items(files: str, task: str) -> list[dict[str, Any]]:
     for place, item in enumerate(read, start=1):
         if "input" not in item and "question" in item:
             item["input"] = item["question"]
-        for field in ("input", *FIELDS):
+        for field in ("input", *LONGBENCH_FIELDS):
             if field not in item:
                 raise ValueError(f"{file}, line {place}: no field {field!r}; take the official files of LongBench-E")
         items.append(item)

@@ -193,6 +193,10 @@ class StandIn(Strict):
     items_per_task: int = Field(gt=0, description="items per task, spread over the three length buckets")
 
 
+# What an item of LongBench-E has, besides `input`, which some mirrors call `question`.
+LONGBENCH_FIELDS = ("context", "answers", "length", "all_classes", "_id")
+
+
 class TaskFolder(Strict):
     """A local folder of the official <task>_e.jsonl files."""
 

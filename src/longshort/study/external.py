@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import re
+import zlib
 from collections.abc import Iterable
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
-from zipfile import is_zipfile
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from longshort.data import packages, text_files
 from longshort.data.left_out import LeftOut
 from longshort.errors import StudyError
 from longshort.metrics.catalog import task_files
-from longshort.metrics.settings import Harness, LongBench, LongBenchItems, PretrainedEvaluator
+from longshort.metrics.settings import LONGBENCH_FIELDS, Harness, LongBench, LongBenchItems, PretrainedEvaluator
 from longshort.records import hub
 from longshort.study import model_files
 from longshort.study.schema import (
@@ -131,10 +133,28 @@ def _check_longbench(where: str, longbench: LongBenchItems) -> None:
         for file in files:
             if not file.is_file() or not file.stat().st_size:
                 raise StudyError(f"{given}: {file.name} is empty or no file; take the official files of LongBench-E")
+            with file.open("rb") as lines:
+                _check_first_item(given, file.name, lines)
     if source.kind == "zip":
         _refuse_braces(given, [Path(source.path)])
         if not Path(source.path).is_file() or not is_zipfile(source.path):
             raise StudyError(f"{given}: no zip file there; give the official data.zip, whole")
+        with ZipFile(source.path) as archive:
+            for name in archive.namelist():
+                if name.endswith("_e.jsonl"):
+                    with archive.open(name) as lines:
+                        _check_first_item(given, name, lines)
+
+
+def _check_first_item(given: str, name: str, lines: IO[bytes]) -> None:
+    """The first item tells another kind of file; to read all of them would take too long here."""
+    try:
+        item = json.loads(lines.readline().decode("utf-8-sig"))
+    except (ValueError, RecursionError, OSError, BadZipFile, zlib.error) as error:
+        raise StudyError(f"{given}: {name}, line 1 is no valid JSON ({error}): take a whole copy") from None
+    lacks = [field for field in LONGBENCH_FIELDS if not isinstance(item, dict) or field not in item]
+    if lacks:
+        raise StudyError(f"{given}: {name}, line 1: no field {lacks[0]!r}; take the official files of LongBench-E")
 
 
 def _check_harness(where: str, harness: Harness) -> None:

@@ -123,18 +123,22 @@ def weights(folder: Path) -> dict[str, list[int]]:
     """
     shapes: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length < path.stat().st_size:
-                raise ValueError(f"{path} is no whole safetensors file; take a whole copy of the model")
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
-            raise ValueError(f"{path} is no safetensors file; take a whole copy of the model")
-        shapes |= {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
-        end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
-        if path.stat().st_size < 8 + length + end:
-            raise ValueError(f"{path} was cut short; take a whole copy of the model")
+        shapes |= _weights_in(path)
     return shapes
+
+
+def _weights_in(path: Path) -> dict[str, list[int]]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < path.stat().st_size:
+            raise ValueError(f"{path} is no whole safetensors file; take a whole copy of the model")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict) or not all(isinstance(about, dict) for about in header.values()):
+        raise ValueError(f"{path} is no safetensors file; take a whole copy of the model")
+    end = max((about["data_offsets"][1] for name, about in header.items() if name != "__metadata__"), default=0)
+    if path.stat().st_size < 8 + length + end:
+        raise ValueError(f"{path} was cut short; take a whole copy of the model")
+    return {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -186,6 +190,10 @@ def _tensors(given: str, folder: Path) -> dict[str, list[int]]:
         raise StudyError(f"{given}: no weights in .safetensors files there; only those are loaded")
     if missing := sorted(set(named) - set(tensors)):
         raise StudyError(f"{given}: {INDEX} names {missing[0]}, which is in no file; take a whole copy")
+    if unnamed := sorted({name for file in set(named.values()) for name in _weights_in(folder / file)} - set(named)):
+        raise StudyError(
+            f"{given}: {INDEX} does not name {unnamed[0]}, which is in one of its files; take a whole copy of the model"
+        )
     if not named and not (folder / "model.safetensors").exists():
         raise StudyError(
             f"{given}: {folder} holds neither model.safetensors nor {INDEX}, which says what its other .safetensors "

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.support.project import TINY
 from tests.support.studies import LORA, check, pretrained, refused
@@ -38,6 +39,10 @@ def test_an_index_names_files_that_are_there(folder: Path, model: Path) -> None:
     refused(folder, "says that lm_head.bias is in model-2.safetensors, which is not there", **pretrained())
     (model / "model-2.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     refused(folder, "names lm_head.bias, which is in no file", **pretrained())
+    names = sorted(load_file(model / "model.safetensors"))
+    index = {"weight_map": dict.fromkeys(names[:-1], "model.safetensors")}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, f"does not name {names[-1]}, which is in one of its files", **pretrained())
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -87,15 +92,26 @@ def test_tasks_are_there_and_not_empty(folder: Path) -> None:
     refused(folder, "no <task>_e.jsonl there", **source("folder", "tasks"))
     (folder / "tasks/trec_e.jsonl").touch()
     refused(folder, "trec_e.jsonl is empty", **source("folder", "tasks"))
-    (folder / "tasks/trec_e.jsonl").write_text("{}\n")
+    for content, said in {
+        "[1, 2]\n": "trec_e.jsonl, line 1: no field 'context'",
+        '{"context": ""}': "trec_e.jsonl, line 1: no field 'answers'",
+        '{"input": "a", "context"': "trec_e.jsonl, line 1 is no valid JSON",
+    }.items():
+        (folder / "tasks/trec_e.jsonl").write_text(content)
+        refused(folder, said, **source("folder", "tasks"))
+    item = json.dumps(dict.fromkeys(["input", "context", "answers", "length", "all_classes", "_id"], ""))
+    (folder / "tasks/trec_e.jsonl").write_text(item)
     assert check(folder, **source("folder", "tasks"))
-    (folder / "tasks/{task}_e.jsonl").write_text("{}\n")
+    (folder / "tasks/{task}_e.jsonl").write_text(item)
     refused(folder, "has a brace or a line break in its name", **source("folder", "tasks"))
     refused(folder, "no zip file there", **source("zip", "data.zip"))
     (folder / "data.zip").write_text("no zip")
     refused(folder, "no zip file there", **source("zip", "data.zip"))
     with ZipFile(folder / "data.zip", "w") as file:
         file.writestr("data/trec_e.jsonl", "{}")
+    refused(folder, "data/trec_e.jsonl, line 1: no field 'context'", **source("zip", "data.zip"))
+    with ZipFile(folder / "data.zip", "w") as file:
+        file.writestr("data/trec_e.jsonl", item)
     assert check(folder, **source("zip", "data.zip"))
     os.rename(folder / "corpus", folder / "{corpus}")
     assert check(folder, data={**TINY["data"], "corpus": {"kind": "text", "path": "{corpus}"}})
