@@ -28,7 +28,6 @@ ELSEWHERE = {
     "training/trainer.py": "workflow/test_training.py",
     "training/callbacks.py": "workflow/test_resume.py",
     "training/log.py": "workflow/test_resume.py",
-    "training/unpickling.py": "workflow/test_resume.py",
     "training/tracking.py": "workflow/test_training.py",
     "training/worker.py": "workflow/test_faults.py",
     "training/extensions.py": "workflow/test_faults.py",

@@ -181,15 +181,19 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
         return parts
     parts["divergence"] = of_logits(*on_overlap(outs[0].logits, outs[1].logits), kind)
     if patch.get("hidden"):
-        a, b = on_overlap(outs[0].hidden_states[2], outs[1].hidden_states[2])  # 0.5 of 3 blocks: block 2
-        distance = patch["hidden"].get("distance", "mse")
-        if distance == "logit-lens":
-            parts["hidden"] = of_logits(*(model.lm_head(model.model.norm(x)) for x in (a, b)), kind)
-        elif distance == "cosine":
-            parts["hidden"] = float((1 - torch.cosine_similarity(a, b, dim=-1)).mean())
-        else:
-            unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in (a, b)]
-            parts["hidden"] = float((unit[0] - unit[1]).square().mean())
+        parts["hidden"] = 0.0
+        blocks = [round(4 * depth) for depth in patch["hidden"]["layers"]]
+        for block in blocks:
+            a, b = on_overlap(outs[0].hidden_states[block], outs[1].hidden_states[block])
+            distance = patch["hidden"].get("distance", "mse")
+            if distance == "logit-lens":
+                found = of_logits(*(model.lm_head(model.model.norm(x)) for x in (a, b)), kind)
+            elif distance == "cosine":
+                found = float((1 - torch.cosine_similarity(a, b, dim=-1)).mean())
+            else:
+                unit = [x / x.square().mean(-1, keepdim=True).sqrt() for x in (a, b)]
+                found = float((unit[0] - unit[1]).square().mean())
+            parts["hidden"] += found / len(blocks)
     return parts
 
 

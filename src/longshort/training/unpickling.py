@@ -7,6 +7,8 @@ file may name beside tensors.
 
 from __future__ import annotations
 
+import copyreg
+
 import torch
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -14,4 +16,7 @@ from deepspeed.utils.tensor_fragment import fragment_address
 
 
 def allow_the_states_of_deepspeed() -> None:
+    """For a process that saves or loads them, before it does either."""
     torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+    # Python 3.11.2, as Debian has it, would have the file name getattr, by which anything could be called.
+    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
