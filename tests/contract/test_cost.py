@@ -99,9 +99,9 @@ def test_the_first_finished_training_corrects_those_of_other_kinds(here: Path) -
 def test_finished_work_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
 
-    def counted(path: Path) -> dict[str, Any]:
+    def counted(path: Path, **how: Any) -> dict[str, Any]:
         read[path] += 1
-        return read_record(path)
+        return read_record(path, **how)
 
     monkeypatch.setattr(cost, "read_record", counted)
     study = resolve.load("tiny")

@@ -30,4 +30,4 @@ def test_a_study_of_ones_own_model_and_texts_reaches_its_tables(tmp_path: Path) 
     run_snakemake(project, "all", study="mine")
     table = pandas.read_parquet(project / "results/mine/tables/main.parquet")
     shown = table[table["column"] == "perplexity@256"].set_index("arm")["mean"]
-    assert {"(base)", "baseline", "constant"} == set(shown.index) and shown.between(1, 1000).all()
+    assert {"(base)", "(extended base)", "baseline", "constant"} == set(shown.index) and shown.between(1, 1000).all()

@@ -228,6 +228,8 @@ def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bo
     record = json.loads(next(project.glob(f"results/tiny/arms/{arm}/seed-0/training/3.json")).read_text())
     config = json.loads((project / record["checkpoints"]["3"]["path"] / "config.json").read_text())
     said = config.get("longshort_rope", {}).get("kind") or config["rope_parameters"]["rope_type"]
-    wanted = (study["model"].get("rope") or {"kind": "default"})["kind"]
-    assert said == {"pi": "linear"}.get(wanted, wanted)
+    rope = study["model"].get("rope") or {"kind": "default"}
+    assert said == {"pi": "linear", "abf": "default"}.get(rope["kind"], rope["kind"])
+    if rope["kind"] == "abf":
+        assert config["rope_parameters"]["rope_theta"] == rope["theta"]
     assert ("adapts" in record["checkpoints"]["3"]) == ("adapter" in study["training"])
