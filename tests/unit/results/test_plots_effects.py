@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from longshort.results import compare, plots_effects
+from longshort.results import compare, plots_compared, plots_effects
 
 
 def test_every_claim_is_a_row_with_its_intervals(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
@@ -21,13 +21,9 @@ def test_every_claim_is_a_row_with_its_intervals(metrics: pd.DataFrame, study: d
     said = [text.get_text() for text in axes.texts]
     numbers = compare.Numbers(metrics, study)
     for place, (name, shown) in enumerate(zip(named, said, strict=True)):
-        found = numbers.compared(compare_column(study), *name.split(" to "), 4, study["seeds"], comparisons=3)
+        found = numbers.compared(plots_compared.gained(study), *name.split(" to "), 4, study["seeds"], comparisons=3)
         assert shown.startswith(f"{found.mean:+.1f}")
         spans = [tuple(line.get_xdata()) for line in axes.lines if set(line.get_ydata()) == {-place}]
         assert ((found.mean,) in spans) and len(spans) == (3 if found.n > 1 else 1)
     (band,) = axes.patches
     assert band.get_extents().transformed(axes.transData.inverted()).x1 == pytest.approx(2.0)
-
-
-def compare_column(study: dict[str, Any]) -> Any:
-    return plots_effects.plots_compared.gained(study)
