@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import textwrap
 from dataclasses import asdict
@@ -22,10 +21,8 @@ from longshort.commands import why as reasons
 from longshort.errors import UserError, in_a_line
 from longshort.identity.accepted import ACCEPTED
 from longshort.jobs import engine
-from longshort.records import layout, study_json
-from longshort.records.publish import in_words, read_record, sealed
+from longshort.records.publish import in_words
 from longshort.study import resolve
-from longshort.study.wired import Wired
 from longshort.terminal import begin_in_utf8, plain
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -42,45 +39,18 @@ def tables(
     margin: Annotated[
         str | None, typer.Option(help="with --show components: ± of an effect to plan for, e.g. 2%, or 0.5")
     ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="with --show answers, components: numbers that were published, e.g. in docs/")
+    ] = None,
 ) -> None:
     """Print a table of a study; with --partial, make all tables from what exists first.
 
-    --show components: how much of the primary number's differences is a draw of what.
+    --show components: how much of the primary number's differences is a draw of what; --show answers: what the numbers
+    say to the study's question, in sentences.
     """
-    resolved = studies.load(study)
-    if show == "components":
-        _say(_components(study, margin))
-        return
-    if margin is not None:
-        raise UserError("--margin goes with --show components; leave it out")
-    names = resolved.table_names()
-    show = show or ("main" if "main" in names else names[0])
-    if show not in names:
-        raise UserError(f"study {study} has no table {show!r}; it has {', '.join(names)}")
-    if partial and resolved.kind == "synthetic":
-        raise UserError(
-            f"study {study} is synthetic: its tables compare all groups of models, so that none is made from a part of "
-            f"them; `longshort status --study {study}` says which are there"
-        )
-    folder = layout.partial(study) if partial else layout.tables(study)
-    if partial:
-        _make_partial_tables(resolved, Path(folder))
-    path = Path(layout.table(folder, show, "md"))
-    if not path.exists():
-        raise UserError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
-    numbers = folder if partial else layout.study_folder(study)
-    made_from = Path(layout.study_json(study))
-    fitted = None
-    if resolved.kind == "language-models":
-        fitted = _fitted(numbers, made_from, show)
-    _say(fitted or path.read_text(encoding="utf-8"))
-    read = read_record if resolved.kind == "synthetic" else study_json.read
-    if not partial and made_from.exists() and sealed(read(made_from)) != json.loads(resolved.summary_text()):
-        _say("The configuration has changed since this table was made: run snakemake again to bring it up to date.")
-    if partial:
-        _say(f"All tables: {folder}/   every number: {layout.metrics(numbers)}")
-    else:
-        _say(f"All tables: {folder}/   plots: {layout.plots(study)}/   every number: {layout.metrics(numbers)}")
+    from longshort.commands import tables as printing  # late: pandas is slow to import
+
+    _say(printing.printed(studies.load(study), show, partial, margin, published))
 
 
 @app.command("compare")
@@ -334,47 +304,8 @@ def check(study: StudyOption = "demo") -> None:
     _say(f"study {study}: {resolved.in_words()}")
 
 
-def _fitted(folder: str, study: Path, table: str) -> str | None:
-    """The table in blocks of columns that fit the terminal; None where there is no narrow terminal."""
-    width = shutil.get_terminal_size().columns
-    if not sys.stdout.isatty() or width >= 200 or not study.exists():
-        return None
-    from longshort.results import long_table, tables
-
-    summary = study_json.read(study)
-    read, runs = long_table.read_with_costs(Path(layout.metrics(folder)), Path(layout.runs(folder)), summary)
-    return tables.format_table(read, summary, table, max(width, 100), runs)
-
-
-def _components(study: str, margin: str | None) -> str:
-    numbers = Path(layout.metrics(layout.study_folder(study)))
-    if not numbers.exists():
-        raise UserError(f"{numbers} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
-    from longshort.results import components, long_table
-
-    path = Path(layout.study_json(study))
-    if "groups" in read_record(path):
-        raise UserError(f"study {study} is synthetic: only studies of language models have components")
-    summary = study_json.read(path)
-    wanted = None if margin is None else components.margin_of(margin, summary)
-    return components.text(components.table(long_table.read(numbers), summary, wanted), summary, wanted)
-
-
 def _say(text: str) -> None:
     typer.echo(plain(text))
-
-
-def _make_partial_tables(study: Wired, folder: Path) -> None:
-    summary = json.loads(study.summary_text())
-    # Late: pandas is slow to import, and `check` needs none of it.
-    from longshort.collecting import numbers
-    from longshort.collecting import runs as how_made
-    from longshort.results import long_table, tables
-
-    results, metrics, runs = Path(layout.RESULTS), Path(layout.metrics(folder)), Path(layout.runs(folder))
-    numbers.publish(numbers.collect(summary, results, study.codes()), how_made.collect_runs(summary, results), metrics)
-    read, costs = long_table.read_with_costs(metrics, runs, summary)
-    tables.write_tables(read, summary, folder, costs)
 
 
 @in_a_line()

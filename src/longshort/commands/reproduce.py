@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import StudyError
-from longshort.records.publish import write_atomic
-from longshort.results import long_table
+from longshort.results import long_table, published
 from longshort.results.columns import columns_of
 from longshort.results.replicates import NO_ARMS
 from longshort.study.wired import Wired
@@ -20,20 +19,12 @@ KEYS = ["arm", "seed", "step", "metric", "length", "task"]
 COLUMNS = [*KEYS, "value"]
 # A processor's other instructions add in another order: the demo's perplexities then differed by 5e-5.
 TOLERANCE = 1e-3
-# Where a file holds how its numbers were made: key of the Parquet file's own metadata.
-MADE = b"longshort"
 
 
 def write(study: Wired, path: Path) -> str:
-    """Publishes the headline numbers of a study's last checkpoint, with what they were made by."""
-    import pyarrow.parquet
-
-    table = pyarrow.Table.from_pandas(headline(study), preserve_index=False)
-    table = table.replace_schema_metadata({MADE: json.dumps(made(study)).encode()})
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
-    return f"{len(table)} numbers of study {study.name} are in {path}"
+    """Publishes a study's numbers, with what they were made by."""
+    count = published.write(path, _metrics(study), json.loads(study.summary_text()), made(study))
+    return f"{count} numbers of study {study.name} are in {path}"
 
 
 def compare(study: Wired, path: Path) -> list[str]:
@@ -44,9 +35,11 @@ def compare(study: Wired, path: Path) -> list[str]:
     """
     if not path.exists():
         return [f"{path} does not exist: no numbers are published that these could be compared with"]
-    published, before = read(path)
-    here, now = headline(study), made(study)
-    both = published.merge(here[["arm", "seed"]].drop_duplicates(), on=["arm", "seed"])
+    then = published.read(path)
+    summary = json.loads(study.summary_text())
+    before, now = then.made, made(study)
+    there, here = headline(then.metrics, summary), headline(_metrics(study), summary)
+    both = there.merge(here[["arm", "seed"]].drop_duplicates(), on=["arm", "seed"])
     both = both.merge(here, on=KEYS, how="left", suffixes=("_published", ""))
     if both.empty:
         return [f"{path} has no number of the arms and seeds of study {study.name}"]
@@ -67,32 +60,9 @@ def compare(study: Wired, path: Path) -> list[str]:
     return [f"Not reproduced: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
 
 
-def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """What `write` published: the numbers, and what they were made by.
-
-    Raises:
-        StudyError: it is no such file.
-    """
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-        return table.select(COLUMNS).to_pandas(), json.loads(table.schema.metadata[MADE])
-    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StudyError(
-            f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
-            "write it anew: `longshort reproduce --write`"
-        ) from None
-
-
-def headline(study: Wired) -> pd.DataFrame:
-    """The numbers of the study's headline columns at the last checkpoint, and of the bases: COLUMNS.
-
-    Raises:
-        StudyError: there are none yet.
-    """
-    rows = long_table.headlines(_metrics(study))
-    summary = json.loads(study.summary_text())
+def headline(metrics: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
+    """The numbers of a study's headline columns at the last checkpoint, and of the bases: COLUMNS."""
+    rows = long_table.headlines(metrics)
     rows = rows[rows["step"].eq(int(summary["checkpoints"][-1])) | rows["arm"].isin(NO_ARMS)]
     found = [long_table.at(rows, each.metric, each.length, each.task) for each in columns_of(summary)]
     return pd.concat(found)[COLUMNS].drop_duplicates(KEYS).dropna(subset=["value"]).reset_index(drop=True)

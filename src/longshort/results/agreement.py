@@ -13,7 +13,7 @@ from scipy import stats
 from longshort.errors import UserError
 from longshort.metrics.catalog import Column
 from longshort.records.publish import read_json
-from longshort.results import compare, formats, long_table, replicates, statistics
+from longshort.results import compare, formats, long_table, published, replicates, statistics
 from longshort.results.columns import columns_of
 from longshort.results.components import aligned
 
@@ -29,7 +29,7 @@ ASSUMED = (
 
 
 class Side(NamedTuple):
-    """A study's numbers and its study.json. sealed: a record tells the numbers from edited ones."""
+    """A study's numbers and its study.json. sealed: a record, or the source's history, tells them from edited ones."""
 
     path: Path
     sealed: bool
@@ -39,11 +39,15 @@ class Side(NamedTuple):
 
 
 def read(path: Path) -> Side:
-    """A results folder, or a metrics.parquet with study.json beside it, of this or another machine.
+    """A results folder, or a metrics.parquet with study.json beside it, of this or another machine; or the numbers that
+    were published with the source.
 
     Raises:
         UserError: one of the two files is not there, or is none of a study of language models.
     """
+    if path.is_file() and published.is_one(path):
+        there = published.read(path)
+        return Side(path, True, there.metrics, there.study, compare.Numbers(there.metrics, there.study))
     table = path / "metrics.parquet" if path.is_dir() else path
     for needed in (table, table.with_name("study.json")):
         if not needed.is_file():

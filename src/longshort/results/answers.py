@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
 from longshort.metrics.record import Column
-from longshort.results import best_alpha, compare, formats, plots_compared, replicates, share, statistics
+from longshort.results import (
+    best_alpha,
+    compare,
+    components,
+    formats,
+    plots_compared,
+    predictors,
+    replicates,
+    share,
+    statistics,
+)
+from longshort.results.columns import columns_of
 
 
 def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
-    views where there are such arms, hidden layers, the best alpha by length, and the share of what training at length
-    gains; and what they say of the base."""
+    views where there are such arms, hidden layers, the best alpha by length, the share of what training at length
+    gains, what of SCE is calibration, what goes with long-context scores, and how small an effect could be seen; and
+    what they say of the base."""
     numbers = compare.Numbers(metrics, study)
     names = [arm["name"] for arm in study["arms"]]
     control = {arm["name"]: arm["control"] for arm in study["arms"]}
@@ -41,7 +54,44 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
         there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
         said.append(_answer(numbers, study, plots_compared.gained(study), subject, there))
     said += best_alpha.answer(metrics, study, numbers) + share.answer(study, numbers)
+    said += _calibration(numbers, study) + predictors.answer(metrics, study) + components.answer(numbers, study)
     return [*said, replicates.sentence(study)]
+
+
+def _calibration(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
+    """What the paper's divergence does to the perplexity, as it is and at the temperature that fits best."""
+    chosen = plots_compared.gained(study)
+    raw = chosen.key.replace("_checkpoint_t@", "@")
+    known = {column.key: column for column in columns_of(study)}
+    both = [known[key] for key in (raw, raw.replace("@", "_checkpoint_t@")) if key in known]
+    names = [arm["name"] for arm in study["arms"]]
+    asked = [
+        (arm["name"], arm["control"] or share.BASELINE)
+        for arm in study["arms"]
+        if arm["settings"]["alignment"].get("divergence") == "sce" and arm["settings"]["alignment"]["alpha"]
+    ]
+    if len(both) < 2 or not asked or share.BASELINE not in names:
+        return []
+    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
+    said = []
+    for arm, reference in asked:
+        found = [numbers.compared(column, arm, reference, step, seeds) for column in both]
+        if all(one.n == len(seeds) for one in found):
+            shown = [f"{_shown(one, column)} by {column.header}" for one, column in zip(found, both, strict=True)]
+            said.append(f"{arm} to {reference} {' and '.join(shown)}")
+    if not said:
+        return []
+    return [f"Whether what SCE does is calibration, at step {step}: {'; '.join(said)} (95 % of each effect alone)."]
+
+
+def _shown(found: compare.Compared, column: Column, joint: bool = False) -> str:
+    """The effect with its interval alone, or the one that holds for all claims together."""
+    unit, decimals = (" %", 1) if column.relative else ("", column.decimals)
+    low, high = (found.joint_low, found.joint_high) if joint else (found.low, found.high)
+    shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
+    if not math.isfinite(low):
+        return shown
+    return f"{shown} [{', '.join(formats.number(end, decimals, sign=True) for end in (low, high))}]"
 
 
 def _verdict(found: compare.Compared, column: Column, margin: float | None, unit: str) -> str:
@@ -73,14 +123,12 @@ def _answer(
             parts.setdefault("not measured with every seed", []).append(name)
             continue
         unit = " %" if column.relative else ""
-        decimals = 1 if column.relative else column.decimals
-        shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
         judged = study.get("primary") == column.key and draws >= statistics.SEEDS_FOR_AN_INTERVAL
-        if judged and not compare.is_claimed(study, arm, reference):
-            verdict = "not among the claims"
+        claimed = judged and compare.is_claimed(study, arm, reference)
+        shown = _shown(found._replace(low=math.nan) if not judged else found, column, joint=claimed)
+        if judged and not claimed:
+            verdict = "not among the claims (each interval for itself)"
         elif judged:
-            ends = [formats.number(end, decimals, sign=True) for end in (found.joint_low, found.joint_high)]
-            shown += f" [{', '.join(ends)}]"
             if equivalent := formats.equivalence(found.joint_low, found.joint_high, unit):
                 shown += f" ({equivalent})"
             verdict = _verdict(found, column, study.get("margin"), unit)

@@ -254,13 +254,12 @@ def verdict(alphas: ByLength) -> str:
 
 
 def answer(metrics: pd.DataFrame, study: dict[str, Any], numbers: compare.Numbers) -> list[str]:
-    """A sentence for the report, where the study has a grid that can answer."""
+    """Sentences for the report, of perplexity and of the primary number, where the study has a grid that can answer."""
     table = table_of(study)
     if table is None or len(arms := grid(study, table)) < ALPHAS_FOR_AN_ANSWER:
         return []
-    of_perplexity = [
-        alphas for alphas in by_length(metrics, study, table, numbers) if alphas.columns[0].metric == "perplexity"
-    ]
+    judged = {"perplexity", str(study.get("primary")).partition("@")[0]}
+    found = [alphas for alphas in by_length(metrics, study, table, numbers) if alphas.columns[0].metric in judged]
     asked = f"The best of {len(arms)} alphas ({min(arms):g} to {max(arms):g}) by the length that is tested"
     step = study["checkpoints"][-1]
-    return [f"{asked}, by {alphas.name} at step {step}: {verdict(alphas)}." for alphas in of_perplexity]
+    return [f"{asked}, by {alphas.name} at step {step}: {verdict(alphas)}." for alphas in found]

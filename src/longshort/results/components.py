@@ -10,11 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.errors import UserError
+from longshort.metrics.record import Column
 from longshort.results import compare, replicates, statistics
 from longshort.results.columns import columns_of
 
 NAN = float("nan")
 MOST_SEEDS = 1000
+# Of an effect that counts as seen: how often a study like this one would see it.
+POWER = 0.8
 
 
 class Components(NamedTuple):
@@ -92,7 +95,8 @@ def table(metrics: pd.DataFrame, study: dict[str, Any], margin: float | None = N
     """One row for each comparison of the study: variance of the primary's paired difference by component, in squared
     per cent of the reference (of a small difference) or the column's unit, and the draws for a margin.
 
-    share_*: of the variance of the mean over the study's own seeds.
+    share_*: of the variance of the mean over the study's own seeds. seen: the effect from which on the joint interval
+    leaves 0 out with probability POWER, taking the draws' degrees of freedom for all parts.
 
     Args:
         margin: half width of the joint interval, in the same unit.
@@ -107,27 +111,55 @@ def table(metrics: pd.DataFrame, study: dict[str, Any], margin: float | None = N
     if replicates.count(study) < 2:
         raise UserError(f"{where} has one {replicates.unit(study)}: how much is chance needs two, and better three")
     numbers = compare.Numbers(metrics, study)
+    return pd.DataFrame([_row(numbers, study, column, pair, margin) for pair in compare.pairs(study)])
+
+
+def _row(
+    numbers: compare.Numbers, study: dict[str, Any], column: Column, pair: tuple[str, str], margin: float | None = None
+) -> dict[str, Any]:
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
     per_draw = len(seeds) // replicates.count(study)
     level = 1 - (1 - statistics.LEVEL) / compare.comparisons(study)
-    rows = []
-    for arm, reference in compare.pairs(study):
-        paired = numbers.paired(column, arm, reference, step, seeds)
-        row: dict[str, Any] = {"arm": arm, "reference": reference, "seeds": 0 if paired is None else len(paired.units)}
-        if paired is not None and len(set(paired.units.tolist())) > 1:
-            found = components(paired.differences, paired.units, paired.weights, paired.strata)
-            draws = len(set(paired.units.tolist()))
-            scale = 100.0**2 if column.relative else 1.0
-            parts = {"base": found.base, "seed": found.seed, "document": found.document, "rest": found.rest}
-            divisors = {"base": draws, "seed": len(paired.units), "document": 1, "rest": len(paired.units)}
-            total = sum(value / divisors[name] for name, value in parts.items() if not math.isnan(value))
-            row |= {f"variance_{name}": scale * value for name, value in parts.items()}
-            row |= {f"share_{name}": v / divisors[name] / total if total else NAN for name, v in parts.items()}
-            row["half_width"] = math.sqrt(scale) * found.half_width(level, draws, per_draw)
-            if margin is not None:
-                row["draws"] = draws_for(found, margin / math.sqrt(scale), level, per_draw)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    paired = numbers.paired(column, *pair, step, seeds)
+    row: dict[str, Any] = {"arm": pair[0], "reference": pair[1], "seeds": 0 if paired is None else len(paired.units)}
+    if paired is not None and len(set(paired.units.tolist())) > 1:
+        found = components(paired.differences, paired.units, paired.weights, paired.strata)
+        draws = len(set(paired.units.tolist()))
+        scale = 100.0**2 if column.relative else 1.0
+        parts = {"base": found.base, "seed": found.seed, "document": found.document, "rest": found.rest}
+        divisors = {"base": draws, "seed": len(paired.units), "document": 1, "rest": len(paired.units)}
+        total = sum(value / divisors[name] for name, value in parts.items() if not math.isnan(value))
+        row |= {f"variance_{name}": scale * value for name, value in parts.items()}
+        row |= {f"share_{name}": v / divisors[name] / total if total else NAN for name, v in parts.items()}
+        row["half_width"] = math.sqrt(scale) * found.half_width(level, draws, per_draw)
+        t_power, t_joint = (statistics.t_quantile(one, draws - 1) for one in (2 * POWER - 1, level))
+        row["seen"] = row["half_width"] * (1 + t_power / t_joint)
+        if margin is not None:
+            row["draws"] = draws_for(found, margin / math.sqrt(scale), level, per_draw)
+    return row
+
+
+def answer(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
+    """A sentence for the report: how small an effect the study would have seen, and what its chance is made of."""
+    column = next((one for one in columns_of(study) if one.key == study.get("primary")), None)
+    if column is None or replicates.count(study) < statistics.SEEDS_FOR_AN_INTERVAL:
+        return []
+    unit = " %" if column.relative else ""
+    said = []
+    for pair in compare.claims(study):
+        row = _row(numbers, study, column, pair)
+        if row["seeds"] == len(study["seeds"]) and not pd.isna(row["share_seed"]):
+            drawn = row["share_seed"] + (0.0 if pd.isna(row["share_base"]) else row["share_base"])
+            shares = [f"{100 * share:.0f} %" for share in (drawn, row["share_document"], row["share_rest"])]
+            said.append(f"{' to '.join(pair)} ± {row['seen']:.2g}{unit} ({', '.join(shares)})")
+    if not said:
+        return []
+    draw, count = replicates.unit(study), replicates.count(study)
+    return [
+        f"What could be seen: in four of five such studies of {count} {draw}s the joint interval leaves 0 out from "
+        f"these effects on (in brackets the shares of {draw}, documents and rest in the variance): "
+        f"{'; '.join(said)}."
+    ]
 
 
 def margin_of(text: str, study: dict[str, Any]) -> float:

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from longshort.metrics.catalog import TASKS, scores_of
-from longshort.metrics.record import Column, Score
-from longshort.results import compare, long_table, replicates, statistics
+from longshort.metrics.record import Column
+from longshort.results import compare, long_table, predictors, replicates
 from longshort.results.columns import columns_of
 from longshort.results.drawing import (
     LABEL_SIZE,
@@ -174,73 +174,31 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     return figure
 
 
-def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
-    """One row for each checkpoint of each run: symkl and sce at l_train, loss (mean cross-entropy of the steps since
-    the checkpoint before it), and the long-context scores, by label."""
-    l_train = int(study["l_train"])
-    rows = long_table.single(metrics)
-    wanted: dict[str, tuple[str, int | None, str | None]] = {name: (name, l_train, None) for name in ("symkl", "sce")}
-    wanted |= {score.label: (score.metric, score.length, score.task) for score in scores_of(study["evaluations"])}
-    keys = ["arm", "seed", "step"]
-    series = {
-        name: long_table.at(rows, *at).drop_duplicates(keys).set_index(keys)["value"] for name, at in wanted.items()
-    }
-    ce = metrics[metrics["metric"].eq("train/ce")]
-    steps = [0, *(int(step) for step in study["checkpoints"])]
-    before = pd.cut(ce["step"], steps, labels=steps[1:]).astype("Int64")
-    series["loss"] = ce.assign(step=before).dropna(subset="step").groupby(keys)["value"].mean()
-    found = pd.DataFrame(series).reset_index()
-    arms = [arm for arm in study["arms"] if not arm.get("reference")]  # a loss at another length is another number
-    runs = {(arm["name"], int(seed)): run for arm in arms for seed, run in arm["runs"].items()}
-    found["run"] = [runs.get((arm, int(seed))) for arm, seed in zip(found["arm"], found["seed"], strict=True)]
-    # Arms that are the same run are one point, and the base is no run of the study.
-    return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)
-
-
-EXPLAINING = {"symkl": "symKL at {l_train} (nats)", "sce": "SCE at {l_train} (nats)", "loss": "training loss (nats)"}
-
-
-def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str, Score, statistics.Correlation]]:
-    """(explaining, explained, correlation) for misalignment and training loss with each long-context score. The paper's
-    Table 1."""
-    found = points(metrics, study)
-    result = []
-    for explained in scores_of(study["evaluations"]):
-        for explaining in EXPLAINING:
-            y = _values(found, explained)
-            pairs = pd.DataFrame({"x": found[explaining], "y": y, "run": found["run"]})
-            result.append((explaining, explained, statistics.correlation(pairs)))
-    return result
-
-
-def _values(found: pd.DataFrame, score: Score) -> pd.Series:
-    return found[score.label].map(compare.log) if score.log else found[score.label]
-
-
 def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
-    """Misalignment and training loss against long-context scores: one point for each checkpoint of a run."""
-    found, looks = points(metrics, study), looks_of(study)
-    said = {(x, y): one for x, y, one in correlations(metrics, study)}
+    """Misalignment, training loss and LongPPL against long-context scores: a point for each checkpoint of a run."""
+    found, looks = predictors.points(metrics, study), looks_of(study)
+    said = {(x, y): one for x, y, one in predictors.correlations(metrics, study)}
     rows = scores_of(study["evaluations"])
-    columns = list(EXPLAINING)
+    labels = predictors.explaining(study)
     left, gap, above, side, below, bottom, right = 0.5, 0.36, 0.36, 1.4, 0.36, 0.34, 1.75
     height = len(rows) * (above + side + below) + bottom
     figure = Figure(figsize=(WIDTH, height))
     for row, explained in enumerate(rows):
-        for column, explaining in enumerate(columns):
-            wide = (WIDTH - left - right - (len(columns) - 1) * gap) / len(columns)
+        for column, (explaining, label) in enumerate(labels.items()):
+            if (explaining, explained) not in said:  # a number with itself
+                continue
+            wide = (WIDTH - left - right - (len(labels) - 1) * gap) / len(labels)
             y = height - (row + 1) * (above + side + below) + below
             axes = figure.add_axes(((left + column * (wide + gap)) / WIDTH, y / height, wide / WIDTH, side / height))
-            values = _values(found, explained)
             for arm, look in looks.items():
                 of_arm = found["arm"].eq(arm)
                 axes.plot(
-                    found.loc[of_arm, explaining], values[of_arm], color=look.colour, marker=look.marker,
-                    linestyle="none", markersize=3.2, markerfacecolor="white",
+                    found.loc[of_arm, explaining], found.loc[of_arm, explained.label], color=look.colour,
+                    marker=look.marker, linestyle="none", markersize=3.2, markerfacecolor="white",
                 )  # fmt: skip
             one = said[explaining, explained]
             axes.set_title(f"r {_interval(one[:3])}\n$\\rho$ {_interval(one[3:6])}", fontsize=6.5, loc="left")
-            axes.set_xlabel(EXPLAINING[explaining].format(l_train=study["l_train"]), fontsize=7)
+            axes.set_xlabel(label, fontsize=7)
             axes.set_ylabel(explained.label if not column else "", fontsize=7)
             axes.tick_params(labelsize=6)
             axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -28,7 +28,7 @@ from longshort.results import (
     formats,
     long_table,
     notes,
-    plots_compared,
+    predictors,
     replicates,
     tables,
 )
@@ -155,13 +155,13 @@ def _rows(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str = "")
 def _correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
     if "misalignment" not in study["evaluations"] or not scores_of(study["evaluations"]):
         return ""
-    rows = []
-    for explaining, explained, one in plots_compared.correlations(metrics, study):
+    rows, labels = [], predictors.explaining(study)
+    for explaining, explained, one in predictors.correlations(metrics, study):
         ends = [
             f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
             for value, low, high in (one[:3], one[3:6])
         ]
-        rows.append([explaining, explained.label, *ends, str(one.runs), str(one.points)])
+        rows.append([labels[explaining], explained.label, *ends, str(one.runs), str(one.points)])
     head = ["of", "with", "Pearson", "Spearman", "runs", "checkpoints"]
     caption = "Correlation with long-context scores (95 % bootstrap intervals over runs)"
     return f'<section id="table-correlation"><h3>Correlations</h3>{_rows(head, rows, caption)}</section>'
