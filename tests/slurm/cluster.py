@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -197,6 +198,17 @@ class Cluster:
         """The job's id. What it prints is `output(job)`."""
         log = f"--output={self.folder}/%j.out"
         return self.run("sbatch", "--parsable", log, *options, f"--wrap={script}").strip()
+
+    def allow_submitted(self, jobs: int) -> None:
+        """So many jobs of this user may wait or run; -1: any number."""
+        self.run("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
+
+        def known() -> bool:  # the database tells the controller a moment later
+            told = self.run("scontrol", "--oneliner", "show", "assoc_mgr", "users=root", "flags=assoc")
+            limits = re.findall(r"UserName=root\(.* MaxSubmitJobs=(\d*)", told)
+            return bool(limits) and set(limits) == {"" if jobs < 0 else str(jobs)}
+
+        wait_until(known, lambda: f"{jobs} is not known")
 
     def output(self, job: str) -> str:
         log = self.folder / f"{job}.out"

@@ -178,16 +178,6 @@ def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Clus
     environment = {**os.environ, **cluster.environment}
     environment["PATH"] = f"{ROOT / 'slurm/bin'}{os.pathsep}{environment['PATH']}"
 
-    def limit(jobs: int) -> None:
-        cluster.run("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={jobs}")
-
-    def is_refused() -> bool:
-        try:
-            cluster.submit("true")
-        except AssertionError as error:
-            return "SubmitJob" in str(error)
-        return False
-
     def is_empty() -> bool:
         return not cluster.run("squeue", "--noheader", "--me")
 
@@ -199,8 +189,7 @@ def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Clus
     wait_until(is_empty, lambda: cluster.run("squeue"))
     first = submit_running(cluster, HEEDS)
     try:
-        limit(1)
-        wait_until(is_refused, lambda: "all are taken")  # the database tells the controller a moment later
+        cluster.allow_submitted(1)
         second = submit()
         time.sleep(2)
         assert second.poll() is None
@@ -208,12 +197,10 @@ def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Clus
         said, _ = second.communicate(timeout=PATIENCE)
         assert second.returncode == 0 and cluster.wait_for(said.strip()) == "COMPLETED"
         # There is nothing to wait for where nothing is allowed.
-        limit(0)
-        wait_until(is_refused, lambda: "all are taken")
+        cluster.allow_submitted(0)
         wait_until(is_empty, lambda: cluster.run("squeue"))
         third = submit()
         _, said = third.communicate(timeout=PATIENCE)
         assert third.returncode != 0 and "SubmitJob" in said
     finally:
-        limit(-1)
-        wait_until(lambda: not is_refused(), lambda: "none is taken")
+        cluster.allow_submitted(-1)

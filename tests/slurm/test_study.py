@@ -70,17 +70,17 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def without_constant(reference: Path, tmp_path: Path) -> Path:
     """The finished study, but for the arm `constant`. Its training is what a fault can cost; evaluations and tables
     after faults: the first test."""
-    return without(reference, "constant", tmp_path)
+    return without(reference, tmp_path, "constant")
 
 
-def without(reference: Path, arm: str, folder: Path) -> Path:
+def without(reference: Path, folder: Path, *arms: str) -> Path:
     project = Path(shutil.copytree(reference, folder / "project", symlinks=True))
     shutil.copytree(ROOT / "slurm", project / "slurm")
-    run = run_of(project, arm)
-    record = json.loads((project / record_of(project, arm)).read_text())
-    shutil.rmtree(project / "work" / record["run_id"])
+    for arm in arms:
+        record = json.loads((project / record_of(project, arm)).read_text())
+        shutil.rmtree(project / "work" / record["run_id"])
+        shutil.rmtree(project / "results/runs" / run_of(project, arm))
     shutil.rmtree(project / "work/evaluations")
-    shutil.rmtree(project / "results/runs" / run)
     shutil.rmtree(project / "results/tiny")  # the engine asks for nothing that only finished tables would need
     return project
 
@@ -146,6 +146,31 @@ def test_what_slurm_refuses_is_explained_and_nothing_is_lost(cluster: Cluster, w
     assert set(before) <= set(without_constant.glob("results/**/*.parquet"))
 
 
+def test_trainings_beyond_the_number_that_may_be_submitted_wait_for_others(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    """Four are ready where two jobs are allowed: each is submitted once, and none fails."""
+    project = without(reference, tmp_path, *ARMS)
+    driver = Driver(cluster, project, "metrics")
+    together: list[int] = []
+    wait_until(lambda: not cluster.run("squeue", "--noheader", "--me"), lambda: cluster.run("squeue"))
+    try:
+        cluster.allow_submitted(2)
+        process = driver.start("--retries", "0", "--until", "train")
+
+        def ended() -> bool:
+            together.append(len(cluster.run("squeue", "--noheader", "--me").splitlines()))
+            return process.poll() is not None
+
+        wait_until(ended, driver.said)
+    finally:
+        cluster.allow_submitted(-1)
+    assert process.returncode == 0 and max(together) == 2, driver.said()
+    for arm in ARMS:
+        assert_equal_training(project, reference, arm)
+        assert jobs_of(cluster, project, "train", arm) == ["COMPLETED"]
+
+
 def test_of_a_preempted_training_exactly_one_begins_again(
     cluster: Cluster, reference: Path, without_constant: Path
 ) -> None:
@@ -199,7 +224,7 @@ def set_n2_ahead(project: Path) -> None:
 
 
 def test_nodes_whose_clocks_differ_train_together(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
-    project = without(reference, "base", tmp_path)
+    project = without(reference, tmp_path, "base")
     set_n2_ahead(project)
     use_only(cluster, *NODES)  # SLURM drains a node that was lost with jobs, as in the test before; people resume it
     Driver(cluster, project, record_of(project, "base")).run("--retries", "0")
