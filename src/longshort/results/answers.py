@@ -23,11 +23,28 @@ from longshort.results.columns import columns_of
 
 
 def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
-    """Sentences, of what the study asks: alignment at all, dynamic alpha, alpha by the ratio of lengths or by growing
-    views where there are such arms, hidden layers, the best alpha by length, the share of what training at length
-    gains, what of SCE is calibration, what goes with long-context scores, and how small an effect could be seen; and
-    what they say of the base."""
+    """Sentences: what the numbers say to the study's question, then what they say besides."""
     numbers = compare.Numbers(metrics, study)
+    return to_question(numbers, study) + besides(metrics, study, numbers)
+
+
+def to_question(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
+    """Of the effects that are claimed (of all where none can be): alignment at all, dynamic alpha, alpha by the ratio
+    of lengths or by growing views where there are such arms, hidden layers."""
+    return [_answer(numbers, study, subject, pairs) for subject, pairs in _asked(study, claimed=True) if pairs]
+
+
+def besides(metrics: pd.DataFrame, study: dict[str, Any], numbers: compare.Numbers) -> list[str]:
+    """The effects that are not claimed, the best alpha by length, the share of what training at length gains, what of
+    SCE is calibration, what goes with long-context scores, how small an effect could be seen, and what is drawn."""
+    said = [_answer(numbers, study, subject, pairs) for subject, pairs in _asked(study, claimed=False) if pairs]
+    said += best_alpha.answer(metrics, study, numbers) + share.answer(study, numbers)
+    said += _calibration(numbers, study) + predictors.answer(metrics, study) + components.answer(numbers, study)
+    return [*said, replicates.sentence(study)]
+
+
+def _asked(study: dict[str, Any], claimed: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Subjects, and of each the arms and their references."""
     names = [arm["name"] for arm in study["arms"]]
     control = {arm["name"]: arm["control"] for arm in study["arms"]}
     hidden = [arm["name"] for arm in study["arms"] if (arm["settings"]["alignment"].get("hidden") or {}).get("alpha")]
@@ -39,23 +56,22 @@ def answers(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     asked = [
         ("Alignment with a constant alpha against none", [("constant", "baseline")]),
         ("A dynamic alpha against the constant one that spends as much", [(name, control[name]) for name in dynamic]),
-        *(
-            [("Alpha times a ratio of lengths against the constant one", [(one, control[one]) for one in more])]
-            * bool(more)
-        ),
-        *([("Growing views against those of the same mean", [(one, control[one]) for one in growing])] * bool(growing)),
+        ("Alpha times a ratio of lengths against the constant one", [(name, control[name]) for name in more]),
+        ("Growing views against those of the same mean", [(name, control[name]) for name in growing]),
         (
             "Hidden layers alone against none, and added to the output against the output alone",
             [(name, control[name] or "baseline") for name in hidden],
         ),
     ]
-    said = []
-    for subject, pairs in asked:
-        there = [(arm, reference) for arm, reference in pairs if arm in names and reference in names]
-        said.append(_answer(numbers, study, plots_compared.gained(study), subject, there))
-    said += best_alpha.answer(metrics, study, numbers) + share.answer(study, numbers)
-    said += _calibration(numbers, study) + predictors.answer(metrics, study) + components.answer(numbers, study)
-    return [*said, replicates.sentence(study)]
+    judged = replicates.count(study) >= statistics.SEEDS_FOR_AN_INTERVAL and study.get("primary")
+
+    def stands_here(arm: str, reference: str) -> bool:
+        return not judged or compare.is_claimed(study, arm, reference)
+
+    return [
+        (subject, [pair for pair in pairs if set(pair) <= set(names) and stands_here(*pair) == claimed])
+        for subject, pairs in asked
+    ]
 
 
 def _calibration(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
@@ -87,11 +103,8 @@ def _calibration(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
 def _shown(found: compare.Compared, column: Column, joint: bool = False) -> str:
     """The effect with its interval alone, or the one that holds for all claims together."""
     unit, decimals = (" %", 1) if column.relative else ("", column.decimals)
-    low, high = (found.joint_low, found.joint_high) if joint else (found.low, found.high)
-    shown = f"{formats.number(found.mean, decimals, sign=True)}{unit}"
-    if not math.isfinite(low):
-        return shown
-    return f"{shown} [{', '.join(formats.number(end, decimals, sign=True) for end in (low, high))}]"
+    ends = (found.joint_low, found.joint_high) if joint else (found.low, found.high)
+    return formats.effect(found.mean, *ends, decimals, unit)
 
 
 def _verdict(found: compare.Compared, column: Column, margin: float | None, unit: str) -> str:
@@ -105,43 +118,31 @@ def _verdict(found: compare.Compared, column: Column, margin: float | None, unit
     return said if excludes else "undecided"
 
 
-def _answer(
-    numbers: compare.Numbers, study: dict[str, Any], column: Column, subject: str, pairs: list[tuple[str, str]]
-) -> str:
-    seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
-    draws, unit = replicates.count(study), replicates.unit(study)
+def _answer(numbers: compare.Numbers, study: dict[str, Any], subject: str, pairs: list[tuple[str, str]]) -> str:
+    column, seeds, step = plots_compared.gained(study), [int(one) for one in study["seeds"]], study["checkpoints"][-1]
+    draws, unit, margin = replicates.count(study), replicates.unit(study), study.get("margin")
     runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
-    family = compare.comparisons(study)
+    percent = " %" if column.relative else ""
     parts: dict[str, list[str]] = {}
     for arm, reference in pairs:
         name = f"{arm} to {reference}"
+        found = numbers.compared(column, arm, reference, int(step), seeds, compare.comparisons(study))
         if runs[arm] == runs[reference]:
             parts.setdefault("the same run", []).append(name)
-            continue
-        found = numbers.compared(column, arm, reference, step, seeds, family)
-        if found.n < len(seeds):
+        elif found.n < len(seeds):
             parts.setdefault("not measured with every seed", []).append(name)
-            continue
-        unit = " %" if column.relative else ""
-        judged = study.get("primary") == column.key and draws >= statistics.SEEDS_FOR_AN_INTERVAL
-        claimed = judged and compare.is_claimed(study, arm, reference)
-        shown = _shown(found._replace(low=math.nan) if not judged else found, column, joint=claimed)
-        if judged and not claimed:
-            verdict = "not among the claims (each interval for itself)"
-        elif judged:
-            if equivalent := formats.equivalence(found.joint_low, found.joint_high, unit):
-                shown += f" ({equivalent})"
-            verdict = _verdict(found, column, study.get("margin"), unit)
+        elif study.get("primary") != column.key:
+            shown = _shown(found._replace(low=math.nan), column)
+            parts.setdefault("no claim is made (the study names no primary number)", []).append(f"{name} {shown}")
+        elif draws < statistics.SEEDS_FOR_AN_INTERVAL:
+            few = f"no claim is made ({draws} {unit}{'s' if draws > 1 else ''} cannot show one)"
+            parts.setdefault(few, []).append(f"{name} {_shown(found._replace(low=math.nan), column)}")
+        elif not compare.is_claimed(study, arm, reference):
+            parts.setdefault("not claimed (each interval for itself)", []).append(f"{name} {_shown(found, column)}")
         else:
-            verdict = "no claim is made"
-        parts.setdefault(verdict, []).append(f"{name} {shown}")
-    if not parts:
-        return f"{subject}: no arm of this study asks that."
-    why = ""
-    if "no claim is made" in parts:
-        few = f"{draws} {unit}{'s' if draws > 1 else ''} cannot show one"
-        why = f" ({few if draws < statistics.SEEDS_FOR_AN_INTERVAL else 'the study names no primary number'})"
-    listed = "; ".join(
-        f"{verdict}{why if verdict == 'no claim is made' else ''}: {', '.join(some)}" for verdict, some in parts.items()
-    )
+            shown = _shown(found, column, joint=True)
+            equivalent = formats.equivalence(found.joint_low, found.joint_high, percent)
+            shown += f" ({equivalent})" if equivalent and margin is None else ""
+            parts.setdefault(_verdict(found, column, margin, percent), []).append(f"{name} {shown}")
+    listed = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in parts.items())
     return f"{subject}, by {column.header} at step {step}: {listed}."

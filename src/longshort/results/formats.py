@@ -20,6 +20,7 @@ import pandas as pd
 from longshort.metrics.record import Column
 from longshort.results import latex as latex_text
 
+MOST_DECIMALS = 6
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"
 
@@ -156,6 +157,16 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
         return f"{value:+.2e}" if sign else f"{value:.2e}"
     text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
     return text if float(text) else text.lstrip("+-")
+
+
+def effect(mean: float, low: float, high: float, decimals: int, unit: str = "") -> str:
+    """A difference, and its interval if it has one; more decimals where an end that is not 0 would be shown as 0."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{number(mean, decimals, sign=True)}{unit}"
+    while decimals < MOST_DECIMALS and any(end and not float(f"{end:.{decimals}f}") for end in (low, high)):
+        decimals += 1
+    shown, *ends = (number(one, decimals, sign=True) for one in (mean, low, high))
+    return f"{shown}{unit} [{', '.join(ends)}]"
 
 
 # ---- for a terminal --------------------------------------------------------------------------------------------------

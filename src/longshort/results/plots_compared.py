@@ -197,7 +197,7 @@ def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                     marker=look.marker, linestyle="none", markersize=3.2, markerfacecolor="white",
                 )  # fmt: skip
             one = said[explaining, explained]
-            axes.set_title(f"r {_interval(one[:3])}\n$\\rho$ {_interval(one[3:6])}", fontsize=6.5, loc="left")
+            axes.set_title(f"r {interval(one[:3])}\n$\\rho$ {interval(one[3:6])}", fontsize=6.5, loc="left")
             axes.set_xlabel(label, fontsize=7)
             axes.set_ylabel(explained.label if not column else "", fontsize=7)
             axes.tick_params(labelsize=6)
@@ -205,17 +205,20 @@ def draw_correlation(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     for place, look in enumerate(looks.values()):
         _legend(figure, look, place, height, right, above)
     runs = max((one.runs for one in said.values()), default=0)
+    drawn = "bases" if predictors.over_bases(study) else "runs"
     footer = (
         f"One point for each checkpoint of {runs} runs. r Pearson, $\\rho$ Spearman, with 95 % intervals of a "
-        "bootstrap over runs.\nTraining loss: mean cross-entropy of the steps since the checkpoint before."
+        f"bootstrap over {drawn}.\nTraining loss: mean cross-entropy of the steps since the checkpoint before."
     )
     figure.text(0.08 / WIDTH, 0.05 / height, footer, fontsize=6, color="0.35", va="bottom", linespacing=1.3)
     return figure
 
 
-def _interval(ends: tuple[float, ...]) -> str:
+def interval(ends: tuple[float, ...]) -> str:
     value, low, high = ends
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
+    if not math.isfinite(value):
+        return "not defined"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f}"
 
 
 def _legend(figure: Figure, look: Look, place: int, height: float, right: float, above: float) -> None:

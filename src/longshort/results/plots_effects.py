@@ -40,10 +40,7 @@ def draw_effects(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 if math.isfinite(low) and math.isfinite(high):
                     axes.plot([low, high], [-place] * 2, color=COLOUR, linewidth=width, solid_capstyle="butt")
             axes.plot([one.mean], [-place], color=REFERENCE_COLOUR, marker="D", markersize=3.2, linestyle="none")
-            said = formats.number(one.mean, decimals, sign=True)
-            if math.isfinite(one.joint_low):
-                ends = [formats.number(end, decimals, sign=True) for end in (one.joint_low, one.joint_high)]
-                said += f" [{', '.join(ends)}]"
+            said = formats.effect(one.mean, one.joint_low, one.joint_high, decimals)
         axes.text(1.02, -place, said, transform=axes.get_yaxis_transform(), fontsize=LABEL_SIZE, va="center")
     axes.set_yticks([-place for place in range(len(claims))], [f"{arm} to {reference}" for arm, reference in claims])
     axes.tick_params(axis="y", length=0, labelsize=LABEL_SIZE)

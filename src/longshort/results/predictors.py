@@ -9,7 +9,7 @@ import pandas as pd
 
 from longshort.metrics.catalog import scores_of
 from longshort.metrics.record import Score
-from longshort.results import compare, long_table, statistics
+from longshort.results import compare, long_table, replicates, statistics
 
 EXPLAINING = {"symkl": "symKL at {l_train} (nats)", "sce": "SCE at {l_train} (nats)", "loss": "training loss (nats)"}
 LONGPPL = "longppl"
@@ -29,7 +29,8 @@ def _longppl(study: dict[str, Any]) -> Score | None:
 
 def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """One row for each checkpoint of each run: symkl and sce at l_train, loss (mean cross-entropy of the steps since
-    the checkpoint before it), longppl (its logarithm at the longest length), and the long-context scores, by label."""
+    the checkpoint before it), longppl (its logarithm at the longest length), and the long-context scores, by label;
+    run, and draw: what is resampled."""
     l_train = int(study["l_train"])
     rows = long_table.single(metrics)
     wanted: dict[str, tuple[str, int | None, str | None]] = {name: (name, l_train, None) for name in ("symkl", "sce")}
@@ -52,8 +53,16 @@ def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     arms = [arm for arm in study["arms"] if not arm.get("reference")]  # a loss at another length is another number
     runs = {(arm["name"], int(seed)): run for arm in arms for seed, run in arm["runs"].items()}
     found["run"] = [runs.get((arm, int(seed))) for arm, seed in zip(found["arm"], found["seed"], strict=True)]
+    # Runs of one base resemble each other: where each seed has its own, bases are what was drawn.
+    unit_of = replicates.unit_of(study)
+    found["draw"] = found["seed"].map(unit_of) if over_bases(study) else found["run"]
     # Arms that are the same run are one point, and the base is no run of the study.
     return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)
+
+
+def over_bases(study: dict[str, Any]) -> bool:
+    """Whether intervals are of a bootstrap over bases, and not over runs."""
+    return len(replicates.base_rows(study)) > 1
 
 
 def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str, Score, statistics.Correlation]]:
@@ -63,7 +72,8 @@ def correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> list[tuple[str
     for explained in scores_of(study["evaluations"]):
         for name in explaining(study):
             if name != explained.metric:
-                pairs = pd.DataFrame({"x": found[name], "y": found[explained.label], "run": found["run"]})
+                columns = {"x": found[name], "y": found[explained.label], "run": found["run"], "draw": found["draw"]}
+                pairs = pd.DataFrame(columns)
                 result.append((name, explained, statistics.correlation(pairs)))
     return result
 
@@ -77,11 +87,11 @@ def answer(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     for explained in scores_of(study["evaluations"]):
         found = {name: one for name, other, one in all_found if other == explained}
         if explained.metric.startswith("longbench") and all(math.isfinite(one.pearson_low) for one in found.values()):
-            said.append(_sentence(explained, found, explaining(study)))
+            said.append(_sentence(explained, found, explaining(study), over_bases(study)))
     return said
 
 
-def _sentence(explained: Score, found: dict[str, statistics.Correlation], labels: dict[str, str]) -> str:
+def _sentence(explained: Score, found: dict[str, statistics.Correlation], labels: dict[str, str], bases: bool) -> str:
     """One explains best whose |r| is, by all of its interval, above the |r| of the others (but for its other form)."""
     best = max(found, key=lambda name: abs(found[name].pearson))
     rivals = set(found) - (set(FORMS) if best in FORMS else {best})
@@ -95,5 +105,5 @@ def _sentence(explained: Score, found: dict[str, statistics.Correlation], labels
     )
     return (
         f"Correlation (Pearson) with {explained.label}, over {one.points} checkpoints of {one.runs} runs: {verdict}: "
-        f"{listed} (95 % of a bootstrap over runs)."
+        f"{listed} (95 % of a bootstrap over {'bases' if bases else 'runs'})."
     )

@@ -28,6 +28,7 @@ from longshort.results import (
     formats,
     long_table,
     notes,
+    plots_compared,
     predictors,
     replicates,
     tables,
@@ -94,9 +95,10 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
     pictures = {path.stem: path for path in plots}
     shown = [plot for plot in plots_of_study(study) if plot.name in pictures]
     sections = {
-        "Answer": "".join(f"<p>{escape(line)}</p>" for line in answers.answers(metrics, study))
+        "Answer": _sentences(answers.to_question(numbers, study))
         + "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot == EFFECTS)
-        + _primary(study),
+        + _primary(study)
+        + _sentences(answers.besides(metrics, study, numbers)),
         "Main table": formats.fragment(made[first], links, folded=True),
         "Plots": "".join(_figure(plot, pictures[plot.name]) for plot in shown if plot != EFFECTS),
         "Tables": "".join(formats.fragment(table, links, folded=True) for name, table in made.items() if name != first)
@@ -123,6 +125,10 @@ def page(metrics: pd.DataFrame, runs: pd.DataFrame, study: dict[str, Any], plots
         + "\n".join(body)
         + f"\n</main>\n<script>{SCRIPT}</script>\n</body></html>\n"
     )
+
+
+def _sentences(lines: list[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def _primary(study: dict[str, Any]) -> str:
@@ -157,13 +163,11 @@ def _correlations(metrics: pd.DataFrame, study: dict[str, Any]) -> str:
         return ""
     rows, labels = [], predictors.explaining(study)
     for explaining, explained, one in predictors.correlations(metrics, study):
-        ends = [
-            f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(value) else "not defined"
-            for value, low, high in (one[:3], one[3:6])
-        ]
+        ends = [plots_compared.interval(part) for part in (one[:3], one[3:6])]
         rows.append([labels[explaining], explained.label, *ends, str(one.runs), str(one.points)])
     head = ["of", "with", "Pearson", "Spearman", "runs", "checkpoints"]
-    caption = "Correlation with long-context scores (95 % bootstrap intervals over runs)"
+    drawn = "bases" if predictors.over_bases(study) else "runs"
+    caption = f"Correlation with long-context scores (95 % bootstrap intervals over {drawn})"
     return f'<section id="table-correlation"><h3>Correlations</h3>{_rows(head, rows, caption)}</section>'
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from longshort.metrics.record import Column
-from longshort.results import compare, plots_compared, replicates, statistics
+from longshort.results import compare, formats, plots_compared, replicates, statistics
 from longshort.results.columns import columns_of
 
 BASELINE = "baseline"
@@ -83,8 +83,12 @@ def _sentence(numbers: compare.Numbers, study: dict[str, Any], column: Column, a
     way = next(iter(known.values())).under
     if way <= 0:
         return f"{asked}: there is none, as {end} is no better than {BASELINE} there."
-    said = [f"{arm} {_shown(share)}" for arm, share in known.items()]
-    said += [f"{arm} not measured with every seed" for arm in shares if arm not in known]
+    claimed = {arm for arm, _ in compare.claims(study)} if study.get("claims") else set(arms)
+    farthest = max(known, key=lambda arm: known[arm].ratio)
+    said = [f"{arm} {_shown(share)}" for arm, share in known.items() if arm in claimed]
+    said += [f"{arm} not measured with every seed" for arm in shares if arm not in known and arm in claimed]
+    if farthest not in claimed:
+        said.append(f"and {farthest}, farthest of those that are not claimed, {_shown(known[farthest])}")
     after = (
         f"in brackets Fieller's 95 % interval over {unit}s, documents held fixed"
         if any(math.isfinite(share.low) for share in known.values())
@@ -95,5 +99,5 @@ def _sentence(numbers: compare.Numbers, study: dict[str, Any], column: Column, a
 
 
 def _shown(share: statistics.Ratio) -> str:
-    ends = f" [{100 * share.low:.0f}, {100 * share.high:.0f}]" if math.isfinite(share.low) else ""
-    return f"{100 * share.ratio:.0f} %{ends}"
+    ratio, low, high = (formats.number(100 * one, 0) for one in (share.ratio, share.low, share.high))
+    return f"{ratio} % [{low}, {high}]" if math.isfinite(share.low) else f"{ratio} %"

@@ -23,6 +23,8 @@ SEEDS_FOR_A_TEST = 6
 # The interval of two seeds rests on one deviation, which t = 12.7 makes up for: no effect is claimed.
 SEEDS_FOR_AN_INTERVAL = 3
 RESAMPLES = 2000
+# What resampling fewer draws gives is their own spread, and no interval.
+DRAWS_TO_RESAMPLE = 6
 MOST_SEEDS_TO_FLIP = 16
 
 
@@ -59,7 +61,7 @@ class Ratio(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """pearson and spearman with 95 % intervals over runs; NaN where they are not defined."""
+    """pearson and spearman with 95 % intervals over draws; NaN where they are not defined."""
 
     pearson: float
     pearson_low: float
@@ -222,25 +224,27 @@ def sign_flip_floor(seeds: int) -> float:
 def correlation(points: pd.DataFrame, resamples: int = RESAMPLES) -> Correlation:
     """Pearson's and Spearman's correlation of the columns x and y, over the checkpoints of runs (column run).
 
-    The checkpoints of a run are no independent points, so that runs are resampled, with all their checkpoints: 95 %
-    percentile intervals of a bootstrap with a fixed seed. NaN with fewer than three points or without variance.
+    The checkpoints of a run are no independent points, nor are the runs of one base: what the column draw names is
+    resampled, with all its points: 95 % percentile intervals of a bootstrap with a fixed seed. NaN with fewer than
+    three points or without variance; no interval with fewer than DRAWS_TO_RESAMPLE.
     """
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"])]
     x, y = points["x"].to_numpy(dtype="float64"), points["y"].to_numpy(dtype="float64")
-    run = pd.factorize(points["run"], sort=True)[0]
-    runs = int(run.max(initial=-1)) + 1
-    # How often each run is drawn: once for the estimate, then for each resample.
-    drawn = np.ones((1, runs))
-    if runs > 2:
+    of_draw = pd.factorize(points["draw"], sort=True)[0]
+    draws = int(of_draw.max(initial=-1)) + 1
+    # How often each is drawn: once for the estimate, then for each resample.
+    drawn = np.ones((1, draws))
+    if draws >= DRAWS_TO_RESAMPLE:
         generator = np.random.default_rng(0)
-        again = [np.bincount(generator.integers(0, runs, runs), minlength=runs) for _ in range(resamples)]
+        again = [np.bincount(generator.integers(0, draws, draws), minlength=draws) for _ in range(resamples)]
         drawn = np.vstack([drawn, *again])
-    found = _correlations(x, y, drawn[:, run])
+    found = _correlations(x, y, drawn[:, of_draw])
     ends = np.full((2, 2), np.nan)
-    if runs > 2 and np.isfinite(found[:, 0]).all():
+    if draws >= DRAWS_TO_RESAMPLE and np.isfinite(found[:, 0]).all():
         ends = np.nanquantile(found[:, 1:], [0.025, 0.975], axis=1).T
     (pearson_low, pearson_high), (spearman_low, spearman_high) = ends.tolist()
     pearson, spearman = found[:, 0].tolist()
+    runs = points["run"].nunique()
     return Correlation(pearson, pearson_low, pearson_high, spearman, spearman_low, spearman_high, runs, len(points))
 
 

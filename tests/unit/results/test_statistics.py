@@ -179,15 +179,19 @@ def test_sign_flips_are_those_of_scipy() -> None:
     assert math.isnan(statistics.sign_flip(np.array([])))
 
 
-def test_correlations_are_those_of_scipy_and_runs_are_resampled() -> None:
+def test_correlations_are_those_of_scipy_and_draws_are_resampled() -> None:
     generator = np.random.default_rng(2)
     x = generator.normal(size=30)
     points = pd.DataFrame({"x": x, "y": -x + generator.normal(size=30), "run": np.repeat(range(10), 3)})
+    points["draw"] = points["run"]
     found = statistics.correlation(points)
     assert found.pearson == pytest.approx(stats.pearsonr(points["x"], points["y"]).statistic)
     assert found.spearman == pytest.approx(stats.spearmanr(points["x"], points["y"]).statistic)
     assert found.pearson_low < found.pearson < found.pearson_high and (found.runs, found.points) == (10, 30)
     assert statistics.correlation(points) == found  # the same numbers each time
+    # Each two runs start from one base: what they share is no news, and of five bases no interval is given.
+    paired = statistics.correlation(points.assign(draw=points["run"] // 2))
+    assert (paired.pearson, paired.runs) == (found.pearson, 10) and math.isnan(paired.pearson_low)
     # Runs whose checkpoints repeat each other tell no more than one checkpoint each.
     repeated = points.assign(x=points["x"].to_numpy()[::3].repeat(3), y=points["y"].to_numpy()[::3].repeat(3))
     single = statistics.correlation(repeated.iloc[::3])

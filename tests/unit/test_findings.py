@@ -1,0 +1,63 @@
+"""What docs/findings.md and the README say of the study `laptop` is what its published numbers say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+
+from longshort.results import compare, published
+from tests.support import findings
+from tests.support.project import ROOT
+
+INTERVAL = re.compile(r"[+-]?\d+\.\d+ % \[[^\]]+\]")
+
+
+class Said(NamedTuple):
+    metrics: pd.DataFrame
+    study: dict[str, Any]
+    findings: str
+    readme: str
+
+
+@pytest.fixture(scope="module")
+def said() -> Said:
+    """The pages with single spaces between words."""
+    there = published.read(ROOT / "docs/findings/laptop.parquet")
+    pages = [" ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in ("docs/findings.md", "README.md")]
+    return Said(there.metrics, there.study, *pages)
+
+
+def test_its_answers_stand_in_the_findings(said: Said) -> None:
+    for sentence in findings.sentences(said.metrics, said.study):
+        assert sentence in said.findings
+
+
+def test_its_table_does(said: Said) -> None:
+    for row in findings.rows(said.metrics, said.study):
+        assert " ".join(row.split()) in said.findings
+
+
+def test_the_registered_questions_are_answered_by_their_rules(said: Said) -> None:
+    for question, verdict in findings.verdicts(said.metrics, said.study).items():
+        assert re.search(rf"\| \({question}\) [^|]+ \| \*\*{verdict}\*\* \|", said.findings), (question, verdict)
+    assert f"| **{findings.way(said.metrics, said.study, 'constant')}** |" in said.findings
+
+
+def test_what_it_says_beside_its_rules(said: Said) -> None:
+    """The exact test of the one dynamic alpha whose interval leaves 0 out, against Holm's second bound."""
+    numbers = compare.Numbers(said.metrics, said.study)
+    found = {arm: findings.compared(numbers, said.study, arm, to) for arm, to in compare.claims(said.study)}
+    p = sorted(one.p for one in found.values())
+    assert found["view-ratio"].p == p[1] > 0.05 / (len(found) - 1) and f"(p = {p[1]:.2g})" in said.findings
+
+
+def test_the_readme_says_the_same(said: Said) -> None:
+    first = said.readme.partition("## Try it")[0]
+    quoted = INTERVAL.findall(first)
+    assert len(quoted) >= 6
+    for interval in quoted:
+        assert interval in said.findings
+    assert f"It goes {findings.way(said.metrics, said.study, 'constant').partition(' [')[0]} of the way" in first
