@@ -14,6 +14,7 @@ import pytest
 
 from longshort import studies
 from longshort.commands import reproduce
+from longshort.results import published
 from tests.support import browser
 from tests.support.latex import assert_compiles
 from tests.support.project import ROOT, planned
@@ -64,12 +65,12 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
 
 def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same corpus always; to the digits that another processor leaves, where torch uses the same of it."""
-    published = ROOT / "docs/demo.parquet"
+    path = ROOT / "docs/demo.parquet"
     monkeypatch.chdir(demo.parents[1])
     study = studies.load(demo.name)
-    now, then = reproduce.made(study), reproduce.read(published)[1]
+    now, then = reproduce.made(study), published.read(path).made
     assert now["corpus"] == then["corpus"]
-    said = reproduce.compare(study, published)
+    said = reproduce.compare(study, path)
     if now["torch's CPU capability"] == then["torch's CPU capability"]:
         assert said[0].startswith("Reproduced"), said
 
