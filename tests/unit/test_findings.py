@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from longshort.results import compare, published
+from longshort.results import agreement, compare, published
 from tests.support import findings
 from tests.support.project import ROOT
 
@@ -52,6 +52,15 @@ def test_what_it_says_beside_its_rules(said: Said) -> None:
     found = {arm: findings.compared(numbers, said.study, arm, to) for arm, to in compare.claims(said.study)}
     p = sorted(one.p for one in found.values())
     assert found["view-ratio"].p == p[1] > 0.05 / (len(found) - 1) and f"(p = {p[1]:.2g})" in said.findings
+
+
+def test_the_other_corpus_agrees_as_they_say(said: Said) -> None:
+    sides = [agreement.read(ROOT / f"docs/findings/{name}.parquet") for name in ("laptop", "laptop-networkx")]
+    frame, overall = agreement.against(sides[0], sides[1])
+    lines = agreement.text(frame, overall, *sides).splitlines()
+    table = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines if line.startswith("| ")}
+    shown = [row for row in table if f"| {row[0]} | {row[1]} | {row[3]} | {row[4]} | {row[5]} |" in said.findings]
+    assert len(shown) == 5 and frame["agree"].all() and f"overall p = {overall['p']:.2g}" in said.findings
 
 
 def test_the_readme_says_the_same(said: Said) -> None:
