@@ -56,12 +56,11 @@ ELSEWHERE = {
     "evaluation/journal.py": "unit/evaluation/test_longbench_answers.py",
     "evaluation/standin_tasks.py": "unit/evaluation/test_standin.py",
     "evaluation/standin_material.py": "unit/evaluation/test_standin.py",
-    "results/answers.py": "unit/results/test_tables.py",
     "results/columns.py": "unit/results/test_tables.py",
     "results/compare.py": "unit/results/test_tables.py",
 }
 # Of the repository, not of a module.
-OF_NO_MODULE = {"test_environments.py", "test_mirror.py", "test_pages.py", "test_setup.py"}
+OF_NO_MODULE = {"test_environments.py", "test_findings.py", "test_mirror.py", "test_pages.py", "test_setup.py"}
 
 
 def place_of(module: Path) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from longshort.results import answers, compare, components, predictors
+from longshort.results import answers, compare, components
 from tests.support.results import make_metrics, make_study
 
 SEEDS = list(range(6))
@@ -75,14 +75,3 @@ def test_the_smallest_effect_that_would_be_seen() -> None:
     assert (low > 0).mean() == pytest.approx(components.POWER, abs=0.08)
     few, numbers = study_of([0, 1])
     assert components.answer(compare.Numbers(numbers, few), few) == []
-
-
-def test_what_goes_with_long_context_results_best(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
-    """In this study the scores are symKL and SCE, which are one thing; the training loss goes with them as a line."""
-    [said] = predictors.answer(metrics, study)
-    assert "over 15 checkpoints of 8 runs: symKL at 8 (nats) goes with it best: symKL at 8 (nats) 1.00" in said
-    altered = metrics.assign(value=metrics["value"].where(~metrics["metric"].isin(["symkl", "sce"]), 1.0))
-    altered.loc[altered["metric"].eq("symkl"), "value"] += altered.index[altered["metric"].eq("symkl")] % 7
-    altered.loc[altered["metric"].eq("sce"), "value"] += altered.index[altered["metric"].eq("sce")] % 5
-    [said] = predictors.answer(altered, study)
-    assert "which goes with it best is undecided" in said
