@@ -15,7 +15,7 @@ from tests.support.project import ROOT
 LAPTOP = ROOT / "docs/findings/laptop.parquet"
 
 
-def test_published_numbers_answer_without_the_study_s_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_numbers_answer_without_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study, there = studies.load("laptop"), published.read(LAPTOP)
     printed = tables.printed(study, "answers", False, None, LAPTOP)
