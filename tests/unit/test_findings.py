@@ -47,11 +47,14 @@ def test_the_registered_questions_are_answered_by_their_rules(said: Said) -> Non
 
 
 def test_what_it_says_beside_its_rules(said: Said) -> None:
-    """The exact test of the one dynamic alpha whose interval leaves 0 out, against Holm's second bound."""
+    """The exact test of the dynamic alpha whose interval leaves 0 out, against Holm's second bound; LongPPL's lead."""
     numbers = compare.Numbers(said.metrics, said.study)
     found = {arm: findings.compared(numbers, said.study, arm, to) for arm, to in compare.claims(said.study)}
     p = sorted(one.p for one in found.values())
     assert found["view-ratio"].p == p[1] > 0.05 / (len(found) - 1) and f"(p = {p[1]:.2g})" in said.findings
+    for arm, reference in (("hidden", "baseline"), ("hidden+output", "constant")):
+        one = findings.compared(numbers, said.study, arm, reference, "longppl@1024")
+        assert f"{arm} to {reference} {one.mean:+.1f} % [{one.low:+.1f}, {one.high:+.1f}]" in said.findings
 
 
 def test_the_other_corpus_agrees_as_they_say(said: Said) -> None:
