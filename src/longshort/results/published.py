@@ -82,9 +82,11 @@ def read(path: Path) -> Published:
     import pyarrow.parquet
 
     try:
-        kept = pyarrow.parquet.read_schema(path).metadata
+        kept = pyarrow.parquet.read_schema(path).metadata or {}
+        if not {MADE, STUDY} <= kept.keys():
+            raise ValueError("no study is kept with them: an older version wrote it, or another program")
         return Published(long_table.checked(path), json.loads(kept[STUDY]), json.loads(kept[MADE]))
-    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pyarrow.ArrowException, KeyError, ValueError) as error:
         raise StudyError(
             f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
             "write it anew: `longshort reproduce --write`"
