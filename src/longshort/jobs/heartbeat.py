@@ -10,7 +10,6 @@ tokens_per_second, seconds_left and message.
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -37,7 +36,7 @@ PENDING, LOST, DONE, ALTERED = "pending", "lost", "done", "altered"
 # What readers count on, and of what kind the rest is where it is there.
 NEEDED = {"state", "host", "pid", "began", "beat"}
 KINDS: dict[str, Any] = {
-    **dict.fromkeys(("stage", "state", "host", "boot", "node", "job", "run_id", "unit", "message"), str),
+    **dict.fromkeys(("stage", "state", "host", "boot", "namespace", "node", "job", "run_id", "unit", "message"), str),
     **dict.fromkeys(("pid", "born", "attempt"), int),
     **dict.fromkeys(("began", "beat", "seconds_before", "memory_mb", "peak_memory_mb", "done", "total"), int | float),
     **dict.fromkeys(("cpu_seconds", "cpu_seconds_before", "loss", "tokens_per_second", "seconds_left"), int | float),
@@ -116,8 +115,8 @@ def judged(beat: dict[str, Any], is_there: bool, is_altered: bool, silent: float
 
 
 def _is_gone(beat: dict[str, Any], silent: float) -> bool:
-    """A stage that was killed cannot say so: its process is not there or, from another host, its heart is still."""
-    return ownership.has_ended(beat) if beat["host"] == socket.gethostname() else silent > SILENT
+    """A stage that was killed cannot say so: its process is not there or, if it is not seen, its heart is still."""
+    return ownership.has_ended(beat) if ownership.is_seen_from_here(beat) else silent > SILENT
 
 
 def may_live(path: Path) -> bool:
@@ -149,7 +148,7 @@ class Heartbeat:
             "seconds_before": _seconds_before(before),
             "cpu_seconds": 0.0,
             "cpu_seconds_before": _cpu_seconds_before(before),
-            **{key: me[key] for key in ("host", "boot", "pid", "born", "job")},
+            **{key: me[key] for key in ("host", "boot", "namespace", "pid", "born", "job")},
             "node": os.environ.get("SLURMD_NODENAME"),
             "began": now,
             "memory_mb": slurm.memory_mb(job) if job else None,

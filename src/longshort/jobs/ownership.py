@@ -1,7 +1,7 @@
 """One writer a folder: a lock that waits, with the host, the processes, the SLURM job and the heartbeat of its owner.
 
 The owner file appears whole, by a link. Its owner touches it every BEAT seconds. Another job takes it over only from an
-owner that is gone: on its own host, because none of the owner's processes runs; on another, because the file has not
+owner that is gone: where /proc would show it, because none of its processes runs; elsewhere, because the file has not
 been touched for SILENCE seconds and SLURM does not say that the owner's job runs. Time is measured by the clock of the
 one that waits, since the clocks of nodes differ. An owner that was only thought gone, its file system having hung,
 finds another one's token in the file and ends before it writes again. (Many parallel file systems have no flock.)
@@ -53,7 +53,7 @@ class Owner(NamedTuple):
     def note_group(self, group: int) -> None:
         """Names a process group that the owner started: it counts as alive as long as one of its processes is."""
         self.refuse_if_lost()
-        write_json(self.file, {**content(self.file), "group": group})
+        write_json(self.file, {**content(self.file), "group": group, "group_born": _born(group)})
 
     def refuse_if_lost(self) -> None:
         """To be called before something is written that others take for whole.
@@ -119,10 +119,13 @@ def about_me() -> dict[str, Any]:
         "token": uuid.uuid4().hex,
         "host": socket.gethostname(),
         "boot": _boot(),
+        "namespace": _namespace(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": _restarts(),
         "group": None,
+        "group_born": None,
     }
 
 
@@ -141,13 +144,13 @@ def content(owner: Path) -> dict[str, Any]:
 
 
 def is_owned(folder: Path) -> bool:
-    """Whether a living process owns a folder; that of another host is looked at for a few beats."""
+    """Whether a living process owns a folder; one that is not seen from here is looked at for a few beats."""
     file = folder / "owner.json"
     first = state = content(file)
     if state is UNREADABLE:
         return True
-    if not state or state["host"] == socket.gethostname():
-        return bool(state) and not is_gone(state, 0.0, 0.0)
+    if not state or is_seen_from_here(state):
+        return bool(state) and not has_ended(state)
     with suppress(FileNotFoundError):
         beat, until = file.stat().st_mtime, time.monotonic() + 3 * BEAT
         while time.monotonic() < until:
@@ -159,15 +162,39 @@ def is_owned(folder: Path) -> bool:
 
 def is_gone(state: dict[str, Any], silent: float, patience: float) -> bool:
     """Whether an owner is gone, given the seconds that its file has not been touched, as seen from here."""
-    if state["host"] == socket.gethostname():
+    if is_seen_from_here(state):
         return has_ended(state)
-    return silent > patience and (state["job"] is None or slurm.is_over(state["job"]) is not False)
+    # SLURM says of a job that was requeued that it runs, and means the new start, which may be the one that asks.
+    requeued = state["job"] == os.environ.get("SLURM_JOB_ID") and state.get("restarts", _restarts()) != _restarts()
+    return silent > patience and (state["job"] is None or requeued or slurm.is_over(state["job"]) is not False)
+
+
+def is_seen_from_here(state: dict[str, Any]) -> bool:
+    """Whether /proc here would show an owner's processes, as about_me() tells them.
+
+    It shows none of another machine, which may have the same name, of another container, of an earlier start of this
+    machine, and of another user where it hides those (hidepid).
+    """
+    here = {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
+    # Owner files of an earlier version say nothing of the latter two.
+    if any((state.get(key) or value) != value for key, value in here.items()):
+        return False
+    group = state.get("group") or 0
+    shown = {number for process, its_group, _ in _processes() for number in (process, -its_group)}
+    return not any(_is_anothers(number) for number in {state["pid"], -group} - shown - {0})
 
 
 def has_ended(state: dict[str, Any]) -> bool:
-    """Whether a process of this host has, and all of the group that it started, as about_me() tells them."""
-    rebooted = (state.get("boot") or _boot()) != _boot()
-    return rebooted or not _alive(state["pid"], state.get("born"), state.get("group"))
+    """Whether a process that is seen from here has, and all of the group that it started, as about_me() tells them."""
+    pid, born, group, group_born = (state.get(key) for key in ("pid", "born", "group", "group_born"))
+    processes = list(_processes())
+    # A number is given anew only when no group has it.
+    leader = next((birth for process, _, birth in processes if process == group), None)
+    if leader is not None and group_born not in (None, leader):
+        group = None
+    return not any(
+        (process == pid and born in (None, birth)) or its_group == group for process, its_group, birth in processes
+    )
 
 
 def described(state: dict[str, Any]) -> str:
@@ -206,9 +233,8 @@ def _wait_for(owner: Path, mine: Path, wait: bool) -> None:
             time.sleep(1.0)
             continue
         unread = math.inf
-        here = state["host"] == socket.gethostname()
         if (state["token"], beat) != seen:
-            beats = here or seen is not None
+            beats = is_seen_from_here(state) or seen is not None
             seen, since = (state["token"], beat), now
             if not wait and beats and not is_gone(state, 0.0, patience):
                 raise Owned(described(state))
@@ -259,11 +285,27 @@ def _processes() -> Iterator[tuple[int, int, int]]:
             yield int(process.parent.name), int(fields[2]), int(fields[19])
 
 
-def _alive(pid: int, born: int | None, group: int | None) -> bool:
-    return any(
-        (process == pid and born in (None, birth)) or its_group == group for process, its_group, birth in _processes()
-    )
+def _born(pid: int) -> int | None:
+    """None: it has ended."""
+    return next((birth for process, _, birth in _processes() if process == pid), None)
 
 
-def _born(pid: int) -> int:
-    return next(birth for process, _, birth in _processes() if process == pid)
+def _is_anothers(number: int) -> bool:
+    """Whether there is a process, or with a number below zero a group, of another user."""
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False
+
+
+def _namespace() -> str:
+    """That of the numbers of processes; a container has its own."""
+    return os.readlink("/proc/self/ns/pid")
+
+
+def _restarts() -> str:
+    """How often SLURM has started this job anew."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")

@@ -80,7 +80,8 @@ def state_of(study: resolve.ResolvedStudy, arm: str) -> str:
         (HERE, None, "running"),
         ({**HERE, "silent": 1000.0}, None, "running"),  # a file system that hangs takes no process away
         ({**HERE, "born": -1}, None, "lost"),  # another process has its number now
-        ({**HERE, "boot": "an earlier one"}, None, "lost"),
+        ({**HERE, "boot": "another"}, None, "running"),  # another machine may have this one's name
+        ({**HERE, "boot": "another", "silent": 1000.0}, None, "lost"),
         ({"host": socket.gethostname(), "pid": 2**22 + 1}, None, "lost"),
         ({"state": "failed"}, None, "failed"),
         ({"state": "interrupted"}, None, "interrupted"),

@@ -163,10 +163,52 @@ def test_a_folder_of_a_dead_owner_is_not_owned(tmp_path: Path, owned: bool) -> N
     assert ownership.is_owned(tmp_path) is owned
 
 
-def test_an_owner_from_before_the_machine_started_is_gone(tmp_path: Path) -> None:
-    me = ownership.about_me()
-    write_owner(tmp_path, pid=me["pid"], born=me["born"], boot="an earlier one")
+@pytest.mark.parametrize("place", ["boot", "namespace", "hidden"])
+def test_what_is_not_seen_from_here_is_owned_as_long_as_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Another machine of this name (or this one before it started anew), another container, another user's processes
+    that /proc hides: that no such process is shown does not say that it has ended."""
+
+    def refused(number: int, _: int) -> None:
+        raise PermissionError(number)
+
+    monkeypatch.setattr(ownership, "BEAT", 0.5)
+    monkeypatch.setattr(ownership, "SILENCE", 2.5)
+    if place == "hidden":
+        monkeypatch.setattr(os, "kill", refused)
+    elsewhere = {} if place == "hidden" else {place: "another"}
+    owner = write_owner(tmp_path, pid=2**22 + 1, **elsewhere)
+    beats = "import os, sys, time\nfor k in range(8): os.utime(sys.argv[1], (k, k)); time.sleep(0.5)"
+    with subprocess.Popen([sys.executable, "-c", beats, str(owner)]) as beating:
+        assert ownership.is_owned(tmp_path)
+        with pytest.raises(ownership.Owned), ownership.sole_owner(tmp_path, wait=False):
+            pass
+        with ownership.sole_owner(tmp_path):
+            assert beating.poll() is not None
     assert not ownership.is_owned(tmp_path)
+
+
+def test_a_later_group_with_the_number_of_the_owners_is_not_the_owners(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as other:
+        write_owner(tmp_path, pid=ended_process(), group=other.pid, group_born=1)
+        assert not ownership.is_owned(tmp_path)
+        write_owner(tmp_path, pid=ended_process())
+        ownership.Owner(tmp_path / "owner.json", "its").note_group(other.pid)
+        assert ownership.is_owned(tmp_path)
+        other.kill()
+
+
+def test_a_requeued_job_does_not_wait_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM says of its number that it runs."""
+    monkeypatch.setattr(slurm, "is_over", lambda job: False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    before = {**ownership.about_me(), "host": "elsewhere"}
+    assert not ownership.is_gone(before, 301.0, 300.0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert ownership.is_gone(before, 301.0, 300.0) and not ownership.is_gone(before, 299.0, 300.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert not ownership.is_gone(before, 301.0, 300.0)
 
 
 def test_a_link_that_was_made_before_its_answer_was_lost_is_ours(tmp_path: Path) -> None:
