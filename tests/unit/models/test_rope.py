@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from longshort.data.streams import generator
 from longshort.evaluation.forward import rope_depends_on_length
@@ -192,6 +192,35 @@ def test_a_saved_model_is_loaded_as_it_was(kind: str, tmp_path: Path) -> None:
     loaded = load.load(tmp_path).eval()
     assert torch.equal(logits(loaded, tokens(100)), logits(model, tokens(100)))
     assert rope_depends_on_length(loaded) == (kind in ("dynamic-ntk", "clex"))
+
+
+def turning_a_quarter() -> PreTrainedModel:
+    """GPT-NeoX, as all Pythias are."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 4 * SIZE, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = GPTNeoXConfig(**shape, vocab_size=50, max_position_embeddings=ORIGINAL, initializer_range=0.2)
+    assert config.rope_parameters["partial_rotary_factor"] == 0.25
+    return GPTNeoXForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_part_of_a_head_that_is_turned_stays_that_part(kind: str, tmp_path: Path) -> None:
+    """Where a method leaves the frequencies as they are, the logits are; and a saved model is loaded as it was."""
+    model, ids = turning_a_quarter(), tokens(ORIGINAL)
+    before, same = logits(model, ids), {"abf": {"theta": THETA}, "eabf": {"theta": THETA}, "pi": {"factor": 1.0}}
+    rope.extend(model, SETTINGS[kind].model_copy(update=same.get(kind, {})))
+    if kind not in ("ntk", "yarn"):
+        torch.testing.assert_close(logits(model, ids), before, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(load.load(tmp_path).eval(), tokens(100)), logits(model, tokens(100)))
+
+
+def test_ntk_takes_the_size_of_what_is_turned() -> None:
+    model = turning_a_quarter()
+    rope.extend(model, SETTINGS["ntk"])
+    size = SIZE // 4
+    expected = (THETA * 4 ** (size / (size - 2))) ** (-torch.arange(0, size, 2) / size)
+    torch.testing.assert_close(model.get_decoder().rotary_emb.inv_freq, expected)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SETTINGS if kind not in ("ntk", "abf")])  # those leave another theta

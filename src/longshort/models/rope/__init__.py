@@ -61,17 +61,17 @@ def set_parameters(model: PreTrainedModel, parameters: dict[str, Any], longest: 
 
     longest: its new max_position_embeddings, tokens; None leaves it.
     """
-    model.config.rope_parameters = {"rope_theta": model.config.rope_parameters["rope_theta"], **parameters}
+    # Some families turn a part of each head alone, which their parameters say, too.
+    model.config.rope_parameters = {**model.config.rope_parameters, **parameters}
     if longest is not None:
         model.config.max_position_embeddings = longest
     decoder = model.get_decoder()
     decoder.rotary_emb = type(decoder.rotary_emb)(model.config).to(model.device)
 
 
-def head_size(model: PreTrainedModel) -> int:
-    """Features of an attention head, d of the papers' formulas."""
-    config = model.config
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def rotary_size(model: PreTrainedModel) -> int:
+    """Features of an attention head that are turned, d of the papers' formulas: all of them in most families."""
+    return 2 * int(model.get_decoder().rotary_emb.inv_freq.numel())
 
 
 def at_forward(model: PreTrainedModel, seed: int) -> Callable[[int, Sequence[int]], None]:

@@ -37,7 +37,7 @@ from transformers import PreTrainedModel
 from longshort.data.streams import generator
 from longshort.errors import UserError
 from longshort.identity.spec import restored
-from longshort.models.rope import KEY, head_size
+from longshort.models.rope import KEY, rotary_size
 from longshort.models.settings import CLEX
 
 
@@ -45,7 +45,7 @@ def extend(model: PreTrainedModel, settings: CLEX, seed: int) -> None:
     config, original_length = model.config, model.config.max_position_embeddings
     setattr(config, KEY, {**settings.model_dump(), "original_length": original_length})
     config.max_position_embeddings *= settings.max_factor
-    rotary = ContinuousRotary(head_size(model), config.rope_parameters["rope_theta"], settings, original_length, seed)
+    rotary = ContinuousRotary(rotary_size(model), config.rope_parameters["rope_theta"], settings, original_length, seed)
     # ZeRO-3 takes weights that it divided while they were loaded, and these beside them, for ones of one type.
     model.get_decoder().rotary_emb = rotary.to(model.dtype).train(model.training)
 
@@ -59,7 +59,7 @@ def restore(model: PreTrainedModel, kept: dict[str, Any], folder: Path) -> None:
     # An earlier configuration, which says nothing of draws_per, drew once a step, which is its neutral value.
     settings = restored(CLEX, {key: value for key, value in kept.items() if key != "original_length"})
     theta = model.config.rope_parameters["rope_theta"]
-    rotary = ContinuousRotary(head_size(model), theta, settings, kept["original_length"], seed=0)
+    rotary = ContinuousRotary(rotary_size(model), theta, settings, kept["original_length"], seed=0)
     prefix = f"{model.base_model_prefix}.rotary_emb."
     weights: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from longshort.models.rope import head_size, set_parameters
+from longshort.models.rope import rotary_size, set_parameters
 from longshort.models.settings import Interpolation
 
 
 def extend(model: PreTrainedModel, settings: Interpolation, seed: int) -> None:
-    size = head_size(model)
+    size = rotary_size(model)
     theta = model.config.rope_parameters["rope_theta"] * settings.factor ** (size / (size - 2))
     longest = round(model.config.max_position_embeddings * settings.factor)
     set_parameters(model, {"rope_type": "default", "rope_theta": theta}, longest)
