@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from longshort.results import answers, best_alpha, compare, predictors, replicates, share, statistics
+from longshort.results import answers, best_alpha, compare, formats, predictors, replicates, share, statistics
 from longshort.results.columns import columns_of
 
 SHOWN = {
@@ -42,7 +42,7 @@ def _effect(numbers: compare.Numbers, study: dict[str, Any], name: str) -> str:
     claimed = compare.is_claimed(study, name, control[name])
     low, high = (found.joint_low, found.joint_high) if claimed else (found.low, found.high)
     mark = " †" if claimed and (low > 0 or high < 0) else ""
-    return f"{found.mean:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
+    return formats.effect(found.mean, low, high, 1) + mark
 
 
 def compared(

@@ -57,13 +57,29 @@ def test_what_it_says_beside_its_rules(said: Said) -> None:
         assert f"{arm} to {reference} {one.mean:+.1f} % [{one.low:+.1f}, {one.high:+.1f}]" in said.findings
 
 
-def test_the_other_corpus_agrees_as_they_say(said: Said) -> None:
-    sides = [agreement.read(ROOT / f"docs/findings/{name}.parquet") for name in ("laptop", "laptop-networkx")]
+@pytest.mark.parametrize("other", ["laptop-networkx", "laptop-wide"])
+def test_another_corpus_and_another_size_agree_as_they_say(said: Said, other: str) -> None:
+    sides = [agreement.read(ROOT / f"docs/findings/{name}.parquet") for name in ("laptop", other)]
     frame, overall = agreement.against(sides[0], sides[1])
     lines = agreement.text(frame, overall, *sides).splitlines()
     table = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines if line.startswith("| ")}
     shown = [row for row in table if f"| {row[0]} | {row[1]} | {row[3]} | {row[4]} | {row[5]} |" in said.findings]
-    assert len(shown) == 5 and frame["agree"].all() and f"overall p = {overall['p']:.2g}" in said.findings
+    assert len(shown) == 5 == overall["effects"]
+    assert frame["agree"].all() and f"overall p = {overall['p']:.2g}" in said.findings
+
+
+def test_a_second_size(said: Said) -> None:
+    """Its table, what it claims, and what it costs at the training length beside the first."""
+    wide = published.read(ROOT / "docs/findings/laptop-wide.parquet")
+    for row in findings.rows(wide.metrics, wide.study):
+        assert " ".join(row.split()) in said.findings
+    quoted = [one for one in findings.sentences(wide.metrics, wide.study) if "Hidden" in one or "constant alpha" in one]
+    for sentence in [*quoted, *(one for one in findings.sentences(wide.metrics, wide.study) if "A dynamic" in one)]:
+        assert sentence in said.findings
+    for side in (wide, said):
+        numbers = compare.Numbers(side.metrics, side.study)
+        one = findings.compared(numbers, side.study, "ratio-4x", "constant", "perplexity@128")
+        assert f"{one.mean:+.1f} % [{one.low:+.1f}, {one.high:+.1f}]" in said.findings
 
 
 def test_the_readme_says_the_same(said: Said) -> None:

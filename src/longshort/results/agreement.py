@@ -20,11 +20,13 @@ from longshort.results.components import aligned
 ASSUMED = (
     "Agree: the difference of the two effects, on the scale that they are compared on, against its standard error (t, "
     "5 %, degrees of freedom by Welch and Satterthwaite). Seeds, and bases where drawn, count as new in each study, "
-    "documents where the two have others. What the studies do not draw anew, a fixed base above all, is in neither "
-    "error: such effects may disagree by that alone.",
+    "documents where the two have others and both tables hold them (numbers that were published: of the primary number, "
+    "and of perplexities at the greatest length). What the studies do not draw anew, a fixed base above all, is in "
+    "neither error: such effects may disagree by that alone. Below three draws on a side p is not known: it would be "
+    "far too small far too often.",
     "Overall: the sum of the squares of the normal quantiles of each p, against chi-square with as many degrees of "
-    "freedom as effects. It takes effects for independent. Those against one reference are not, which makes a small p "
-    "more frequent than it says.",
+    "freedom as effects, without those that are sums of others. It takes effects for independent. Those against one "
+    "reference are not, which makes a small p more frequent than it says.",
 )
 
 
@@ -81,11 +83,29 @@ def against(one: Side, other: Side, every_column: bool = False) -> tuple[pd.Data
         )
     rows = [_row(one, other, column, *pair) for column in columns for pair in pairs]
     frame = pd.DataFrame(rows)
-    judged = frame[frame["column"].eq(columns[0].key) & frame["p"].notna()]
+    of_their_own = frame[["arm", "reference"]].apply(tuple, axis=1).isin(_independent(one.study, pairs))
+    judged = frame[frame["column"].eq(columns[0].key) & of_their_own & frame["p"].notna()]
     chi_square = float((stats.norm.isf(judged["p"] / 2) ** 2).sum())
     p = float(stats.chi2.sf(chi_square, len(judged))) if len(judged) else math.nan
     overall = {"column": columns[0].key, "chi_square": chi_square, "effects": len(judged), "p": p}
     return frame, overall
+
+
+def _independent(study: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of which none is a sum of others, as arm to baseline is of arm to control and control to baseline: what is
+    claimed comes first, and a pair is left out whose two arms others have joined already."""
+    claimed = [pair for pair in compare.claims(study) if pair in pairs]
+    joined: dict[str, str] = {}
+
+    def end(arm: str) -> str:
+        return end(joined[arm]) if arm in joined else arm
+
+    found = []
+    for arm, reference in dict.fromkeys([*claimed, *pairs]):
+        if (one := end(arm)) != (other := end(reference)):
+            joined[one] = other
+            found.append((arm, reference))
+    return found
 
 
 def _has(side: Side, pair: tuple[str, str]) -> bool:
@@ -108,6 +128,7 @@ def _row(one: Side, other: Side, column: Column, arm: str, reference: str) -> di
         seeds, step = [int(seed) for seed in side.study["seeds"]], int(side.study["checkpoints"][-1])
         shown = side.numbers.compared(column, arm, reference, step, seeds)
         row |= {f"difference_{name}": shown.mean, f"low_{name}": shown.low, f"high_{name}": shown.high}
+        row |= {f"seeds_{name}": shown.n, f"whole_{name}": shown.n == len(seeds)}
         both.append(side.numbers.paired(column, arm, reference, step, seeds))
     row |= {"error": math.nan, "p": math.nan, "agree": None}
     found = [paired for paired in both if paired is not None]
@@ -119,7 +140,8 @@ def _row(one: Side, other: Side, column: Column, arm: str, reference: str) -> di
     gap, total = means[0] - means[1], sum(part for part, _ in parts)
     if gap == 0:  # the same run twice
         return {**row, "error": math.sqrt(total) if math.isfinite(total) else math.nan, "p": 1.0, "agree": True}
-    if not 0 < total < math.inf:
+    few = min(len(paired.of_units) for paired in found) < statistics.SEEDS_FOR_AN_INTERVAL
+    if few or not 0 < total < math.inf:
         return row
     freedom = total**2 / sum(part**2 / freedom for part, freedom in parts)
     p = float(2 * stats.t.sf(abs(gap) / math.sqrt(total), freedom))
@@ -162,8 +184,39 @@ def text(frame: pd.DataFrame, overall: dict[str, Any], one: Side, other: Side) -
         for side in (one, other)
         if not side.sealed
     ]
+    notes += _differ(frame, one, other)
     notes += [f"Overall, {overall['column']}: {said}.", *ASSUMED]
     return "\n".join([aligned(head, lines), "", *(f"- {note}" for note in notes)])
+
+
+def _differ(frame: pd.DataFrame, one: Side, other: Side) -> list[str]:
+    """What the two were measured or made by otherwise, and what they share: a difference may be by that, or none."""
+    said = []
+    runs = [{run for arm in side.study["arms"] for run in arm["runs"].values()} for side in (one, other)]
+    if both := len(runs[0] & runs[1]):
+        of = f"of {len(runs[0])} and {len(runs[1])}"
+        said.append(f"{both} runs ({of}) are the same in A and B: every p is too great, and agreement says little.")
+    for what, values in (
+        ("training length", [side.study.get("l_train") for side in (one, other)]),
+        ("last step", [side.study["checkpoints"][-1] for side in (one, other)]),
+    ):
+        if values[0] != values[1]:
+            said.append(f"The {what} is {values[0]} in A and {values[1]} in B.")
+    measured: dict[tuple[str, ...], list[str]] = {}
+    for column in (each for each in columns_of(one.study) if each.key in set(frame["column"])):
+        protocols = (set(side.numbers.behind(column)["protocol"].dropna()) for side in (one, other))
+        by = tuple(", ".join(sorted(each)) or "not known" for each in protocols)
+        measured.setdefault(by, []).append(column.header)
+    for by, headers in measured.items():
+        if by[0] != by[1]:
+            said.append(f"Measured by two protocols, {' and '.join(by)}: {', '.join(headers)}.")
+    arms = dict.fromkeys([*frame["arm"], *frame["reference"]])
+    settings = [
+        {arm["name"]: arm.get("settings", {}).get("alignment") for arm in side.study["arms"]} for side in (one, other)
+    ]
+    if others := [arm for arm in arms if settings[0][arm] != settings[1][arm]]:
+        said.append(f"Not the same alignment in A and B, though of one name: {', '.join(others)}.")
+    return said
 
 
 def _drawn(side: Side) -> str:
@@ -175,6 +228,5 @@ def _effect(row: Any, name: str) -> str:
     mean, low, high = (row[f"{part}_{name}"] for part in ("difference", "low", "high"))
     if math.isnan(mean):
         return "missing"
-    numbers = [formats.number(value, row["decimals"], sign=True) for value in (mean, low, high)]
-    unit = f" {row['unit']}" if row["unit"] else ""
-    return numbers[0] + unit + ("" if math.isnan(low) else f" [{numbers[1]}, {numbers[2]}]")
+    few = "" if row[f"whole_{name}"] else f" (n = {row[f'seeds_{name}']})"
+    return formats.effect(mean, low, high, row["decimals"], f" {row['unit']}" if row["unit"] else "") + few

@@ -178,9 +178,9 @@ def _cells(study: dict[str, Any], alphas: ByLength) -> Iterator[tuple[str, int |
         for length, log2, at_edge in zip(lengths, alphas.log2[place], alphas.at_edge[place], strict=True):
             yield f"seed {int(seed)}", length, 2**log2, NAN, NAN, int(np.isfinite(log2)), int(at_edge)
         yield f"seed {int(seed)}", None, alphas.slopes[place], NAN, NAN, int(np.isfinite(alphas.slopes[place])), 0
-    for length, mean, at_edge in zip(lengths, alphas.means, alphas.at_edge.T, strict=True):
-        mean = mean or NOTHING
-        yield MEAN, length, 2**mean.mean, 2**mean.low, 2**mean.high, mean.seeds, int(at_edge.sum())
+    for length, mean, log2, at_edge in zip(lengths, alphas.means, alphas.log2.T, alphas.at_edge.T, strict=True):
+        mean, n = mean or NOTHING, int(np.isfinite(log2).sum())  # seeds; what the mean is of may be bases
+        yield MEAN, length, 2**mean.mean, 2**mean.low, 2**mean.high, n, int(at_edge.sum())
     slope = alphas.slope or NOTHING
     yield MEAN, None, slope.mean, slope.low, slope.high, slope.seeds, 0
     for claim, of_claim in CLAIMS.items():

@@ -32,7 +32,7 @@ def columns_of(study: dict[str, Any], kind: str = "headline") -> list[Column]:
     if kind == "cost":
         return _cost()
     if kind == BEST_ALPHA:
-        return [column for column in columns_of(study) if column.length is not None]
+        return [column for column in columns_of(study) if column.length is not None and column.compared]
     evaluations = study["evaluations"]
     if (metric := KINDS[kind]) is not None:
         return METRICS[metric].tables[kind](evaluations[metric])

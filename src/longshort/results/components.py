@@ -110,6 +110,8 @@ def table(metrics: pd.DataFrame, study: dict[str, Any], margin: float | None = N
         raise UserError(f"{where} names no primary number, and components are of that alone; give `primary` there")
     if replicates.count(study) < 2:
         raise UserError(f"{where} has one {replicates.unit(study)}: how much is chance needs two, and better three")
+    if not compare.pairs(study):
+        raise UserError(f"{where} compares no two arms: components are of a difference; give it a second arm")
     numbers = compare.Numbers(metrics, study)
     return pd.DataFrame([_row(numbers, study, column, pair, margin) for pair in compare.pairs(study)])
 
@@ -118,13 +120,13 @@ def _row(
     numbers: compare.Numbers, study: dict[str, Any], column: Column, pair: tuple[str, str], margin: float | None = None
 ) -> dict[str, Any]:
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
-    per_draw = len(seeds) // replicates.count(study)
     level = 1 - (1 - statistics.LEVEL) / compare.comparisons(study)
     paired = numbers.paired(column, *pair, step, seeds)
     row: dict[str, Any] = {"arm": pair[0], "reference": pair[1], "seeds": 0 if paired is None else len(paired.units)}
     if paired is not None and len(set(paired.units.tolist())) > 1:
         found = components(paired.differences, paired.units, paired.weights, paired.strata)
         draws = len(set(paired.units.tolist()))
+        per_draw = max(1, len(paired.units) // draws)
         scale = 100.0**2 if column.relative else 1.0
         parts = {"base": found.base, "seed": found.seed, "document": found.document, "rest": found.rest}
         divisors = {"base": draws, "seed": len(paired.units), "document": 1, "rest": len(paired.units)}
@@ -196,9 +198,11 @@ def text(frame: pd.DataFrame, study: dict[str, Any], margin: float | None = None
         if "variance_seed" not in row or pd.isna(row["variance_seed"]):
             lines.append([row["arm"], row["reference"], *["too few seeds"] * (len(head) - 2)])
             continue
-        cells = [f"{math.sqrt(row[f'variance_{name}']):.3g}" for name in parts]
+        variances = [row[f"variance_{name}"] for name in parts]
+        cells = ["–" if pd.isna(variance) else f"{math.sqrt(variance):.3g}" for variance in variances]
         cells += ["–" if pd.isna(row[f"share_{name}"]) else f"{100 * row[f'share_{name}']:.0f} %" for name in parts]
-        cells.append(f"{row['half_width']:.3g}{unit}")
+        few = "" if row["seeds"] == len(study["seeds"]) else f" (n = {row['seeds']})"
+        cells.append(f"{row['half_width']:.3g}{unit}{few}")
         if margin is not None:
             cells.append("none" if pd.isna(row["draws"]) else f"{row['draws']:.0f}")
         lines.append([row["arm"], row["reference"], *cells])
@@ -225,7 +229,7 @@ def text(frame: pd.DataFrame, study: dict[str, Any], margin: float | None = None
 def aligned(head: list[str], lines: list[list[str]]) -> str:
     """A plain table, as markdown: words to the left, numbers to the right."""
     columns = list(zip(head, *lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(3, *map(len, column)) for column in columns]
     rule = ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     drawn = []
     for line in [head, rule, *lines]:

@@ -21,6 +21,7 @@ from longshort.metrics.record import Column
 from longshort.results import latex as latex_text
 
 MOST_DECIMALS = 6
+BEYOND_READING = 1e5  # a number is shown as a power of ten from here on
 WIDTH = 200  # characters of the widest .md table
 DAGGER = "†"
 
@@ -122,10 +123,12 @@ def _difference(row: Any, decimals: int) -> Cell:
         return Cell("no pair")
     judged = isinstance(row.verdict, str)
     low, high = (row.joint_low, row.joint_high) if judged else (row.low, row.high)
+    decimals = shown_decimals(low, high, decimals)
     ends = [number(end, decimals, sign=True) for end in (low, high)]
     interval = "" if math.isnan(low) else f" [{', '.join(ends)}]"
     mark = {"yes": f" {DAGGER}", "no": " n. s."}[row.verdict] if judged else ""
-    return Cell(number(row.difference, decimals, sign=True), interval + mark, sort=row.difference)
+    few = f" (n = {row.difference_n})" if row.difference_n < row.n else ""
+    return Cell(number(row.difference, decimals, sign=True), interval + mark + few, sort=row.difference)
 
 
 def _decimals(rows: pd.DataFrame, column: Column) -> int:
@@ -145,7 +148,7 @@ def equivalence(low: float, high: float, unit: str) -> str:
     digits, rounded up.
     """
     margin = max(-low, high)
-    if not 0 < margin < math.inf:
+    if not 0 < margin < BEYOND_READING:
         return ""
     return f"differs by less than {Context(prec=2, rounding=ROUND_CEILING).create_decimal(margin):f}{unit}"
 
@@ -153,18 +156,25 @@ def equivalence(low: float, high: float, unit: str) -> str:
 def number(value: float, decimals: int, sign: bool = False) -> str:
     if math.isinf(value) or math.isnan(value):
         return str(value)
-    if abs(value) >= 1e5:
+    if abs(value) >= BEYOND_READING:
         return f"{value:+.2e}" if sign else f"{value:.2e}"
     text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
     return text if float(text) else text.lstrip("+-")
 
 
+def shown_decimals(low: float, high: float, decimals: int) -> int:
+    """Of an interval: more where an end that is not 0 would be shown as 0, as it matters on which side of it."""
+    ends = [end for end in (low, high) if math.isfinite(end) and end]
+    while decimals < MOST_DECIMALS and any(not float(f"{end:.{decimals}f}") for end in ends):
+        decimals += 1
+    return decimals
+
+
 def effect(mean: float, low: float, high: float, decimals: int, unit: str = "") -> str:
-    """A difference, and its interval if it has one; more decimals where an end that is not 0 would be shown as 0."""
+    """A difference, and its interval if it has one."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{number(mean, decimals, sign=True)}{unit}"
-    while decimals < MOST_DECIMALS and any(end and not float(f"{end:.{decimals}f}") for end in (low, high)):
-        decimals += 1
+    decimals = shown_decimals(low, high, decimals)
     shown, *ends = (number(one, decimals, sign=True) for one in (mean, low, high))
     return f"{shown}{unit} [{', '.join(ends)}]"
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from longshort.metrics.catalog import of_row
@@ -151,8 +152,8 @@ def by_seed(column: pd.DataFrame, arm: str, step: int, seeds: list[int]) -> pd.S
 
 
 def first_diverged_steps(metrics: pd.DataFrame) -> dict[tuple[str, int], int]:
-    """(arm, seed) -> the first step whose value is absent because that run had diverged."""
-    lost = metrics[metrics["status"].eq("diverged") & metrics["value"].isna()]
+    """(arm, seed) -> the first step whose value is absent, or infinite, because that run had diverged."""
+    lost = metrics[metrics["status"].eq("diverged") & ~np.isfinite(metrics["value"].astype("float64"))]
     first = lost.groupby(["arm", "seed"], as_index=False)["step"].min()
     return {(row.arm, int(row.seed)): int(row.step) for row in first.itertuples()}
 
@@ -176,13 +177,14 @@ def absence(
     why: dict[tuple[str, int, str], str] | None = None,
     metric: str = "perplexity",
 ) -> str:
-    """What is absent among values by seed: "ok", "diverged (1 of 2)", "missing", or several, joined by a comma.
+    """What is absent among values by seed: "ok", "diverged (1 of 2)", "missing", or several, joined by a comma. A
+    perplexity beyond all numbers is no value.
 
     Args:
         why: as `reasons` gives it; a number whose evaluation waits for its training lacks what the training lacks.
     """
     counts: dict[str, int] = {}
-    for seed in (int(seed) for seed in values.index[values.isna()]):
+    for seed in (int(seed) for seed in values.index[~np.isfinite(values.astype("float64"))]):
         word = "diverged" if diverged.get((arm, seed), step + 1) <= step else "missing"
         for stage in (of_row(metric).name, "training") if why and word == "missing" else ():
             word = (why or {}).get((arm, seed, stage), "missing") if word == "missing" else word

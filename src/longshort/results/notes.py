@@ -162,6 +162,8 @@ def _comparison_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]
 
 def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
     """What the numbers may be taken for."""
+    if not compare.claims(study):  # there is nothing that is compared
+        return []
     draws, unit, primary = replicates.count(study), replicates.unit(study), study.get("primary")
     few = exact_test(study)
     columns = {column.key: column.header for column in columns_of(study, kind_of(table))}
@@ -173,7 +175,7 @@ def _claim_notes(study: dict[str, Any], table: dict[str, Any]) -> list[str]:
         )
     elif primary in columns:
         family = compare.comparisons(study)
-        held = f"{family} comparisons of this study's tables"
+        held = f"{family} comparison{'s' if family > 1 else ''} of this study's tables"
         if study.get("claims"):
             held = f"{family} effects that the study claims ({_listed(compare.claims(study))})"
         notes.append(

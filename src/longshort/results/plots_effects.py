@@ -36,11 +36,13 @@ def draw_effects(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     for place, one in enumerate(found):
         said = "not measured"
         if math.isfinite(one.mean):
-            for low, high, width in ((one.joint_low, one.joint_high, 0.8), (one.low, one.high, 2.4)):
+            whole = one.n == len(seeds)
+            joint = (one.joint_low, one.joint_high) if whole else (math.nan, math.nan)
+            for low, high, width in ((*joint, 0.8), (one.low, one.high, 2.4)):
                 if math.isfinite(low) and math.isfinite(high):
                     axes.plot([low, high], [-place] * 2, color=COLOUR, linewidth=width, solid_capstyle="butt")
             axes.plot([one.mean], [-place], color=REFERENCE_COLOUR, marker="D", markersize=3.2, linestyle="none")
-            said = formats.effect(one.mean, one.joint_low, one.joint_high, decimals)
+            said = formats.effect(one.mean, *joint, decimals) + ("" if whole else f" (n = {one.n})")
         axes.text(1.02, -place, said, transform=axes.get_yaxis_transform(), fontsize=LABEL_SIZE, va="center")
     axes.set_yticks([-place for place in range(len(claims))], [f"{arm} to {reference}" for arm, reference in claims])
     axes.tick_params(axis="y", length=0, labelsize=LABEL_SIZE)

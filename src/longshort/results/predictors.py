@@ -82,23 +82,30 @@ def answer(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     """A sentence for the report on each score of LongBench-E: which goes with it best, if that can be told."""
     if "misalignment" not in study["evaluations"]:
         return []
-    all_found = correlations(metrics, study)
+    all_found, of = correlations(metrics, study), points(metrics, study)
     said = []
     for explained in scores_of(study["evaluations"]):
         found = {name: one for name, other, one in all_found if other == explained}
         if explained.metric.startswith("longbench") and all(math.isfinite(one.pearson_low) for one in found.values()):
-            said.append(_sentence(explained, found, explaining(study), over_bases(study)))
+            said.append(_sentence(explained, found, study, of))
     return said
 
 
-def _sentence(explained: Score, found: dict[str, statistics.Correlation], labels: dict[str, str], bases: bool) -> str:
-    """One explains best whose |r| is, by all of its interval, above the |r| of the others (but for its other form)."""
+def _sentence(
+    explained: Score, found: dict[str, statistics.Correlation], study: dict[str, Any], of: pd.DataFrame
+) -> str:
+    """One explains best whose |r| is above that of each other (but for its other form) by an interval of the lead: of
+    several that are known as badly, one is the first by chance."""
+    labels, bases = explaining(study), over_bases(study)
     best = max(found, key=lambda name: abs(found[name].pearson))
     rivals = set(found) - (set(FORMS) if best in FORMS else {best})
-    others = max(abs(found[name].pearson) for name in rivals)
     one = found[best]
-    least = 0.0 if one.pearson_low <= 0 <= one.pearson_high else min(abs(one.pearson_low), abs(one.pearson_high))
-    verdict = f"{labels[best]} goes with it best" if least > others else "which goes with it best is undecided"
+    leads = [
+        statistics.lead(pd.DataFrame({"x": of[best], "rival": of[rival], "y": of[explained.label], "draw": of["draw"]}))
+        for rival in sorted(rivals)
+    ]
+    decided = all(lead > 0 for lead in leads)
+    verdict = f"{labels[best]} goes with it best" if decided else "which goes with it best is undecided"
     listed = ", ".join(
         f"{labels[name]} {each.pearson:.2f} [{each.pearson_low:.2f}, {each.pearson_high:.2f}]"
         for name, each in found.items()

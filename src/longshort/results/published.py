@@ -30,7 +30,8 @@ class Published(NamedTuple):
 
 def select(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """The headline numbers of every checkpoint, the training loss as far as it was logged, and at the last checkpoint
-    the single documents (in 32 bits) of the perplexities at the greatest length, which intervals rest on."""
+    the single documents (in 32 bits) of the primary number, and of the perplexities at the greatest length, which
+    intervals rest on."""
     columns = columns_of(study)
     rows = long_table.headlines(metrics)
     headline = pd.concat([long_table.at(rows, one.metric, one.length, one.task) for one in columns])
@@ -40,6 +41,10 @@ def select(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
         if one.relative and one.documents is not None and one.length is not None:
             lengths[one.documents] = max(lengths.get(one.documents, 0), one.length)
     longest = metrics["length"].eq(metrics["metric"].map(lengths)).fillna(False)
+    for one in columns:
+        if one.key == study.get("primary") and one.documents is not None:
+            at = metrics["length"].isna() if one.length is None else metrics["length"].eq(one.length).fillna(False)
+            longest |= metrics["metric"].eq(one.documents) & at
     documents = metrics[metrics["document"].notna() & last & longest]
     documents = documents.assign(value=documents["value"].astype("float32").astype("float64"))
     found = pd.concat([headline.drop_duplicates(), documents, metrics[metrics["metric"].eq("train/ce")]])

@@ -65,6 +65,8 @@ def answer(study: dict[str, Any], numbers: compare.Numbers) -> list[str]:
     if end is None or BASELINE not in runs:
         return []
     arms = [arm for arm in runs if arm not in replicates.references(study) and runs[arm] != runs[BASELINE]]
+    if not arms:
+        return []
     chose = study["evaluations"].get("longppl", {}).get("evaluator", {}).get("kind") == "long"
     found = columns(study)
     if end == replicates.LONG_BASE and chose:  # its own LongPPL is of tokens that it chose
@@ -87,12 +89,13 @@ def _sentence(numbers: compare.Numbers, study: dict[str, Any], column: Column, a
     farthest = max(known, key=lambda arm: known[arm].ratio)
     said = [f"{arm} {_shown(share)}" for arm, share in known.items() if arm in claimed]
     said += [f"{arm} not measured with every seed" for arm in shares if arm not in known and arm in claimed]
-    if farthest not in claimed:
+    runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
+    if all(runs[farthest] != runs[arm] for arm in claimed):
         said.append(f"and {farthest}, farthest of those that are not claimed, {_shown(known[farthest])}")
     after = (
         f"in brackets Fieller's 95 % interval over {unit}s, documents held fixed"
         if any(math.isfinite(share.low) for share in known.values())
-        else f"without an interval, as {replicates.count(study)} {unit}s do not tell the way's own length from 0"
+        else f"without an interval, as n = {replicates.count(study)} does not tell the way's own length from 0"
     )
     one = ", one model for all seeds" if end == replicates.LONG_BASE else ""
     return f"{asked} ({way:.3g} nats{one}), an arm goes: {', '.join(said)} ({after})."

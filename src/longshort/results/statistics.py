@@ -76,16 +76,15 @@ class Correlation(NamedTuple):
 def summarise(values: pd.Series) -> Summary:
     """Mean and sample standard deviation (n - 1) of one number per seed, in the unit of `values`.
 
-    NaN and None are left out; n counts the others. Without a value the mean is NaN; with fewer than two, so is the sd.
+    NaN, None and what is infinite are left out; n counts the others. Without a value the mean is NaN; with fewer than
+    two, so is the sd.
     """
     numbers = values.astype("float64").to_numpy()
-    present = numbers[~np.isnan(numbers)]
+    present = numbers[np.isfinite(numbers)]
     if len(present) == 0:
         return Summary(float("nan"), float("nan"), 0)
-    mean = float(present.mean())
-    finite = bool(np.isfinite(present).all())
-    sd = float(present.std(ddof=1)) if finite and len(present) > 1 else float("nan")
-    return Summary(mean, sd, len(present))
+    sd = float(present.std(ddof=1)) if len(present) > 1 else float("nan")
+    return Summary(float(present.mean()), sd, len(present))
 
 
 def paired_difference(
@@ -230,22 +229,38 @@ def correlation(points: pd.DataFrame, resamples: int = RESAMPLES) -> Correlation
     """
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"])]
     x, y = points["x"].to_numpy(dtype="float64"), points["y"].to_numpy(dtype="float64")
-    of_draw = pd.factorize(points["draw"], sort=True)[0]
-    draws = int(of_draw.max(initial=-1)) + 1
-    # How often each is drawn: once for the estimate, then for each resample.
-    drawn = np.ones((1, draws))
-    if draws >= DRAWS_TO_RESAMPLE:
-        generator = np.random.default_rng(0)
-        again = [np.bincount(generator.integers(0, draws, draws), minlength=draws) for _ in range(resamples)]
-        drawn = np.vstack([drawn, *again])
-    found = _correlations(x, y, drawn[:, of_draw])
+    drawn, enough = _drawn(points["draw"], resamples)
+    found = _correlations(x, y, drawn)
     ends = np.full((2, 2), np.nan)
-    if draws >= DRAWS_TO_RESAMPLE and np.isfinite(found[:, 0]).all():
+    if enough and np.isfinite(found[:, 0]).all():
         ends = np.nanquantile(found[:, 1:], [0.025, 0.975], axis=1).T
     (pearson_low, pearson_high), (spearman_low, spearman_high) = ends.tolist()
     pearson, spearman = found[:, 0].tolist()
     runs = points["run"].nunique()
     return Correlation(pearson, pearson_low, pearson_high, spearman, spearman_low, spearman_high, runs, len(points))
+
+
+def lead(points: pd.DataFrame, resamples: int = RESAMPLES) -> float:
+    """The lower end of the 95 % interval of how much greater |Pearson's r| of x and y is than that of rival and y, over
+    the same resampled draws as `correlation` takes; NaN where that has no interval."""
+    points = points[np.isfinite(points[["x", "rival", "y"]]).all(axis=1)]
+    drawn, enough = _drawn(points["draw"], resamples)
+    x, rival, y = (points[name].to_numpy(dtype="float64") for name in ("x", "rival", "y"))
+    gained = np.abs(_correlations(x, y, drawn)[0]) - np.abs(_correlations(rival, y, drawn)[0])
+    return float(np.nanquantile(gained[1:], 0.025)) if enough and math.isfinite(gained[0]) else math.nan
+
+
+def _drawn(of: pd.Series, resamples: int) -> tuple[NDArray[np.float64], bool]:
+    """How often each point is there, [1 + resamples, points]: once for the estimate, then as its draw is drawn; and
+    whether there are draws enough, without which the first is all."""
+    of_draw = pd.factorize(of, sort=True)[0]
+    draws = int(of_draw.max(initial=-1)) + 1
+    drawn = np.ones((1, draws))
+    if draws >= DRAWS_TO_RESAMPLE:
+        generator = np.random.default_rng(0)
+        again = [np.bincount(generator.integers(0, draws, draws), minlength=draws) for _ in range(resamples)]
+        drawn = np.vstack([drawn, *again])
+    return drawn[:, of_draw], draws >= DRAWS_TO_RESAMPLE
 
 
 def _correlations(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

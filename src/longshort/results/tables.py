@@ -74,8 +74,10 @@ def tidy_table(
             status = "ok" if summary.n == len(arm_seeds) else "not recorded"
             if column.compared:
                 status = long_table.absence(values, arm, step, diverged, why, column.metric)
-            is_primary = column.key == study.get("primary") and step == last and status == "ok"
-            judged = is_primary and reference is not None and compare.is_claimed(study, arm, reference)
+            is_primary = column.key == study.get("primary") and step == last
+            # Where the reference lacks a seed, too, the effect is that of the others, and no claim.
+            whole = status == "ok" and difference.n == len(arm_seeds)
+            judged = is_primary and whole and reference is not None and compare.is_claimed(study, arm, reference)
             cells.append(
                 {
                     "step": step,

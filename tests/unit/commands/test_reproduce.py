@@ -32,6 +32,16 @@ def test_numbers_that_come_out_again_and_that_do_not(
     [same] = reproduce.compare(study, path)
     assert same.startswith(f"Reproduced: {len(there)} of {len(there)} published numbers") and "is 0 (" in same
 
+    # A run that diverged here has its rows, without numbers.
+    with monkeypatch.context() as diverged:
+        measured = reproduce._metrics(study)
+        measured.loc[measured["arm"].eq("constant"), ["value", "status"]] = float("nan"), "diverged"
+        diverged.setattr(reproduce, "_metrics", lambda study: measured)
+        lost = int(there["arm"].eq("constant").sum())
+        said = reproduce.compare(study, path)
+        assert said[0].startswith(f"Not reproduced: {len(there) - lost} of {len(there)} published numbers")
+        assert any(line.startswith(f"{lost} numbers are absent here") for line in said)
+
     last = numbers["step"].eq(6) & numbers["document"].isna()
     [changed] = numbers.index[
         numbers["arm"].eq("constant") & numbers["metric"].eq("perplexity") & numbers["length"].eq(32) & last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,19 +13,34 @@ import pytest
 
 from longshort.errors import UserError
 from longshort.results import agreement
-from tests.support.results import SEEDS, make_metrics, make_study
+from tests.support.results import make_metrics, make_study
 
 
-def results(folder: Path, metrics: pd.DataFrame) -> agreement.Side:
-    """As another machine's: without the record beside it."""
+def results(folder: Path, metrics: pd.DataFrame, **given: Any) -> agreement.Side:
+    """As another machine's: without the record beside it. given: of its study."""
     folder.mkdir()
     metrics.to_parquet(folder / "metrics.parquet", index=False)
-    (folder / "study.json").write_text(json.dumps(make_study()))
+    seeds = sorted(int(seed) for seed in metrics["seed"].unique())
+    study = {**make_study(), "seeds": seeds, "bases": {str(seed): "base" for seed in seeds}}
+    for arm in study["arms"]:
+        run = "constant" if arm["name"] == "twin" else arm["name"]
+        arm["runs"] = {str(seed): f"{folder.name} {run}-{seed}" for seed in seeds}
+    (folder / "study.json").write_text(json.dumps({**study, **given}))
     return agreement.read(folder / "metrics.parquet")
 
 
-def test_two_studies_side_by_side(tmp_path: Path) -> None:
+def of_three_seeds() -> pd.DataFrame:
+    """The third is the first, but for `constant`, whose perplexities are lower by a tenth."""
     metrics = make_metrics()
+    third = metrics[metrics["seed"].eq(0)].assign(seed=2)
+    lower = third["arm"].isin(["constant", "twin"])
+    third.loc[lower & third["metric"].eq("perplexity"), "value"] *= 0.9
+    third.loc[lower & third["metric"].eq("nll"), "value"] += math.log(0.9)
+    return pd.concat([metrics, third], ignore_index=True)
+
+
+def test_two_studies_side_by_side(tmp_path: Path) -> None:
+    metrics = of_three_seeds()
     # On the other machine `constant` is worse by half: of other texts, without what single documents say.
     moved = metrics[metrics["document"].isna()].copy()
     worse = moved["arm"].eq("constant") & moved["metric"].eq("perplexity")
@@ -34,14 +50,47 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
     assert frame.loc[frame["p"].notna(), "agree"].all() and overall["p"] == 1 and overall["chi_square"] == 0
     frame, overall = agreement.against(one, other)
     row = frame.set_index(["arm", "reference"]).loc[("constant", "baseline")]
-    spread = np.var([math.log(9 / 10), math.log(10 / 12)], ddof=1) / len(SEEDS)
+    spread = np.var([math.log(9 / 10), math.log(10 / 12), math.log(0.9 * 9 / 10)], ddof=1) / 3
     assert row["error"] == pytest.approx(math.sqrt(2 * spread))
     assert row["difference_b"] == pytest.approx(100 * (1.5 * (1 + row["difference_a"] / 100) - 1))
     assert row["p"] < 0.05 and not row["agree"]
-    assert overall["effects"] == frame["p"].notna().sum() and overall["p"] < 1
+    # step_linear to baseline is step_linear to constant and constant to baseline.
+    assert overall["effects"] == frame["p"].notna().sum() - 1 and overall["p"] < 1
     text = agreement.text(frame, overall, one, other)
     assert " no |" in text and "another base was not drawn" in text
     assert text.count("came without the record beside its metrics.parquet") == 2
     assert set(agreement.against(one, other, every_column=True)[0]["column"]) > {"perplexity@32", "longbench_e"}
     with pytest.raises(UserError, match="gone/metrics.parquet does not exist"):
         agreement.read(tmp_path / "gone/metrics.parquet")
+
+
+def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> None:
+    metrics = of_three_seeds()
+    one = results(tmp_path / "one", metrics)
+    study = json.loads((tmp_path / "one/study.json").read_text())
+    frame, overall = agreement.against(one, one)
+    runs = len({run for arm in study["arms"] for run in arm["runs"].values()})
+    assert f"{runs} runs (of {runs} and {runs}) are the same in A and B" in agreement.text(frame, overall, one, one)
+    for arm in study["arms"]:
+        if arm["name"] == "constant":
+            arm["settings"]["alignment"]["alpha"] = 7.0
+    arms = [{**arm, "runs": {seed: f"its {run}" for seed, run in arm["runs"].items()}} for arm in study["arms"]]
+    protocols = metrics["protocol"].replace("perplexity/v1", "perplexity/v2")
+    other = results(tmp_path / "other", metrics.assign(protocol=protocols))
+    other = other._replace(study={**study, "arms": arms, "l_train": 4})
+    text = agreement.text(*agreement.against(one, other), one, other)
+    assert "The training length is 8 in A and 4 in B." in text and "the same in A and B: every p" not in text
+    assert "Measured by two protocols, perplexity/v1 and perplexity/v2: PPL 32." in text
+    assert "Not the same alignment in A and B, though of one name: constant." in text
+
+
+def test_two_draws_have_no_p_and_a_seed_that_is_absent_is_counted(tmp_path: Path) -> None:
+    metrics = of_three_seeds()
+    moved = metrics[metrics["document"].isna()].copy()
+    moved.loc[moved["arm"].eq("constant") & moved["metric"].eq("perplexity"), "value"] *= 1.5
+    one = results(tmp_path / "one", metrics)
+    frame, overall = agreement.against(one, results(tmp_path / "two", moved[moved["seed"].ne(2)]))
+    assert frame["p"].dropna().eq(1).all() and frame["difference_b"].notna().any()
+    lacking = moved.drop(moved.index[moved["arm"].eq("baseline") & moved["seed"].eq(2)])
+    other = results(tmp_path / "lacking", lacking)
+    assert " (n = 2)" in agreement.text(*agreement.against(one, other), one, other)

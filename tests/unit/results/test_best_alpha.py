@@ -106,6 +106,17 @@ def test_the_end_of_the_grid_is_said_to_be_one_and_nothing_is_claimed() -> None:
     # A run that diverged is worse than any other: the grid ends before it.
     one = found_of(study, lambda seed, length: 4.0, lost="x8")
     assert 2 ** one.log2[0] == pytest.approx([0.4] * 3) and one.at_edge.all()
+    infinite = metrics_of(study, lambda seed, length: 4.0, lost="x8").fillna({"value": np.inf})
+    assert (best_alpha.by_length(infinite, study, study["tables"][0])[0].log2 == one.log2).all()
+
+
+def test_the_edge_is_counted_in_seeds_where_bases_have_several() -> None:
+    study = study_of(4, LENGTHS)
+    study["bases"] = {"0": "one", "1": "one", "2": "another", "3": "another"}
+    metrics = metrics_of(study, lambda seed, length: 4.0 * length / 8)
+    tidy = best_alpha.tidy_table(study, best_alpha.by_length(metrics, study, study["tables"][0]))
+    means = tidy[tidy["row"].eq(best_alpha.MEAN) & tidy["length"].notna()]
+    assert means["n"].tolist() == [4, 4, 4] and means["at_edge"].tolist() == [0, 4, 4]
 
 
 @pytest.mark.parametrize(

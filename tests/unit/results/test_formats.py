@@ -23,6 +23,7 @@ from tests.support.results import make_runs, tidy_of
         (-0.1, 99.1, "differs by less than 100 %"),
         (-0.00121, -0.001, "differs by less than 0.0013 %"),
         (0.0, 0.0, ""),
+        (-1.0, 1e300, ""),
         (-1.0, math.inf, ""),
         (math.nan, math.nan, ""),
     ],

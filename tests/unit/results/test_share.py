@@ -66,7 +66,7 @@ def test_without_an_arm_the_long_base_is_the_other_end() -> None:
     ("long", "said"),
     [
         ((3.5, 3.5, 3.5), "there is none, as long is no better than baseline"),
-        ((2.9, 2.2, 2.9), "without an interval, as 3 seeds do not tell the way's own length from 0"),
+        ((2.9, 2.2, 2.9), "without an interval, as n = 3 does not tell the way's own length from 0"),
         ((math.nan, 2.0, 2.0), "not measured with every seed"),
     ],
 )

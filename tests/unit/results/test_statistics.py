@@ -200,6 +200,17 @@ def test_correlations_are_those_of_scipy_and_draws_are_resampled() -> None:
     assert math.isnan(statistics.correlation(points.assign(x=1.0)).spearman_low)
 
 
+def test_a_lead_is_that_of_the_same_draws() -> None:
+    """Of two that are known as badly none leads; one that is the result itself leads what has nothing to do with it."""
+    random = np.random.default_rng(0)
+    y, noise = random.normal(size=(2, 30))
+    points = pd.DataFrame({"y": y, "draw": np.arange(30)})
+    assert statistics.lead(points.assign(x=y, rival=noise)) > 0.3
+    alike = random.normal(size=(2, 30)) + y
+    assert statistics.lead(points.assign(x=alike[0], rival=alike[1])) < 0
+    assert math.isnan(statistics.lead(points.assign(x=y, rival=noise)[:5]))
+
+
 def test_summary_by_hand_and_nan_is_left_out() -> None:
     assert statistics.summarise(pd.Series([1.0, 2.0, 6.0])) == (3.0, pytest.approx(7**0.5), 3)
     summary = statistics.summarise(pd.Series([4.0, None, float("nan")]))

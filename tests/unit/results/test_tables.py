@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longshort.results import answers, compare, formats, long_table, report, tables
+from longshort.errors import UserError
+from longshort.results import answers, compare, components, formats, long_table, report, tables
 from longshort.results.notes import exact_test, notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
@@ -82,6 +83,39 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     assert "[-12.3, -8.4] (differs by less than 13 %)" in answers.answers(together, study)[0]
     # With two seeds nothing is claimed, whatever the numbers.
     assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
+
+
+def test_an_effect_that_lacks_a_seed_of_the_reference_is_no_claim() -> None:
+    """The arm itself is whole: its cell says of how many pairs the difference is."""
+    together, study = with_five_seeds()
+    lacking = together["arm"].eq("baseline") & together["seed"].eq(4) & together["step"].eq(4)
+    tidy = tidy_of(together[~lacking], study)
+    row = cell(tidy, "constant")
+    assert (row["status"], row["n"], row["difference_n"]) == ("ok", 5, 4) and pd.isna(row["verdict"])
+    text = tables.format_table(together[~lacking], study)
+    assert "] (n = 4)" in text and text.count(formats.DAGGER) == 1
+
+
+def test_an_end_of_an_interval_that_is_not_0_is_not_shown_as_0() -> None:
+    together, study = with_five_seeds()
+    tidy = tidy_of(together, study)
+    at = tidy["arm"].eq("constant") & tidy["column"].eq("perplexity@32") & tidy["step"].eq(4)
+    tidy.loc[at, ["difference", "joint_low", "joint_high"]] = -0.385, -0.767, -0.003
+    table = tables.table_of(study, "main")
+    assert f"-0.385 [-0.767, -0.003] {formats.DAGGER}" in formats.markdown(
+        tables.contents(together, study, table, tidy=tidy)
+    )
+
+
+def test_where_nothing_is_compared_nothing_is_said_of_it() -> None:
+    together, study = with_five_seeds()
+    study["arms"] = [arm for arm in study["arms"] if arm["name"] == "baseline"]
+    study["tables"] = [{"name": "main", "title": "One", "arms": ["baseline"], "compare_with": "baseline"}]
+    alone = together[together["arm"].isin(["baseline", long_table.BASE])]
+    text = tables.format_table(alone, study)
+    assert "sign-flip" not in text and "descriptive" not in text
+    with pytest.raises(UserError, match="study tiny compares no two arms"):
+        components.table(alone, study)
 
 
 def test_what_a_study_claims_is_the_family_of_its_intervals() -> None:
@@ -255,6 +289,11 @@ def test_diverged_and_missing_are_marked_never_dropped(metrics: pd.DataFrame, st
     markdown = tables.format_table(metrics, study)
     assert line_of(markdown, "broken", 4)[5] == "1.00, diverged (1 of 2)"
     assert "Diverged: broken, seed 1 (no value from step 3 on)." in markdown
+    # A perplexity beyond all numbers is no number either.
+    infinite = metrics.assign(value=metrics["value"].fillna(math.inf))
+    assert cell(tidy_of(infinite, study), "broken")[["status", "n", "mean", "difference_n"]].tolist() == [
+        "diverged (1 of 2)", 1, 1.0, 1
+    ]  # fmt: skip
     # Rows that a diverged run never wrote are not taken for missing.
     unwritten = metrics[~(metrics["value"].isna() & ~metrics["metric"].eq("train/ce"))]
     assert cell(tidy_of(unwritten, study), "broken")["status"] == "diverged (1 of 2)"
