@@ -82,8 +82,8 @@ def reproduce(
     from longshort.commands import reproduce as reproducing  # late: pandas is slow to import
 
     resolved = studies.load(study)
-    if write and study != published.stem:
-        raise UserError(f"{published} is for the numbers of {published.stem}; give --published docs/{study}.parquet")
+    if write and published.name != f"{study}.parquet":
+        raise UserError(f"{published} is no {study}.parquet; give such a file, as --published docs/{study}.parquet")
     _say(reproducing.write(resolved, published) if write else "\n".join(reproducing.compare(resolved, published)))
 
 
@@ -91,10 +91,14 @@ def reproduce(
 def plan(
     target: Annotated[str, typer.Argument(help="what to make; all: the whole study")] = "all",
     study: StudyOption = "demo",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="jobs at a time, for the wall-clock time")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, max=100_000, help="jobs at a time, for the wall-clock time")
+    ] = 1,
     throughput: Annotated[
         float | None,
-        typer.Option(min=1.0, help="operations per second of a GPU or a CPU's thread, where no finished run tells"),
+        typer.Option(
+            min=1.0, max=1e30, help="operations per second of a GPU or a CPU's thread, where no finished run tells"
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="device-hours, e.g. 200h: which arms fit, and an error if not all do")
@@ -155,6 +159,8 @@ def fetch(
 ) -> None:
     """Bring what a study takes from the Hugging Face hub, with checksums: jobs use no network."""
     if to is not None:
+        if to.exists() and not to.is_dir():
+            raise UserError(f"--to {to}: it is no folder; give one, or a name that is free")
         os.environ["HF_HOME"] = str(to.resolve())
     # Late: the hub's client takes its folders from the environment when it is imported.
     from longshort.commands import fetch as fetching
@@ -169,7 +175,10 @@ def fetch(
 
 @app.command()
 def prune(
-    folders: Annotated[list[str] | None, typer.Argument(help="what to delete, as listed; none: list only")] = None,
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(help="what to delete, as listed; none: list only (with --stale: all that is listed)"),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="delete all that no study needs")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list only, whatever is named")] = False,
@@ -182,7 +191,9 @@ def prune(
 ) -> None:
     """Show what each study in config/studies needs of the disk and what none needs, and delete what is named."""
     if stale:
-        records = pruning.stale_records()
+        if everything or states:
+            raise UserError("--stale goes without --all and --states: it deletes records, they delete folders")
+        records = pruning.stale_records(folders or [])
         _say("\n".join(f"{record}: {why}" for record, why in records.items()))
         _say(f"{len(records)} results that other code than the present one made")
         if records and not dry_run and (yes or typer.confirm(f"Delete these {len(records)} records?")):
@@ -229,7 +240,7 @@ def prune(
 def status(
     study: StudyOption = "demo",
     watch: Annotated[bool, typer.Option("--watch", help="look again every few seconds, until interrupted")] = False,
-    seconds: Annotated[float, typer.Option(min=0.5, help="between two looks")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="between two looks")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
     """Say how far each training and evaluation is, and how the failed ones ended."""
@@ -268,7 +279,9 @@ def new(
     model: Annotated[str, typer.Option(help="folder of a model and its tokenizer, or hub id")],
     corpus: Annotated[str, typer.Option(help="folder, file or glob of texts, or id of a dataset of the hub")],
     revision: Annotated[str | None, typer.Option(help="commit of a model of the hub")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="blocks of a model that is not fetched yet")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="blocks of a model that is not fetched yet")
+    ] = None,
     positions: Annotated[int | None, typer.Option(min=2, help="positions of a model that is not fetched yet")] = None,
     corpus_revision: Annotated[str | None, typer.Option(help="commit of a dataset of the hub")] = None,
     column: Annotated[str, typer.Option(help="of the text in .jsonl and .parquet files, and in a dataset")] = "text",
@@ -276,7 +289,7 @@ def new(
     test_length: Annotated[int | None, typer.Option(min=2, help="tokens; default: chosen")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or gpu; default: gpu if one is here")] = None,
     memory: Annotated[
-        float | None, typer.Option(min=0.1, help="of a GPU or the machine, GB; default: looked up")
+        float | None, typer.Option(min=0.1, max=1e6, help="of a GPU or the machine, GB; default: looked up")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="of a training, with a GPU each")] = 1,
     arms: Annotated[
@@ -312,7 +325,11 @@ def _say(text: str) -> None:
 def main() -> None:
     begin_in_utf8()
     engine.name_the_user()
-    app()
+    try:
+        app()
+    except OSError as error:
+        # A folder that may not be written to, a file where a folder belongs, a full disk: nothing that code could mend.
+        raise UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 if __name__ == "__main__":

@@ -82,8 +82,10 @@ def every(config: Path = CONFIG) -> dict[str, Resolved]:
     """All studies in config/studies, by name, whether or not their models and corpora are here.
 
     Raises:
-        StudyError: one of them is wrong.
+        StudyError: one of them is wrong, or there is none: then this is another folder than the repository's.
     """
+    if not resolve.names(config):
+        raise StudyError(resolve.nothing_here(config))
     return {path.stem: load(path.stem, config, here=False) for path in sorted((config / "studies").glob("*.yaml"))}
 
 

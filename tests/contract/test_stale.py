@@ -35,8 +35,16 @@ def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: 
         longshort(finished_copy, "plan", "--study", "tiny", check=False),
     ):
         assert done.returncode != 0 and STALE in done.stdout + done.stderr
+    # What is named is deleted, alone; a name that is none of them, or another choice, deletes nothing.
+    listed = longshort(finished_copy, "prune", "--stale", "--dry-run").stdout.splitlines()
+    one, *others = [line.partition(": code")[0] for line in listed if ": code" in line]
+    for named in (["nosuch"], [one, "nosuch"], ["--all"], ["--states"]):
+        done = longshort(finished_copy, "prune", "--stale", "--yes", *named, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr and (finished_copy / one).exists()
+    assert "1 results that other code" in longshort(finished_copy, "prune", "--stale", one, "--yes").stdout
+    assert not (finished_copy / one).exists() and all((finished_copy / other).exists() for other in others)
     said = longshort(finished_copy, "prune", "--stale", "--yes").stdout
-    assert "5 results that other code" in said
+    assert "4 results that other code" in said
     assert planned(finished_copy) == {**jobs, **AFTER}
 
 

@@ -175,11 +175,11 @@ def precision(model: OwnModel, device: str) -> str:
     return "fp32" if device == "cpu" or model.dtype == "float32" else "bf16"
 
 
-def too_large(where: str, machine: Machine, length: int, processes: int) -> StudyError:
+def too_large(where: str, model: OwnModel, machine: Machine, length: int, processes: int) -> StudyError:
     more = "more GPUs (--processes)" if machine.device == "gpu" else "a GPU (--device gpu)"
     return StudyError(
-        f"{where}: no training of all weights at {length} tokens fits {SHARE:.0%} of {machine.source} "
-        f"with {processes} process{'es' if processes > 1 else ''}: give {more}, a smaller "
+        f"{where}: no training of all weights ({model.shape[1]}) at {length} tokens fits {SHARE:.0%} of "
+        f"{machine.source} with {processes} process{'es' if processes > 1 else ''}: give {more}, a smaller "
         "--train-length, a smaller model, or --memory if there is more; or copy config/studies/llama2-7b-longqlora-8k"
         ".yaml, which trains an adapter alone"
     )

@@ -154,7 +154,7 @@ def write_down(study: ResolvedStudy) -> None:
 
 def _wall_seconds(study: ResolvedStudy, seconds: dict[Work, float], jobs_at_once: int) -> float:
     """The longest jobs first, each when a place is free and what it waits for is done."""
-    places = [0.0] * max(1, jobs_at_once)
+    places = [0.0] * max(1, min(jobs_at_once, sum(study.jobs_of(one.rule) for one in seconds)))
     ready: dict[str, float] = {}
     waves = (
         lambda one: one.rule == "train" and study.is_base(one.run),

@@ -51,8 +51,10 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
             ) from None
         except StudyError:
             raise
-        except (OSError, RuntimeError, ValueError) as error:  # of the hub, the network, the data set's own format
-            raise StudyError(f"{part} is not fetched ({type(error).__name__}): {error}") from error
+        except Exception as error:  # of the hub, the network, the data set's own format: nothing joins them
+            raise StudyError(
+                f"{part} is not fetched ({type(error).__name__}): {error}; fetch where the hub can be reached"
+            ) from error
     external.check_models("what was fetched", study, fetched=True)
     if study.evaluations.harness:
         _fetch_tasks(study, say)
@@ -107,8 +109,8 @@ def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
     say(f"the data of {len(settings.tasks)} tasks of lm_eval")
     try:
         harness.entries(tokenizers.load(study.data.tokenizer), settings)
-    except ValueError as error:
-        raise StudyError(str(error)) from None
+    except Exception as error:  # as above
+        raise StudyError(f"the data of lm_eval's tasks is not fetched ({type(error).__name__}): {error}") from error
     for part in hub_parts(study):
         if part.kind == LM_EVAL:
             write_json(hub.record(part), {})

@@ -20,8 +20,9 @@ from longshort.errors import StudyError
 from longshort.identity.spec import canonical
 from longshort.records import hub
 from longshort.records.publish import file_in_place, in_words
-from longshort.study import resolve
+from longshort.study import checks, resolve
 from longshort.study.files import text, yaml_mapping
+from longshort.study.parsing import parse
 from longshort.study.schema import Arms
 
 ARMS = ("baseline", "constant", "step-linear", "hidden", "hidden+output")
@@ -115,6 +116,10 @@ def _chosen(asked: Asked, config: Path) -> Chosen:
         StudyError: as write.
     """
     where = f"study {asked.name}"
+    arms = parse(Arms, yaml_mapping(config / "arms.yaml"), f"{config}/arms.yaml", None)
+    for arm in asked.arms:
+        checks.refuse_unknown_arm(where, arm, arms)
+    longer = any(arms.arms[arm].lengths is not None for arm in asked.arms)  # trained at the test length
     machine = survey.machine(asked.device, asked.memory)
     model = survey.model(where, asked.model, asked.revision, asked.layers, asked.positions)
     texts = survey.texts(where, asked.corpus, asked.corpus_revision, asked.column, model.tokenizer)
@@ -122,20 +127,14 @@ def _chosen(asked: Asked, config: Path) -> Chosen:
     train = asked.train_length
     while True:
         lengths = choices.lengths(where, model, documents, machine.device, train, asked.test_length)
-        longest = lengths.test if _has_long_arm(asked, config) else lengths.train
+        longest = lengths.test if longer else lengths.train
         batch = _batch(machine.device, asked.processes, lengths.train, longest)
         fit = choices.training(where, model, machine, lengths.train, longest, batch, asked.processes, config)
         if fit is not None:
             return Chosen(asked, machine, model, texts, documents, lengths, batch, fit)
         if asked.train_length is not None or lengths.train <= choices.SHORTEST:
-            raise choices.too_large(where, machine, lengths.train, asked.processes)
+            raise choices.too_large(where, model, machine, lengths.train, asked.processes)
         train = lengths.train // 2
-
-
-def _has_long_arm(asked: Asked, config: Path) -> bool:
-    """Whether an arm is trained at the test length. Which arms there are is checked with the whole study."""
-    known = Arms.model_validate(yaml_mapping(config / "arms.yaml")).arms
-    return any(known[arm].lengths is not None for arm in asked.arms if arm in known)
 
 
 def _batch(device: str, processes: int, train: int, longest: int) -> int:

@@ -116,14 +116,21 @@ def _is_in_use(folder: Path) -> bool:
     return any(heartbeat.may_live(path) for path in folder.rglob(f"*{layout.HEARTBEAT}"))
 
 
-def stale_records(config: Path = CONFIG) -> dict[str, str]:
-    """The records that a study needs and other code than the present one made, each with the reason.
+def stale_records(names: list[str], config: Path = CONFIG) -> dict[str, str]:
+    """The records that a study needs and other code than the present one made, each with the reason; of these the named
+    ones, or all where none is named.
 
     Raises:
-        StudyError: a study's configuration is wrong.
+        StudyError: a study's configuration is wrong, or a name is none of such a record.
         Altered: a record was edited or cut.
     """
-    return {record: why for study in studies.every(config).values() for record, why in stale.found(study)}
+    found = {record: why for study in studies.every(config).values() for record, why in stale.found(study)}
+    chosen = [str(Path(name)) for name in names]
+    for name in chosen:
+        if name not in found:
+            listed = "`longshort prune --stale --dry-run` lists them"
+            raise StudyError(f"{name} is no record that other code made; {listed}; nothing is deleted")
+    return {record: found[record] for record in chosen or found}
 
 
 def remove(names: list[str], kept: list[Kept]) -> None:

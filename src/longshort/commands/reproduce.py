@@ -33,10 +33,12 @@ def compare(study: Wired, path: Path) -> list[str]:
     Raises:
         StudyError: the study has no numbers yet, or `path` is no file that `write` made.
     """
-    if not path.exists():
-        return [f"{path} does not exist: no numbers are published that these could be compared with"]
     then = published.read(path)
     summary = json.loads(study.summary_text())
+    # A part of a study, as demo-short is, has runs of the whole.
+    runs, theirs = ({run for arm in one["arms"] for run in arm["runs"].values()} for one in (summary, then.study))
+    if then.study["name"] != study.name and not runs & theirs:
+        raise StudyError(f"{path} is of study {then.study['name']}, which shares no run with {study.name}")
     before, now = then.made, made(study)
     measured = _metrics(study)
     there, here = headline(then.metrics, summary), headline(measured, summary)
@@ -44,7 +46,7 @@ def compare(study: Wired, path: Path) -> list[str]:
     ours = long_table.headlines(measured)[["arm", "seed"]].drop_duplicates()
     both = there.merge(ours, on=["arm", "seed"]).merge(here, on=KEYS, how="left", suffixes=("_published", ""))
     if both.empty:
-        return [f"{path} has no number of the arms and seeds of study {study.name}"]
+        raise StudyError(f"{path} has no number of the arms and seeds of study {study.name}; publish it anew (--write)")
     away = (both["value"] - both["value_published"]).abs() / both["value_published"].abs().clip(lower=1e-12)
     away[both["value"].eq(both["value_published"])] = 0.0
     same = int((away <= TOLERANCE).sum())

@@ -35,6 +35,8 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
     if margin is not None and show != "components":
         raise UserError("--margin goes with --show components; leave it out")
     if show in ("components", "answers"):
+        if partial:
+            raise UserError(f"--partial makes tables; leave it out with --show {show}, which needs all that is asked")
         return _components(study, margin, file) if show == "components" else _answers(study, file)
     if file is not None:
         raise UserError("--published goes with --show answers and --show components; leave it out")

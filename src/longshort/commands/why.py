@@ -17,8 +17,9 @@ def of_file(path: Path) -> dict[str, Any]:
         StudyError: no such file, or none that a stage published.
         Altered: its record was cut.
     """
-    if not path.exists():
-        raise StudyError(f"{path} does not exist; give a file of results/, or TABLE ROW COLUMN")
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise StudyError(f"{path} {what}; give a file of results/, or TABLE ROW COLUMN")
     # Arms are links to runs: the run's own folder names it.
     path = path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path.resolve()
     record_path = Path(layout.stage_of(path).record)
@@ -73,10 +74,12 @@ def of_cell(study: str, table: str, row: str, column: str, step: int | None = No
     from longshort.results import long_table, tables
     from longshort.results.columns import columns_of, kind_of
     from longshort.results.replicates import NO_ARMS, models
+    from longshort.study import resolve
 
+    resolve.content_of(study)
     collected = Path(layout.metrics(layout.study_folder(study)))
     if not collected.exists():
-        raise StudyError(f"{collected} does not exist yet; run `snakemake all --config study={study}`")
+        raise StudyError(f"{collected} does not exist yet; run `snakemake all --cores 2 --config study={study}`")
     path = Path(layout.study_json(study))
     if groups := read_record(path).get("groups"):
         raise StudyError(

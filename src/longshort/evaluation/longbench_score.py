@@ -66,6 +66,8 @@ def _read_predictions(file: Path, step: int | None) -> list[Any]:
         return rows
     from pyarrow import parquet
 
+    if not file.is_file():
+        raise ValueError(f"{file} {'is no file' if file.exists() else 'does not exist'}: give an *.items.parquet")
     try:
         rows = parquet.read_table(file).to_pylist()
     except ValueError as error:

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def file_in_place(path: Path) -> Iterator[Path]:
         except IsADirectoryError:
             raise Altered(f"{path} is a folder, where a file belongs: delete it and run snakemake again") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before it is to be said
+            part.unlink()
     _sync_folder(path.parent)
 
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow
 from scipy import stats
 
 from longshort.errors import UserError
 from longshort.metrics.catalog import Column
+from longshort.records import study_json
 from longshort.records.publish import read_json
 from longshort.results import compare, formats, long_table, published, replicates, statistics
 from longshort.results.columns import columns_of
@@ -20,8 +22,8 @@ from longshort.results.components import aligned
 ASSUMED = (
     "Agree: the difference of the two effects, on the scale that they are compared on, against its standard error (t, "
     "5 %, degrees of freedom by Welch and Satterthwaite). Seeds, and bases where drawn, count as new in each study, "
-    "documents where the two have others and both tables hold them (numbers that were published: of the primary number, "
-    "and of perplexities at the greatest length). What the studies do not draw anew, a fixed base above all, is in "
+    "documents where the two have others and both tables hold them (published numbers: of the primary number, and of "
+    "perplexities at the greatest length). What the studies do not draw anew, a fixed base above all, is in "
     "neither error: such effects may disagree by that alone. Below three draws on a side p is not known: it would be "
     "far too small far too often.",
     "Overall: the sum of the squares of the normal quantiles of each p, against chi-square with as many degrees of "
@@ -53,12 +55,17 @@ def read(path: Path) -> Side:
     table = path / "metrics.parquet" if path.is_dir() else path
     for needed in (table, table.with_name("study.json")):
         if not needed.is_file():
-            raise UserError(f"{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
-    study = read_json(table.with_name("study.json"), dict)
-    if "arms" not in study or "seeds" not in study:
+            said = "" if needed == path else f"{path}: "
+            raise UserError(f"{said}{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
+    if "arms" not in read_json(table.with_name("study.json"), dict):
         raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
+    study = study_json.read(table.with_name("study.json"))
     sealed = table.with_suffix(".json").exists()  # which a table that was sent alone has left behind
-    metrics = long_table.read(table) if sealed else long_table.checked(table)
+    try:
+        metrics = long_table.read(table) if sealed else long_table.checked(table)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{table} is no whole metrics.parquet ({reason}): copy it again") from None
     return Side(path, sealed, metrics, study, compare.Numbers(metrics, study))
 
 

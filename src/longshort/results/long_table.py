@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from longshort.errors import UserError
 from longshort.metrics.catalog import of_row
 from longshort.records.publish import refuse_altered_table
 from longshort.results import replicates
@@ -20,7 +21,7 @@ def read(path: Path) -> pd.DataFrame:
     """The long table of results; the columns are those of DESIGN, section Results.
 
     Raises:
-        ValueError: it is not the file that was collected, a column is absent, a number is there twice, or two protocols
+        UserError: it is not the file that was collected, a column is absent, a number is there twice, or two protocols
             share a column.
     """
     refuse_altered_table(path)
@@ -31,13 +32,15 @@ def checked(path: Path) -> pd.DataFrame:
     """The same of a file whose record is not there, as of another machine.
 
     Raises:
-        ValueError: as read, but for the first.
+        UserError: as read, but for the first.
     """
     metrics = pd.read_parquet(path)
     needed = "arm seed step metric length task document value status protocol code commit environment".split()
     absent = [name for name in needed if name not in metrics.columns]
     if absent:
-        raise ValueError(f"{path} has no column {', '.join(absent)}: it is no metrics table; collect the results again")
+        raise UserError(f"{path} has no column {', '.join(absent)}: it is no metrics table; collect the results again")
+    if not pd.api.types.is_numeric_dtype(metrics["value"]):
+        raise UserError(f"{path} has values that are no numbers: it was edited; collect the results again")
     metrics["length"] = metrics["length"].astype("Int64")
     headlines(metrics)
     refuse_mixed_protocols(metrics)
@@ -48,7 +51,7 @@ def read_with_costs(metrics: Path, runs: Path, study: dict[str, Any]) -> tuple[p
     """The numbers, with what the arms cost among them, and how each run was made.
 
     Raises:
-        ValueError: as read.
+        UserError: as read.
     """
     made = read_runs(runs)
     cpu_time = study.get("device") == "cpu" and knows_cpu_time(made)
@@ -59,7 +62,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     """One row for each arm, seed and stage: how it was made, and what it cost (results/README.md).
 
     Raises:
-        ValueError: it is not the file that was collected.
+        UserError: it is not the file that was collected.
     """
     refuse_altered_table(path)
     return pd.read_parquet(path)
@@ -123,7 +126,7 @@ def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
     """One row per arm, seed, step, metric and length: no single documents, of LongBench-E only `overall`.
 
     Raises:
-        ValueError: a number is there twice.
+        UserError: a number is there twice.
     """
     rows = evaluations(metrics)
     rows = rows[rows["document"].isna() & (rows["task"].isna() | rows["task"].eq("overall"))]
@@ -131,7 +134,7 @@ def headlines(metrics: pd.DataFrame) -> pd.DataFrame:
     twice = rows[rows.duplicated(keys)]
     if len(twice):
         row = twice.iloc[0]
-        raise ValueError(
+        raise UserError(
             f"the metrics hold {row['metric']} of arm {row['arm']}, seed {row['seed']}, step {row['step']}, "
             f"length {row['length']} more than once: delete the metrics file and collect the results again"
         )
@@ -197,7 +200,7 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
     """Numbers of two evaluation protocols are not comparable, so they may not stand in one column.
 
     Raises:
-        ValueError: two protocols for one metric at one length.
+        UserError: two protocols for one metric at one length.
     """
     rows = evaluations(metrics)
     rows = rows[rows["protocol"].notna() & rows["protocol"].ne("")]
@@ -207,7 +210,7 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
         if len(arms) > 1:
             found = " and ".join(f"{protocol!r} ({', '.join(sorted(arms[protocol]))})" for protocol in arms.index)
             place = "" if pd.isna(length) else f" at length {length}"
-            raise ValueError(
+            raise UserError(
                 f"the column {metric}{place} holds two protocols, {found}, whose numbers are not comparable: "
                 f"measure them all by the present one with `snakemake all --cores 2 --forcerun {of_row(metric).name} "
                 f"--config study={metrics['study'].iloc[0]}`, or put these arms into two studies"

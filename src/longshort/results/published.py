@@ -52,7 +52,11 @@ def select(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
 
 def write(path: Path, metrics: pd.DataFrame, study: dict[str, Any], made: dict[str, str]) -> int:
-    """Writes what `select` takes; returns how many numbers that are."""
+    """Writes what `select` takes; returns how many numbers that are.
+
+    Raises:
+        StudyError: something else is there.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -63,6 +67,8 @@ def write(path: Path, metrics: pd.DataFrame, study: dict[str, Any], made: dict[s
     pyarrow.parquet.write_table(
         table, sink, compression="zstd", use_dictionary=words, column_encoding={"value": "BYTE_STREAM_SPLIT"}
     )
+    if path.exists() and not is_one(path):
+        raise StudyError(f"{path} holds no published numbers, and is not written over; move it, or give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, sink.getvalue().to_pybytes())
     return len(table)
@@ -86,13 +92,16 @@ def read(path: Path) -> Published:
     """
     import pyarrow.parquet
 
+    if not path.is_file():  # to open a pipe would wait for who writes into it
+        what = "is no file" if path.exists() else "does not exist"
+        raise StudyError(f"{path} {what}; give the file that `longshort reproduce --write` made")
     try:
         kept = pyarrow.parquet.read_schema(path).metadata or {}
         if not {MADE, STUDY} <= kept.keys():
             raise ValueError("no study is kept with them: an older version wrote it, or another program")
         return Published(long_table.checked(path), json.loads(kept[STUDY]), json.loads(kept[MADE]))
-    except (pyarrow.ArrowException, KeyError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
         raise StudyError(
             f"{path} holds no published numbers ({str(error).splitlines()[0]}); restore it (git checkout {path}), or "
-            "write it anew: `longshort reproduce --write`"
+            f"write it anew: `longshort reproduce --study NAME --published {path} --write`"
         ) from None

@@ -243,7 +243,7 @@ def correlation(points: pd.DataFrame, resamples: int = RESAMPLES) -> Correlation
 def lead(points: pd.DataFrame, resamples: int = RESAMPLES) -> float:
     """The lower end of the 95 % interval of how much greater |Pearson's r| of x and y is than that of rival and y, over
     the same resampled draws as `correlation` takes; NaN where that has no interval."""
-    points = points[np.isfinite(points[["x", "rival", "y"]]).all(axis=1)]
+    points = points.loc[np.isfinite(points["x"]) & np.isfinite(points["rival"]) & np.isfinite(points["y"])]
     drawn, enough = _drawn(points["draw"], resamples)
     x, rival, y = (points[name].to_numpy(dtype="float64") for name in ("x", "rival", "y"))
     gained = np.abs(_correlations(x, y, drawn)[0]) - np.abs(_correlations(rival, y, drawn)[0])

@@ -16,6 +16,9 @@ from longshort.study.parsing import parse, parse_patch, short
 from longshort.study.schema import Alignment, Arms, Study, Table, Training
 from longshort.study.wiring import ResolvedStudy
 
+# What `longshort tables --show` prints besides tables.
+SAID = ("answers", "components")
+
 
 def check_arms(where: str, arms: Arms) -> None:
     """Every arm, whether a study uses it or not: a mistake is found by who makes it."""
@@ -50,14 +53,18 @@ def check_name(where: str, name: str) -> None:
         )
 
 
+def refuse_unknown_arm(where: str, arm: str, arms: Arms) -> None:
+    if arm not in arms.arms:
+        close = difflib.get_close_matches(arm, arms.arms, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise StudyError(f"{where}: arms = {arm!r}: unknown arm; {hint}config/arms.yaml has {', '.join(arms.arms)}")
+
+
 def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -> None:
     """What concerns more than one key."""
     where = f"study {name}"
     for arm in study.arms:
-        if arm not in arms.arms:
-            close = difflib.get_close_matches(arm, arms.arms, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise StudyError(f"{where}: arms = {arm!r}: unknown arm; {hint}config/arms.yaml has {', '.join(arms.arms)}")
+        refuse_unknown_arm(where, arm, arms)
         control = arms.arms[arm].control
         if control is not None and control not in study.arms:
             raise StudyError(f"{where}, arm {arm}: control = {control!r} is not among the study's arms; add it there")
@@ -139,6 +146,8 @@ def _check_evaluator(where: str, study: Study) -> None:
 
 def _check_table(where: str, name: str, table: Table, study: Study, arms: Arms) -> None:
     check_name(where, name)
+    if name in SAID:
+        raise StudyError(f"{where}: tables.{name}: `longshort tables --show {name}` prints something else; rename it")
     for arm in table.arms if table.arms != "all" else []:
         if arm not in study.arms:
             raise StudyError(

@@ -121,14 +121,24 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     """PyYAML takes the last of two equal keys without a word."""
     mapping = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
+        key = _value(loader, key_node)
         line = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
         if not isinstance(key, str | int | float):
             raise StudyError(f"{line}: {short(key)} is no key; use a word or a number")
         if key in mapping:
             raise StudyError(f"{line}: {key!r} stands there twice; write it once")
-        mapping[key] = loader.construct_object(value_node, deep=True)
+        mapping[key] = _value(loader, value_node)
     return mapping
+
+
+def _value(loader: Any, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except (StudyError, yaml.YAMLError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # as PyYAML's constructors fail
+        line, kind = f"{node.start_mark.name}, line {node.start_mark.line + 1}", node.tag.rpartition(":")[2]
+        raise StudyError(f"{line}: what stands there is no {kind}; write a plain value") from None
 
 
 def _integer(loader: Any, node: yaml.ScalarNode) -> int:

@@ -52,7 +52,7 @@ def load(name: str, config: Path = CONFIG, here: bool = True) -> ResolvedStudy:
     content = content_of(name, config)
     if content.get("kind") == SYNTHETIC:
         raise StudyError(
-            f"study {name} is synthetic: it is run by `snakemake all --config study={name}` and read in "
+            f"study {name} is synthetic: it is run by `snakemake all --cores 2 --config study={name}` and read in "
             f"{layout.study_folder(name)}; only studies of language models have this command"
         )
     return of_content(name, content, config, here)
@@ -77,6 +77,11 @@ def names(config: Path = CONFIG) -> list[str]:
     return sorted(path.stem for path in (config / "studies").glob("*.yaml"))
 
 
+def nothing_here(config: Path = CONFIG) -> str:
+    """What to say where there is no study at all."""
+    return f"{config}/studies holds no study in {Path.cwd()}; go to the folder that the repository was cloned into"
+
+
 def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
     """What a study's file holds, whatever kind of study it is.
 
@@ -87,7 +92,8 @@ def content_of(name: str, config: Path = CONFIG) -> dict[str, Any]:
     if name not in studies:
         close = difflib.get_close_matches(str(name), studies, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise StudyError(f"study {name!r} is unknown: {hint}{config}/studies holds {', '.join(studies) or 'nothing'}")
+        holds = f"{config}/studies holds {', '.join(studies)}" if studies else nothing_here(config)
+        raise StudyError(f"study {name!r} is unknown: {hint}{holds}")
     check_name(name, config)
     return yaml_mapping(config / "studies" / f"{name}.yaml")
 
@@ -143,7 +149,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
     # The study's mistake, not its first arm's.
     parse(Alignment, merge(arms.alignment, study.alignment), f"study {name}", "alignment")
     arm_runs: dict[str, dict[int, str]] = {}
-    settings: dict[str, Any] = {"study": _study_settings(study)}
+    settings: dict[str, dict[str, Any]] = {}
     for arm in study.arms:
         where = f"study {name}, arm {arm}"
         of_arm, alignment, settings[arm] = _arm(where, arm, study, arms, config)
@@ -176,6 +182,7 @@ def _resolve(name: str, study: Study, arms: Arms, tables: dict[str, Table], conf
         evaluations=evaluations,
         tables=tables,
         texts=texts,
+        study_settings=_study_settings(study),
         settings=settings,
         accepted=or_study_error(accepted_changes),
         site=or_study_error(resources.site),

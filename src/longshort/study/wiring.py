@@ -55,7 +55,8 @@ class ResolvedStudy(Wired):
     texts: dict[str, str] = field(repr=False)
     extended_bases: dict[int, str] = field(default_factory=dict)
     long_base: str | None = None
-    settings: dict[str, Any] = field(repr=False, default_factory=dict)
+    study_settings: dict[str, Any] = field(repr=False, default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(repr=False, default_factory=dict)
     accepted: list[dict[str, Any]] = field(default_factory=list)
     site: resources.Site = field(default_factory=resources.Site)
     kind: ClassVar[Literal["language-models"]] = "language-models"
@@ -340,7 +341,7 @@ class ResolvedStudy(Wired):
             "device": self.study.needs.device,
             **self.study.model_dump(include={"primary", "margin", "claims"}),
             "published": [canonical(number) for number in self.study.published],
-            "settings": self.settings["study"],
+            "settings": self.study_settings,
             "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
             "arms": [
                 {

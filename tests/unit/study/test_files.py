@@ -75,6 +75,13 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: str, said: str
     assert str(file) in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["!!int abc", "!!float abc", "!!bool maybe", "!!timestamp x", "!!map x", "1" * 5000])
+def test_a_value_that_its_tag_does_not_fit_is_named(tmp_path: Path, value: str) -> None:
+    (tmp_path / "file.yaml").write_text(f"a: 1\nseeds: [{value}]")
+    with pytest.raises(StudyError, match="file.yaml, line 2: what stands there is no|expected a mapping node"):
+        yaml_mapping(tmp_path / "file.yaml")
+
+
 def test_a_tag_makes_no_object(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text("a: !!python/object/apply:os.mkdir [made]")
     with pytest.raises(StudyError, match="no valid YAML"):
