@@ -29,7 +29,8 @@ def put(path: Path, content: bytes) -> None:
 def published(folder: Path) -> Path:
     """The manifest of a corpus of one file, for what only asks whether it is the one that was prepared."""
     put(folder / "train/tokens", b"of the corpus")
-    write_record(folder / "manifest.json", {"files": {"train/tokens": file_digest(folder / "train/tokens")}})
+    files = {"train/tokens": file_digest(folder / "train/tokens")}
+    write_record(folder / "manifest.json", {"files": files, "content": "that of the corpus"})
     return folder / "manifest.json"
 
 

@@ -31,6 +31,7 @@ from longshort.jobs.ownership import Owner, sole_owner
 from longshort.records import hub, provenance
 from longshort.records.publish import (
     NoSpace,
+    file_digest,
     file_in_place,
     folder_digests,
     naming_a_full_disk,
@@ -58,7 +59,10 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
     total, held_out = _held_out(spec, max_left_out)
     left_out = LeftOut()
     documents = _disjoint(spec, held_out, left_out)
-    made_by = digest(dumps([canonical(spec), code_hash(ENTRY), provenance.environment()]), 64)
+    # Of a tokenizer in a folder the specification says but the name; what it puts between documents is in no split.
+    by = {name: file_digest(path) for name, path in seen.tokenizer_files(spec.tokenizer).items()}
+    own = {"tokenizer": digest(dumps(by))} if by else {}
+    made_by = digest(dumps([canonical(spec), code_hash(ENTRY), provenance.environment(), own]), 64)
     with tqdm(total=total, desc="tokenise", unit="documents", disable=not sys.stderr.isatty()) as bar:
 
         def progress(count: int) -> None:
@@ -90,8 +94,9 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
         shards.describe(out / split, files[split], made_by)
     shutil.rmtree(out / shards.RECORDS)
     hashes = {f"{split}/{name}": sha for split in splits for name, sha in folder_digests(out / split).items()}
-    content = digest(dumps({name: split["sha256"] for name, split in splits.items()}))
+    content = digest(dumps({**{name: split["sha256"] for name, split in splits.items()}, **own}))
     return {
+        **own,
         "spec": canonical(spec),
         "splits": splits,
         "files": hashes,

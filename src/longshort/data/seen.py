@@ -1,5 +1,5 @@
-"""Whether the files of the corpora are those that were read. Content decides; size and time of a file only say where to
-look, so that a corpus that is touched or copied makes nothing anew."""
+"""Whether the files of the corpora, and of a tokenizer in a folder, are those that were read. Content decides; size and
+time of a file only say where to look, so that a corpus that is touched or copied makes nothing anew."""
 
 from __future__ import annotations
 
@@ -8,22 +8,39 @@ from typing import Any
 
 from longshort.data import text_files
 from longshort.data.left_out import LeftOut
-from longshort.data.settings import Data, TextCorpus
+from longshort.data.settings import BytesTokenizer, Data, HubCorpus, PretrainedTokenizer, TextCorpus, Tokenizer
 from longshort.identity.spec import digest, dumps
+from longshort.records import hub
 from longshort.records.publish import Altered, file_digest, read_json, write_json
 
 RECORD = "corpus.json"
+# What stands before the names of a dataset's files in a folder, and of a tokenizer's.
+DATASET, TOKENIZER = "/dataset/", "/tokenizer/"
+TOKENIZER_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+OF_THE_MODEL = {"config.json", "generation_config.json", "model.safetensors.index.json"}  # which lie beside them
 FIRST = "first"  # the state of files of which nothing is recorded
 
 
 def paths(data: Data) -> dict[str, str]:
     """The paths of local files that a study reads, each by what stands before the names of its files: no name of a file
     of the corpus itself begins with a slash."""
-    return {
-        "" if key == "corpus" else f"/{key}/": corpus.path
-        for key, corpus in data.corpora.items()
-        if isinstance(corpus, TextCorpus)
-    }
+    found = {}
+    for key, corpus in data.corpora.items():
+        if isinstance(corpus, TextCorpus):
+            found["" if key == "corpus" else f"/{key}/"] = corpus.path
+        elif isinstance(corpus, HubCorpus) and hub.corpus(corpus) is None:
+            found[f"{DATASET}{key}/"] = corpus.dataset
+    if tokenizer_files(data.tokenizer):
+        found[TOKENIZER] = data.tokenizer.name  # type: ignore[union-attr]  # bytes have no files
+    return found
+
+
+def tokenizer_files(settings: Tokenizer) -> dict[str, Path]:
+    """The files of a tokenizer in a local folder, by name; none of one that the specification says all of."""
+    if isinstance(settings, BytesTokenizer) or settings.revision is not None:
+        return {}
+    named = {path.name: path for path in sorted(Path(settings.name).glob("*")) if path.suffix in TOKENIZER_SUFFIXES}
+    return {name: path for name, path in named.items() if name not in OF_THE_MODEL and path.is_file()}
 
 
 def state(paths: dict[str, str], record: Path) -> str:
@@ -56,6 +73,14 @@ def renew(paths: dict[str, str], record: Path) -> None:
 def _files(paths: dict[str, str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for before, path in paths.items():
+        if before == TOKENIZER:
+            there = tokenizer_files(PretrainedTokenizer(kind="pretrained", name=path, revision=None))
+            found |= {before + name: file for name, file in there.items()}
+            continue
+        if before.startswith(DATASET):
+            there = {file.relative_to(path).as_posix(): file for file in Path(path).rglob("*") if file.is_file()}
+            found |= {before + name: file for name, file in there.items()}
+            continue
         root, key = text_files.root_of(path), f"data.{before.strip('/') or 'corpus'}"
         found |= {before + file.relative_to(root).as_posix(): file for file in text_files.find(path, LeftOut(), key)}
     return {name.encode(errors="backslashreplace").decode(): file for name, file in sorted(found.items())}

@@ -32,7 +32,7 @@ def pretrained(model: hub.HubModel) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     part = hub.tokenizer(model)
-    return AutoTokenizer.from_pretrained(hub.folder(part) if part else model.name)
+    return AutoTokenizer.from_pretrained(hub.folder(part) if part else model.name, trust_remote_code=False)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

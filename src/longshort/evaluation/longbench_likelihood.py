@@ -12,6 +12,7 @@ those of the prompt's last words, or its own where it changes these.
 
 from __future__ import annotations
 
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,17 +170,22 @@ def _mean_loss(model: Any, states: Tensor, answer: Tensor) -> float:
 
 def _rows(scored: list[Scored], tasks: list[str]) -> list[dict[str, Any]]:
     rows = []
+    times = Counter[tuple[str, str]]()
+    names = []  # one id may stand for several items of a task
+    for item in scored:
+        times[key := (item.task, item.id)] += 1
+        names.append(item.id if times[key] == 1 else f"{item.id}#{times[key]}")
     for place, metric in enumerate(METRICS):
-        value = {item: (*item.losses, item.losses[1] - item.losses[0])[place] for item in scored}
+        value = [(*item.losses, item.losses[1] - item.losses[0])[place] for item in scored]
         means = []
         for task in tasks:
-            of_task = [item for item in scored if item.task == task]
+            of_task = [number for number, item in enumerate(scored) if item.task == task]
             for bucket in (None, *BUCKETS):
-                inside = [value[item] for item in of_task if bucket in (None, bucket_of(item.words))]
+                inside = [value[number] for number in of_task if bucket in (None, bucket_of(scored[number].words))]
                 mean = float(np.mean(inside)) if inside else None
                 rows.append(_row(metric, f"{task}:{bucket}" if bucket else task, mean, len(inside)))
-            means += [np.mean([value[item] for item in of_task])] if of_task else []
-            rows += [_row(metric, task, value[item], 1, document=item.id) for item in of_task]
+            means += [np.mean([value[number] for number in of_task])] if of_task else []
+            rows += [_row(metric, task, value[number], 1, document=names[number]) for number in of_task]
         rows.append(_row(metric, "overall", float(np.mean(means)), len(scored)))
     return rows
 

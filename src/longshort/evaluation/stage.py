@@ -111,7 +111,7 @@ def make(
         if _sound(finished):
             print(f"found finished: {finished}")
         else:
-            integrity.refuse_altered(arguments.data, "validation", "test")
+            integrity.refuse_altered(arguments.data, "validation", "test", content=content)
             began, cpu_began = time.monotonic(), heartbeat.cpu_seconds()
             journal = Journal(place / "journal")
             steps = [int(step) for step in arguments.steps.split("-")]

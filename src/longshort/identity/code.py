@@ -190,15 +190,16 @@ class _Package:
             origin = self.origin_of(name)
             if origin is None:
                 return name
-            if origin[0] in OUTSIDE:
-                return ""
+            if origin[0] in OUTSIDE:  # its content is, but which of it is used is not
+                return ["", origin[1]]
             found, alone = self._hash_of(origin[0], (*above, module))
             whole = whole and (alone or origin[0] == module)
             return [found, origin[1]]
 
         names, effects = [of(name) for name in parsed.names], sorted(map(of, parsed.effects), key=dumps)
+        effects = [effect for effect in effects if effect[0]]
         before = sorted(self._hash_of(package, (*above, module))[0] for package in self._run_before(module))
-        found = digest(dumps([parsed.tree, names, [effect for effect in effects if effect], before]))
+        found = digest(dumps([parsed.tree, names, effects, before]))
         if whole:
             self._hashes[module] = found
         return found, whole

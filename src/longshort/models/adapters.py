@@ -79,7 +79,7 @@ def merged(folder: Path, base: Path, precision: str) -> PreTrainedModel:
     Raises:
         UserError: weights of the base or of the adapter are missing, or nobody asks for them.
     """
-    model = load.whole(base, precision, config=AutoConfig.from_pretrained(str(folder)))
+    model = load.whole(base, precision, config=AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
     rope.restore(model, base)
     adapted = PeftModel.from_pretrained(model, str(folder))
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:

@@ -84,7 +84,8 @@ def whole(path: str | Path, precision: str, **options: Any) -> PreTrainedModel:
         UserError: a weight is missing, not asked for, or of another shape; or its configuration is none.
     """
     remedy = "take a whole copy of the model, or mend its config.json"
-    how: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, **options}
+    # transformers' default asks whether to run code that comes with a model.
+    how: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True, **options}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=DTYPES[precision], **how)
     except (MemoryError, torch.OutOfMemoryError):

@@ -87,6 +87,11 @@ def longbench(source: Dataset) -> Part:
 
 def _of_model(model: HubModel, what: str) -> Part | None:
     if Path(model.name).is_dir():
+        if model.revision is not None:
+            raise UserError(
+                f"{model.name}: there is a folder of that name here, and a revision of the hub's is asked for; take "
+                "the revision out, or give the folder another name"
+            )
         return None
     if model.revision is None:
         raise UserError(f"{model.name}: no folder there, and a model of the hub has a revision; give one of the two")

@@ -83,7 +83,7 @@ def file_in_place(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong before it is to be said
             part.unlink()
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def no_space(path: Path, needed: int) -> str:
@@ -306,8 +306,15 @@ def altered(folder: Path, digests: dict[str, str], patience: float = 0.0) -> str
     return None
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(folder: Path) -> None:
+    """All that is below a folder is on the disk when this returns, and the folder itself."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file() or path.is_dir():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -74,8 +74,7 @@ def panels(
 
 
 def _values(tidy: pd.DataFrame, columns: list[Column]) -> Panel:
-    headers: list[str] = []
-    better: list[bool | None] = []
+    headers, better = list[str](), list[bool | None]()
     cells: list[list[Cell]] = []
     for column in columns:
         rows = tidy[tidy["column"].eq(column.key)]
@@ -124,11 +123,10 @@ def _difference(row: Any, decimals: int) -> Cell:
     judged = isinstance(row.verdict, str)
     low, high = (row.joint_low, row.joint_high) if judged else (row.low, row.high)
     decimals = shown_decimals(low, high, decimals)
-    ends = [number(end, decimals, sign=True) for end in (low, high)]
-    interval = "" if math.isnan(low) else f" [{', '.join(ends)}]"
-    mark = {"yes": f" {DAGGER}", "no": " n. s."}[row.verdict] if judged else ""
-    few = f" (n = {row.difference_n})" if row.difference_n < row.n else ""
-    return Cell(number(row.difference, decimals, sign=True), interval + mark + few, sort=row.difference)
+    shown, *ends = (number(one, decimals, sign=True) for one in (row.difference, low, high))
+    after = "" if math.isnan(low) else f" [{', '.join(ends)}]"
+    after += {"yes": f" {DAGGER}", "no": " n. s."}[row.verdict] if judged else ""
+    return Cell(shown, after + (f" (n = {row.difference_n})" if row.difference_n < row.n else ""), sort=row.difference)
 
 
 def _decimals(rows: pd.DataFrame, column: Column) -> int:
@@ -165,18 +163,14 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
 def shown_decimals(low: float, high: float, decimals: int) -> int:
     """Of an interval: more where an end that is not 0 would be shown as 0, as it matters on which side of it."""
     ends = [end for end in (low, high) if math.isfinite(end) and end]
-    while decimals < MOST_DECIMALS and any(not float(f"{end:.{decimals}f}") for end in ends):
-        decimals += 1
-    return decimals
+    enough = (more for more in range(decimals, MOST_DECIMALS) if all(float(f"{end:.{more}f}") for end in ends))
+    return next(enough, max(decimals, MOST_DECIMALS))
 
 
 def effect(mean: float, low: float, high: float, decimals: int, unit: str = "") -> str:
     """A difference, and its interval if it has one."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{number(mean, decimals, sign=True)}{unit}"
-    decimals = shown_decimals(low, high, decimals)
-    shown, *ends = (number(one, decimals, sign=True) for one in (mean, low, high))
-    return f"{shown}{unit} [{', '.join(ends)}]"
+    shown, *ends = (number(one, shown_decimals(low, high, decimals), sign=True) for one in (mean, low, high))
+    return f"{shown}{unit}" + (f" [{', '.join(ends)}]" if math.isfinite(low) and math.isfinite(high) else "")
 
 
 # ---- for a terminal --------------------------------------------------------------------------------------------------

@@ -52,9 +52,10 @@ def read_deepspeed(where: str, training: Training, config: Path) -> dict[str, An
             raise StudyError(
                 f"{path}: {key} = {short(content.get(key))}: the study's training says the batch; give 'auto'"
             )
-    if content.get("gradient_clipping", "auto") not in ("auto", training.max_gradient_norm):
+    # Without the key DeepSpeed clips at 1, whatever the study says.
+    if content.get("gradient_clipping") not in ("auto", training.max_gradient_norm):
         raise StudyError(
-            f"{path}: gradient_clipping = {short(content['gradient_clipping'])}: the study's "
+            f"{path}: gradient_clipping = {short(content.get('gradient_clipping'))}: the study's "
             f"training.max_gradient_norm says {training.max_gradient_norm:g}; give 'auto'"
         )
     for key, right in {"bf16": training.precision == "bf16", "fp16": False}.items():

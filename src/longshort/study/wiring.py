@@ -242,8 +242,8 @@ class ResolvedStudy(Wired):
 
     def evaluation_resources(self) -> resources.Resources:
         needs = self.study.needs
-        gpus = int(needs.device == "gpu")
-        return resources.job(self.site, gpus, needs.evaluation_memory_mb, needs.evaluation_minutes)
+        asked = needs.evaluation_memory_mb, needs.evaluation_minutes
+        return resources.job(self.site, int(needs.device == "gpu"), *asked)
 
     def data_resources(self) -> resources.Resources:
         return resources.job(self.site, 0, 4000, 240)
@@ -287,7 +287,6 @@ class ResolvedStudy(Wired):
     def external_paths(self) -> list[str]:
         model, data = self.study.model, self.study.data
         named = [one.name for one in model.each()] if model.kind == "pretrained" else []
-        named.append(getattr(data.tokenizer, "name", None))
         named += seen.paths(data).values()
         for metric, settings in self.study.evaluations.asked.items():
             named += METRICS[metric].named(settings.model_dump())

@@ -109,7 +109,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     # An adapter is nothing without the weights that it was trained beside.
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec.optimisation.adapter else {}
     work = Path(layout.checkpoints(identity, arguments.work))
-    job = {**job_of(arguments, base_path, work), "end": checkpoints.end_of(asked)}
+    job = {**job_of(arguments, base_path, work), "end": checkpoints.end_of(asked), "content": manifest["content"]}
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
         beat.watch(partial(progress, work / log.NAME, max(wanted)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.identity.spec import run_id, trajectory
-from longshort.records.publish import altered, appears, folder_digests, read_json, write_json
+from longshort.records.publish import altered, appears, folder_digests, read_json, sync, write_json
 
 MANIFEST = "longshort-manifest.json"
 # What else a training leaves in its folder, beside its log.
@@ -45,7 +45,8 @@ def folder(work: Path, step: int) -> Path:
 
 
 def seal(checkpoint: Path) -> None:
-    """Writes the manifest: the checkpoint is whole from here on."""
+    """Writes the manifest: the checkpoint is whole, and on the disk, from here on. Older ones are deleted for it."""
+    sync(checkpoint)
     digests = folder_digests(checkpoint)
     digests.pop(MANIFEST, None)  # no file can hold its own hash
     write_json(checkpoint / MANIFEST, digests)
@@ -139,8 +140,10 @@ def diverged_at(work: Path) -> float:
 
 
 def identity_of(spec: dict[str, Any], code: str, manifest: dict[str, Any], base: dict[str, str] | None) -> str:
-    """Names a training and its folder in work/: what was asked, by which code, from which texts and weights."""
-    return run_id(trajectory(spec), code, {"data": manifest["splits"]["train"]["sha256"], "base": base})
+    """Names a training and its folder in work/: what was asked, by which code, from which texts and weights, and by
+    which tokenizer, where it lies in a folder."""
+    own = {name: manifest[name] for name in ("tokenizer",) if name in manifest}
+    return run_id(trajectory(spec), code, {"data": manifest["splits"]["train"]["sha256"], "base": base, **own})
 
 
 def last_of(record: dict[str, Any]) -> dict[str, Any] | None:

@@ -54,7 +54,7 @@ def complete(
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if not checked:
-                integrity.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train")
+                integrity.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train", content=job["content"])
                 checked = True
             if resume:
                 refuse_foreign(checkpoints.folder(work, resume))

@@ -6,8 +6,12 @@ import json
 import os
 from pathlib import Path
 
+from longshort.data import __main__ as stage
 from longshort.data import seen
 from longshort.data.settings import Data
+from longshort.data.tokenizers import byte_tokenizer
+from longshort.training.checkpoints import identity_of
+from tests.support import corpora
 
 
 def test_the_content_of_a_corpus_decides_and_not_its_times(tmp_path: Path) -> None:
@@ -58,3 +62,41 @@ def test_each_corpus_of_local_files_counts(tmp_path: Path) -> None:
     seen.renew(paths, record)
     assert [time for _, time, _ in json.loads(record.read_text())["files"].values()] == [10**9] * 3
     assert seen.paths(Data.model_validate({"corpus": {"kind": "stdlib"}})) == {}
+
+
+def test_a_tokenizer_in_a_folder_is_part_of_the_corpus(tmp_path: Path) -> None:
+    """One that puts another token between documents makes the same splits, and another corpus."""
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer/config.json").write_text("{}")  # of the model that it lies beside
+    for place, row in enumerate(corpora.ROWS):
+        corpora.put(tmp_path / f"texts/d{place}.txt", row.encode())
+    tokenizer = {"kind": "pretrained", "name": str(tmp_path / "tokenizer")}
+    data = Data.model_validate(
+        {
+            "corpus": {"kind": "text", "path": str(tmp_path / "texts")},
+            "tokenizer": tokenizer,
+            "validation": 0.2,
+            "test": 0.3,
+        }
+    )
+    record, paths = tmp_path / "corpus.json", seen.paths(data)
+    seen.write(paths, seen.FIRST, record)
+    before = stage.prepare(data, tmp_path / "one")
+    config = tmp_path / "tokenizer/tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": "a"}))
+    (tmp_path / "tokenizer/config.json").write_text("{ }")
+    assert seen.state(paths, record) != seen.FIRST
+    after = stage.prepare(data, tmp_path / "two")
+    assert before["splits"] == after["splits"] and before["content"] != after["content"]
+    assert identity_of({}, "code", before, None) != identity_of({}, "code", after, None)
+
+
+def test_a_dataset_in_a_folder_counts(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/train.jsonl").write_text('{"text": "a"}')
+    corpus = {"kind": "hub", "dataset": str(tmp_path / "dataset"), "revision": "0" * 40}
+    paths = seen.paths(Data.model_validate({"corpus": corpus}))
+    seen.write(paths, seen.FIRST, tmp_path / "corpus.json")
+    assert seen.state(paths, tmp_path / "corpus.json") == seen.FIRST
+    (tmp_path / "dataset/train.jsonl").write_text('{"text": "b!"}')
+    assert seen.state(paths, tmp_path / "corpus.json") != seen.FIRST

@@ -91,6 +91,10 @@ def test_rows_by_task_bucket_and_item(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert said["longbench_quarter", "qasper:8k+", None] == (None, 0)
         assert said["longbench_gain", "qasper", "q1"] == (1.0, 1)
         assert ("longbench_likelihood", "trec", "t2") not in said
+    # One id twice in a task: both are there, by names of their own.
+    asked[1] = asked[1]._replace(id="q1")
+    rows = longbench_likelihood.evaluate(None, None, settings, tmp_path, 8, Journal().of("y")).rows
+    assert {row["document"] for row in rows if row["task"] == "qasper"} == {None, "q1", "q1#2"}
     named = longbench_likelihood.protocol(settings, 8, BytesTokenizer())
     assert named != protocol({"source": source, "max_length": 528})
     shorter = settings.model_copy(update={"answer_tokens": 4})

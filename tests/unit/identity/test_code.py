@@ -30,9 +30,9 @@ FILES = {
     "def shift(x):\n    return x + 1\n",
     "base.py": "LEVEL = 3",
     "late.py": "x = 1",
-    "records/publish.py": "y = 1",
+    "records/publish.py": "y = z = 1",
     "records/__init__.py": "",
-    "chosen.py": "z = 1",
+    "chosen.py": "from longshort.records.publish import y\n\nz = y",
     "unrelated.py": "u = 1",
 }
 
@@ -96,7 +96,7 @@ SAME = {
     "docstrings": replaced("deep/helper.py", "def shift(x):", 'def shift(x):\n    """What it does."""'),
     "annotations": replaced("deep/helper.py", "def shift(x):", "def shift(x: int) -> float:"),
     "unrelated": replaced("unrelated.py", "1", "2"),
-    "chosen-by-others": replaced("chosen.py", "1", "2"),
+    "chosen-by-others": replaced("chosen.py", "z = y", "z = 2 * y"),
     "moved": moved,
     "merged-into-a-package": merged_into_a_package,
     "order-of-imports": replaced("stage.py", "import scale, shift", "import shift, scale"),
@@ -161,6 +161,14 @@ def test_a_chosen_module_joins_the_code_of_its_run(package: Path) -> None:
     before = fingerprint(package, "longshort.chosen")
     assert before != fingerprint(package)
     (package / "chosen.py").write_text("z = 2")
+    assert fingerprint(package, "longshort.chosen") != before
+
+
+def test_which_name_of_what_does_not_count_is_used_does(package: Path) -> None:
+    before = fingerprint(package, "longshort.chosen")
+    replaced("records/publish.py", "y = z = 1", "y = z = 2")(package)
+    assert fingerprint(package, "longshort.chosen") == before
+    replaced("chosen.py", "import y", "import z as y")(package)
     assert fingerprint(package, "longshort.chosen") != before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longshort.data import tokenizers
+from longshort.data.settings import PretrainedTokenizer
 from longshort.models import load
 
 Weights = dict[str, Tensor]
@@ -62,3 +65,20 @@ def test_what_is_harmless_is_taken(folder: Path, tied: bool) -> None:
         change_weights(folder, without("lm_head.weight"))
         change_config(folder, tie_word_embeddings=True)
     assert load.load(folder).lm_head.weight.shape == (257, 16)
+
+
+@pytest.mark.parametrize("kind", ["model", "tokenizer"])
+def test_code_that_comes_with_a_model_never_runs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it asked whether it may: that would wait for an answer, or take one from what stands in a script."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    said = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\nclass Own: pass\nclass OwnConfig: pass\n"
+    (tmp_path / "own.py").write_text(said)
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Own", "auto_map": own}))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        if kind == "model":
+            load.load(tmp_path)
+        else:
+            tokenizers.load(PretrainedTokenizer(kind="pretrained", name=str(tmp_path), revision=None))
+    assert not (tmp_path / "ran").exists()

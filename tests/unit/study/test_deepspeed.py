@@ -20,6 +20,7 @@ def test_a_deepspeed_file_leaves_the_batch_to_the_study(config: Path, content: s
         load(config, training__deepspeed="mine")
 
 
+ABSENT = object()
 DEEPSPEED = json.loads((ROOT / "config/deepspeed/zero2.json").read_text())
 
 
@@ -29,6 +30,7 @@ DEEPSPEED = json.loads((ROOT / "config/deepspeed/zero2.json").read_text())
         ({"fp16": {"enabled": True}}, "fp16 = .*training.precision says fp32"),
         ({"bf16": {"enabled": True}}, "bf16 = .*training.precision says fp32"),
         ({"gradient_clipping": 0.5}, "max_gradient_norm says 1; give 'auto'"),
+        ({"gradient_clipping": ABSENT}, "gradient_clipping = None: .*max_gradient_norm says 1; give 'auto'"),
         ({"optimizer": {"type": "Adam"}}, "optimizer = .*for the study to say"),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler = .*for the study to say"),
         ({"zero_optimisation": {"stage": 2}}, "did you mean 'zero_optimization'"),
@@ -40,5 +42,6 @@ DEEPSPEED = json.loads((ROOT / "config/deepspeed/zero2.json").read_text())
     ],
 )
 def test_a_deepspeed_file_says_nothing_that_the_study_says(folder: Path, changes: dict[str, Any], said: str) -> None:
-    (folder / "config/deepspeed/zero1.json").write_text(json.dumps({**DEEPSPEED, **changes}))
+    content = {key: value for key, value in {**DEEPSPEED, **changes}.items() if value is not ABSENT}
+    (folder / "config/deepspeed/zero1.json").write_text(json.dumps(content))
     refused(folder, f"config/deepspeed/zero1.json: .*{said}")
