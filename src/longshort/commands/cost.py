@@ -28,7 +28,7 @@ from longshort.study.wiring import ResolvedStudy
 OF_TRAINING = {"run": str, "checkpoints": CHECKPOINTS, "spent": {"steps": int, "seconds": NUMBER}}
 # Operations per second of one device where no finished run tells: of a GPU 40 % of an A100's 312 TFLOP/s; of a CPU's
 # thread what models of 0.4 M and 135 M weights reached in float32 on servers of 2023 (benchmarks/README.md).
-THROUGHPUT = {"gpu": 1.25e14, "cpu": 3e10}
+THROUGHPUT = {"gpu": 1.25e14, "cpu": 4e10}
 EVALUATOR_BLOCKS = 32  # of a pretrained evaluator that is not fetched yet
 JOB_START, STEP_OVERHEAD = 10.0, 0.1  # seconds
 
