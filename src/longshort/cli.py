@@ -75,16 +75,24 @@ def compare_studies(
 @app.command()
 def reproduce(
     study: StudyOption = "demo",
-    published: Annotated[Path, typer.Option(help="the published numbers")] = Path("docs/demo.parquet"),
+    published: Annotated[
+        Path | None, typer.Option(help="the published numbers; default: docs/demo.parquet, where it is there")
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="publish this study's numbers there instead")] = False,
 ) -> None:
     """Say whether a study's numbers here are those that were published, and what differs if they are not."""
     from longshort.commands import reproduce as reproducing  # late: pandas is slow to import
 
     resolved = studies.load(study)
-    if write and published.name != f"{study}.parquet":
-        raise UserError(f"{published} is no {study}.parquet; give such a file, as --published docs/{study}.parquet")
-    _say(reproducing.write(resolved, published) if write else "\n".join(reproducing.compare(resolved, published)))
+    path = published or Path("docs/demo.parquet")
+    if write and path.name != f"{study}.parquet":
+        raise UserError(f"{path} is no {study}.parquet; give such a file, as --published docs/{study}.parquet")
+    if write:
+        _say(reproducing.write(resolved, path))
+    elif published is None and not path.exists():
+        _say(f"{path} does not exist: no numbers are published that these could be compared with")
+    else:
+        _say("\n".join(reproducing.compare(resolved, path)))
 
 
 @app.command()

@@ -32,6 +32,7 @@ MAKES = {"tensor", "as_tensor", "from_numpy", "arange", "zeros", "ones", "empty"
 ALLOWED = {
     "training/trainer.py _row": "the log's: once a step, after it",
     "models/rope/__init__.py set_parameters": "before the training",
+    "models/rope/__init__.py rotary_size": "of its shape",
     "models/rope/clex.py __init__": "before the training",
     "models/rope/clex.py restore": "before an evaluation",
     "models/rope/clex.py forward": "evaluations; a training turns to _random_angles first",

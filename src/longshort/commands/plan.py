@@ -224,7 +224,7 @@ def _why_new(asked: Asked, arm: str, seed: int, run: str) -> list[str]:
     if before is None:
         return ["not trained yet"]
     then = {some["name"]: some for some in before["arms"]}
-    shared = differences(before.get("settings", {}), study.settings["study"])
+    shared = differences(before.get("settings", {}), study.study_settings)
     if arm in NO_ARMS:
         new = str(seed) not in map(str, before["seeds"])
         return shared or ([f"new seed {seed}"] if new else ["not trained yet"])

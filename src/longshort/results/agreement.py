@@ -32,6 +32,14 @@ ASSUMED = (
 )
 
 
+# What is read of study.json.
+READ = {
+    **{key: study_json.LIKE[key] for key in ("name", "l_train", "checkpoints", "seeds", "tables")},
+    "arms": [{"name": str, "control": study_json.TEXT_OR_NONE, "runs": {str: str}}],
+    "evaluations": dict,
+}
+
+
 class Side(NamedTuple):
     """A study's numbers and its study.json. sealed: a record, or the source's history, tells them from edited ones."""
 
@@ -59,7 +67,7 @@ def read(path: Path) -> Side:
             raise UserError(f"{said}{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
     if "arms" not in read_json(table.with_name("study.json"), dict):
         raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
-    study = study_json.read(table.with_name("study.json"))
+    study = read_json(table.with_name("study.json"), READ)  # an earlier version did not seal it
     sealed = table.with_suffix(".json").exists()  # which a table that was sent alone has left behind
     try:
         metrics = long_table.read(table) if sealed else long_table.checked(table)

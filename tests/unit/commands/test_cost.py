@@ -38,7 +38,7 @@ def test_the_size_of_a_local_model_is_that_of_transformers(tmp_path: Path, monke
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cost, "_finished_trainings", list)
     study = resolve.load("llama3-8b-yarn-pg19")
-    model = study.study.model.model_copy(update={"name": str(tmp_path)})
+    model = study.study.model.model_copy(update={"name": str(tmp_path), "revision": None})
     study = replace(study, study=study.study.model_copy(update={"model": model}))
     run = study.arm_runs["constant"][study.study.seeds[0]]
     planned = cost.estimate(study, [cost.Work("train", run, "100")], 1)

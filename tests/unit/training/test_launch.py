@@ -42,7 +42,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return False
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
-    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1, "end": None}
+    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1, "end": None, "content": None}
 
 
 def used() -> float:
@@ -85,10 +85,13 @@ def test_a_training_that_diverged_counts_the_steps_until_then(job: dict[str, Any
 
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:
-    write_record(tmp_path / "data/manifest.json", {"files": {"train/a.arrow": "0", "test/b.arrow": "0"}})
+    files = {"train/a.arrow": "0", "test/b.arrow": "0"}
+    write_record(tmp_path / "data/manifest.json", {"files": files, "content": "now"})
     (tmp_path / "data/train/a.arrow").write_text("x")
     with pytest.raises(Altered, match=r"train/a.arrow is not the file .* delete .*manifest.json and run"):
         complete(job, tmp_path / "work", [2])
+    with pytest.raises(Altered, match="is of another corpus than when this job began"):  # prepared anew meanwhile
+        complete({**job, "content": "then"}, tmp_path / "work", [2])
     assert checkpoints.steps_there(tmp_path / "work") == []
 
 
