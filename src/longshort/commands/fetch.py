@@ -53,7 +53,8 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
             raise
         except Exception as error:  # of the hub, the network, the data set's own format: nothing joins them
             raise StudyError(
-                f"{part} is not fetched ({type(error).__name__}): {error}; fetch where the hub can be reached"
+                f"{part} is not fetched ({type(error).__name__}): {error} "
+                "(if there is no network here, fetch where there is one)"
             ) from error
     external.check_models("what was fetched", study, fetched=True)
     if study.evaluations.harness:
