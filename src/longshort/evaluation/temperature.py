@@ -1,8 +1,9 @@
 """The temperatures at which logits fit the validation documents best: one for the checkpoint, one for each length.
 
 They are fitted on FITTED_TOKENS of the scored tokens of each length, an even sample of each document, or on all where
-there are not so many: of 8 documents, all of each that has no more than 4,096. The NLL is convex in the factor of the
-logits, and each pass over them takes its first three derivatives at all temperatures at once.
+there are not so many: of 8 documents, all of each that has no more than 4,096. In the checkpoint's own temperature a
+length weighs as much as it has scored tokens, however many of them are in the sample. The NLL is convex in the factor
+of the logits, and each pass over them takes its first three derivatives at all temperatures at once.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Sample(NamedTuple):
     """Tokens of one reading that temperatures are fitted to.
 
     states: hidden states [tokens, features]. came: the tokens that came next [tokens].
-    counts: how often a token counts for each temperature [temperatures, tokens].
+    counts: how much a token counts for each temperature [temperatures, tokens].
     """
 
     states: Tensor
@@ -66,6 +67,7 @@ def fit(model: Any, settings: Perplexity, data: Path, bos: int | None, journal: 
             token_ids = token_ids[: tokens_read(settings)]
         readings = list(by_length(model, settings, token_ids, start, bos))
         taken = {length: _places(readings, length, index, len(documents)) for length in lengths}
+        stands_for = [_scored(readings, length) / len(taken[length]) for length in lengths]
         for served, reading in readings:
             counts = torch.zeros(1 + len(lengths), len(reading.scored) * len(reading.targets))
             for row, length in enumerate(lengths, 1):
@@ -74,7 +76,7 @@ def fit(model: Any, settings: Perplexity, data: Path, bos: int | None, journal: 
                     counts[row, taken[length][(taken[length] >= 0) & (taken[length] < tokens)]] = 1
                     taken[length] = taken[length] - tokens
             # The checkpoint's own: of all lengths together.
-            counts[0] = counts.sum(0)
+            counts[0] = torch.tensor(stands_for) @ counts[1:]
             samples.append(_sample(model, reading, counts))
     found = fit_temperatures(head_of(model), samples, tokens_per_head(model))
     fitted = dict(zip(["checkpoint", *map(str, lengths)], found, strict=True))
@@ -83,10 +85,26 @@ def fit(model: Any, settings: Perplexity, data: Path, bos: int | None, journal: 
     return fitted
 
 
+def is_sample(settings: Perplexity) -> bool:
+    """Whether a document may have more scored tokens at a length than are fitted."""
+    if settings.temperature_documents == 0:
+        return False
+    most = settings.protocol.targets if isinstance(settings.protocol, SameTargets) else tokens_read(settings)
+    return most > _fitted_of_each(settings.temperature_documents)
+
+
+def _fitted_of_each(documents: int) -> int:
+    return max(LEAST_FITTED, FITTED_TOKENS // documents)
+
+
+def _scored(readings: list[tuple[list[int], Reading]], length: int) -> int:
+    return sum(scored_for(served, reading, length) for served, reading in readings if length in served)
+
+
 def _places(readings: list[tuple[list[int], Reading]], length: int, document: int, documents: int) -> Tensor:
     """Places among all tokens that are scored of a document at a length, each as probable as another, ascending."""
-    scored = sum(scored_for(served, reading, length) for served, reading in readings if length in served)
-    count = min(scored, max(LEAST_FITTED, FITTED_TOKENS // documents))
+    scored = _scored(readings, length)
+    count = min(scored, _fitted_of_each(documents))
     stream = generator(f"perplexity/temperature/{length}", 0, document)
     return torch.from_numpy(np.sort(stream.choice(scored, count, replace=False)))
 

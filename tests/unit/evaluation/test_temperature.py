@@ -24,6 +24,7 @@ from tests.support.perplexity import (
     data_folder,
     evaluate,
     llama,
+    protocol,
 )
 
 
@@ -128,6 +129,42 @@ def test_the_temperature_is_fitted_on_an_even_sample_of_what_is_scored(
     assert len(taken[0]) == count
     error = float(scored.std()) / math.sqrt(count)
     assert float(taken[0].mean()) == pytest.approx(float(scored.mean()), abs=4 * error)
+
+
+def test_the_checkpoints_temperature_weighs_lengths_as_all_their_tokens_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is calibrated at first and three times too sure after 16 tokens.
+
+    Its checkpoint's temperature lies between those of the lengths, as near to the long one's as its tokens are many.
+    """
+    data = data_folder(tmp_path, [256])
+    random = np.random.default_rng(5)
+    repeats = [np.cumsum(random.random(256) > 0.8).tolist() for _ in range(16)]
+    texts = [[token % BOS for token in text] for text in repeats]
+    Dataset.from_dict({"name": list("abcdefghijklmnop"), "text": [""] * 16, "input_ids": texts}).save_to_disk(
+        str(data / "validation")
+    )
+
+    def logits(position: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        same = torch.nn.functional.one_hot(token % BOS, VOCABULARY).double() * math.log(0.8)
+        other = torch.nn.functional.one_hot((token + 1) % BOS, VOCABULARY).double() * math.log(0.2)
+        return torch.where(position < 16, 1.0, 3.0)[..., None] * torch.where(same + other == 0, -50.0, same + other)
+
+    settings = {"lengths": [16, 256], "documents": 1, "protocol": PREFIX, "temperature_documents": 16}
+
+    def fitted() -> tuple[float, str]:
+        values = by_key(evaluate(FromStates(logits), TOKENIZER, settings, data).rows)
+        short, long, of_both = (values["temperature", length, None] for length in (16, 256, None))
+        return (long - of_both) / (long - short), protocol(settings)
+
+    of_all, named = fitted()
+    assert named.endswith("temperature-tokens=32768")
+    monkeypatch.setattr(temperature, "FITTED_TOKENS", 16 * 64)
+    of_sample, named = fitted()
+    assert named.endswith("temperature-tokens=1024&temperature-lengths=as-scored")
+    # Each at the weight that it has in the sample: four times as far from the long one's.
+    assert of_sample == pytest.approx(of_all, rel=0.1)
 
 
 @pytest.mark.parametrize(("true", "found"), [(0.02, 0.05), (1.0, 1.0), (15.0, 15.0), (30.0, 20.0)])
