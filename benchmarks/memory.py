@@ -93,7 +93,7 @@ def main() -> None:
         config: LlamaConfig = shape["model"]
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            sizes = {"model": config, "length": shape["length"], "batch": shape["processes"], "steps": 3}
+            sizes = {"model": config, "length": shape["length"], "batch": shape["processes"], "steps": 10}
             prepare(folder, {**sizes, "precision": precision})
             spec = specification({**sizes, "precision": precision}, zero)
             spec["training"]["processes"] = shape["processes"]

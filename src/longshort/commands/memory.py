@@ -112,9 +112,10 @@ def of_training(
         collected = trained if stage == 1 else bucket + trained / processes
         parts["gradients"] = each * (collected + bucket)
         parts["optimiser"] /= processes
+    gathered = 0.0
     if stage == 3:
-        live = min(model.weights, zero.get("stage3_max_live_parameters", LIVE))
-        parts["weights"] = parts["weights"] / processes + each * live
+        gathered = each * min(model.weights, zero.get("stage3_max_live_parameters", LIVE))
+        parts["weights"] = parts["weights"] / processes + gathered
     if device == "cuda":
         parts["optimiser"] *= "optimizer" not in offloads
         parts["weights"] *= "param" not in offloads
@@ -125,7 +126,10 @@ def of_training(
     # Final states and their gradient; a chunk of logits and its probabilities; the gradient of the head's weight.
     parts["head"] = 4 * each * tokens * model.width + 2 * chunk + each * model.vocabulary * model.width
     if device == "cpu":
-        parts["kept by the C library"] = KEPT * (parts["gradients"] + parts["activations"] + parts["head"])
+        # The gradients of a step's float32 copies, which are in the optimiser's part.
+        copied = 4.0 * trained / (processes if stage else 1) if each == 2 else 0.0
+        come_and_go = parts["gradients"] + parts["activations"] + parts["head"] + gathered + copied
+        parts["kept by the C library"] = KEPT * come_and_go
     return parts
 
 
