@@ -1,15 +1,40 @@
-"""One cluster for all tests of a process. Faults are mended by the test that makes them."""
+"""One cluster for all tests of a process, and a quiet study for those of all. Faults are mended by the test that makes
+them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.slurm.cluster import Cluster
+from tests.slurm.study import faulty_study, without
+from tests.support.project import make_project, run_snakemake
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("slurm")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path) -> Path:
+    """The study on this machine, without SLURM: run once, by whichever process comes first. Not to be changed."""
+    project = shared / "reference" / "project"
+    with FileLock(shared / "reference.lock"):
+        if not project.exists():
+            project.parent.mkdir()
+            make_project(project, faulty_study())
+            run_snakemake(project, "metrics")
+    assert (project / "results/tiny/metrics.parquet").exists(), "the study failed in the other process"
+    return project
+
+
+@pytest.fixture
+def without_constant(reference: Path, tmp_path: Path) -> Path:
+    """The finished study, but for the arm `constant`. Its training is what a fault can cost; evaluations and tables
+    after faults: the first test."""
+    return without(reference, tmp_path, "constant")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,10 +17,38 @@ import pandas
 import psutil
 
 from tests.slurm.cluster import NODES, Cluster
+from tests.support.project import ROOT, TINY
 from tests.support.waiting import PATIENCE, wait_until
 
 STEPS, BASE_STEPS = 120, 60
 ARMS = ["baseline", "constant", "hidden", "hidden+output"]
+
+
+def faulty_study() -> dict[str, Any]:
+    """Checkpoints after every step; the base on two nodes, an arm by two processes, an arm that diverges."""
+    made = copy.deepcopy(TINY)
+    made["model"]["training"].update(nodes=2, steps=BASE_STEPS, checkpoint_minutes=0)
+    made["arms"] = ARMS
+    made["training"].update(steps=STEPS, checkpoint_minutes=0)
+    made["overrides"] = {
+        "hidden": {"training": {"processes": 2}},
+        "hidden+output": {"training": {"learning_rate": 1e30}},
+    }
+    made["checkpoints"] = [STEPS]
+    made["needs"] = {"device": "gpu"}
+    return made
+
+
+def without(reference: Path, folder: Path, *arms: str) -> Path:
+    project = Path(shutil.copytree(reference, folder / "project", symlinks=True))
+    shutil.copytree(ROOT / "slurm", project / "slurm")
+    for arm in arms:
+        record = json.loads((project / record_of(project, arm)).read_text())
+        shutil.rmtree(project / "work" / record["run_id"])
+        shutil.rmtree(project / "results/runs" / run_of(project, arm))
+    shutil.rmtree(project / "work/evaluations")
+    shutil.rmtree(project / "results/tiny")  # the engine asks for nothing that only finished tables would need
+    return project
 
 
 class Driver:

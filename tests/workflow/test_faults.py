@@ -62,7 +62,7 @@ def test_the_next_attempt_ends_as_if_nothing_had_happened(
     """Weights and log, bit for bit: SIGKILL of all processes, SIGTERM to the stage, SIGTERM to one rank; with
     accumulation (micro-batch 1 of 4 windows), with ZeRO-2 and ZeRO-3. Of one process only SIGKILL, for machines without
     SLURM: one that is killed, cancelled, preempted, asked to stop ahead of its time, out of memory or disk, and one
-    rank of two that dies, are tests/slurm/test_study.py. The whole study: tests/contract/test_resuming.py."""
+    rank of two that dies, are in tests/slurm. The whole study: tests/contract/test_resuming.py."""
     stage = long_stage(finished, tmp_path, processes, zero)
     micro_batch = options[options.index("--micro-batch") :] if "--micro-batch" in options else ()
     whole, log, _ = stage.run(f"{STEPS}", "undisturbed", *micro_batch)
@@ -146,7 +146,7 @@ def test_of_several_damaged_checkpoints_those_whose_weights_are_sound_are_kept(f
 @pytest.mark.wide
 def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_path: Path) -> None:
     """A page each for the lock, the job and the wanted steps, and two for the log. A checkpoint that does not fit:
-    tests/slurm/test_study.py."""
+    tests/slurm/test_training.py."""
     stage = long_stage(finished, tmp_path, 1, "zero0")
     _, log, _ = stage.run("40", "undisturbed")
     work = tmp_path / "work"
