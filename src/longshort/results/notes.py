@@ -207,7 +207,7 @@ def _equivalence_notes(tidy: pd.DataFrame) -> list[str]:
     """The primary number as an equivalence."""
     said = []
     for _, row in tidy[tidy["verdict"].notna()].iterrows():
-        unit = " %" if row["difference_unit"] == "%" else ""
+        unit = "" if pd.isna(row["difference_unit"]) else f" {row['difference_unit']}"
         if equivalent := formats.equivalence(row["joint_low"], row["joint_high"], unit):
             said.append(f"{row['arm']} to {row['reference']} {equivalent}")
     return [f"The primary number as an equivalence, by the joint intervals: {'; '.join(said)}."] if said else []
