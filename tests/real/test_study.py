@@ -47,7 +47,7 @@ seeds: [0]
 alignment: {alpha: 1.0, divergence: symmetric-kl}
 arms: [baseline, constant]
 evaluations:
-  misalignment: {sequences: 16, lengths_per_sequence: 2, beyond: [2], grid_sequences: 0}
+  misalignment: {sequences: 4, lengths_per_sequence: 2, beyond: [2], grid_sequences: 0}
   longppl: {evaluator: {kind: pretrained}, short: 64, stride: 32, gain: 0.5, lengths: [512], documents: 2}
 """)
 
@@ -78,7 +78,7 @@ def value(studied: Path, arm: str, metric: str, length: int) -> float:
 
 
 def test_training_against_misalignment_lowers_it(studied: Path) -> None:
-    """Measured: 0.113 and 0.756 nats before, 0.065 and 0.484 after; 0.111 and 0.913 without alignment."""
+    """Measured: 0.053 and 2.55 nats before, 0.036 and 1.58 after; 0.056 and 3.19 without alignment."""
     for length in (128, 256):
         for arm in ("(base)", "baseline", "constant"):
             sce, floor, symkl = (value(studied, arm, metric, length) for metric in ("sce", "entropy_floor", "symkl"))
@@ -137,6 +137,8 @@ def test_an_adapter_is_trained_beside_the_model(real_folder: Path, stage: Stage)
 def test_the_memory_of_a_training_is_what_was_estimated(
     studied: Path, real_folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for what the C library keeps of it, which differs between two runs of one training: it gives all back."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module("memory")
     (stage.folder / "data").symlink_to(stage.data.parent)
@@ -147,4 +149,4 @@ def test_the_memory_of_a_training_is_what_was_estimated(
     spec = restored(RunSpec, stage.spec)
     model = memory.Model.of(json.loads((real_folder / "config.json").read_text()))
     parts = memory.of_training(model, spec.optimisation, spec.length, spec.deepspeed, 1, False, "cpu")
-    assert sum(parts.values()) == pytest.approx(taken, rel=0.1)
+    assert sum(parts.values()) - parts["kept by the C library"] == pytest.approx(taken, rel=0.1)

@@ -162,9 +162,9 @@ def training(
             values = {"steps": 1, "batch": batch, "learning_rate": 1.0, "processes": processes, "deepspeed": deepspeed}
             asked = Training.model_validate({**values, "precision": precision(model, machine.device)})
             zero = read_deepspeed(where, asked, config)
-            tokens = max(length * micro_batch, longest)
+            of_each = max(length, math.ceil(longest / micro_batch))
             device = "cuda" if machine.device == "gpu" else "cpu"
-            parts = memory.of_training(model.shape[0], asked, tokens, zero, 1, checkpointing, device)
+            parts = memory.of_training(model.shape[0], asked, of_each, zero, micro_batch, checkpointing, device)
             if sum(parts.values()) <= budget:
                 return Fit(deepspeed, checkpointing, micro_batch, sum(parts.values()))
     return None

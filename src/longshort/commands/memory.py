@@ -1,5 +1,6 @@
 """What a process of a training takes at its peak, estimated before it is submitted: weights, gradients and optimiser by
 ZeRO stage (Rajbhandari et al., SC 2020, arXiv 1910.02054, section 3), activations by checkpointing, logits by chunk.
+Activations go while the backward pass makes gradients, so that the larger of the two counts.
 
 What Python and its imports take is not counted. Imports no torch. How far the estimate is off is measured by
 benchmarks/memory.py.
@@ -25,9 +26,10 @@ CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 # DeepSpeed's own, where its file names none: weights whose gradients are collected before they are reduced, and weights
 # that ZeRO-3 leaves gathered.
 BUCKET, LIVE = 500_000_000, 1_000_000_000
-# A training tells the C library to keep freed memory (training/launch.py): so much of what comes and goes within a step
-# is there once more, in pieces that do not fit. Measured; a GPU's allocator has it as a reserve that can be given back.
-KEPT = 0.5
+# A training tells the C library to keep freed memory (training/launch.py): what comes and goes within a step is there
+# more than once, in pieces that do not fit, but no more than so much was seen of any model. Measured by
+# benchmarks/memory.py; a GPU's allocator has it as a reserve that can be given back.
+KEPT, MOST_KEPT = 3.0, 1.2e9
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ def of_training(
     if stage or each == 2:
         # A step is computed in float32, on a copy of the weights and of their gradients.
         parts["optimiser"] += 8.0 * trained
+    accumulated = parts["gradients"]
     if stage >= 1:
         bucket = min(trained, zero.get("reduce_bucket_size", BUCKET))
-        # ZeRO-1 keeps all of them, the others a bucket and their share; beside these lies the bucket that is reduced.
-        collected = trained if stage == 1 else bucket + trained / processes
-        parts["gradients"] = each * (collected + bucket)
+        accumulated = each * trained / (processes if stage >= 2 else 1)
+        # ZeRO-1 keeps all, the others a bucket and their share; overlapped, one is filled while another is reduced.
+        filled = each * bucket * (stage >= 2) + each * bucket * bool(zero.get("overlap_comm"))
+        parts["gradients"] = accumulated + filled
         parts["optimiser"] /= processes
     gathered = 0.0
     if stage == 3:
@@ -121,15 +125,18 @@ def of_training(
         parts["weights"] *= "param" not in offloads
     tokens = views * micro_batch * length
     one = _activations(model, tokens, each)
-    parts["activations"] = model.layers * each * tokens * model.width + one if checkpointing else model.layers * one
+    activations = model.layers * each * tokens * model.width + one if checkpointing else model.layers * one
+    if training.batch > micro_batch * processes:  # the gradients of earlier micro-batches are there, too
+        activations += accumulated
+    parts["activations or gradients"] = max(activations, parts.pop("gradients"))
     chunk = min(CHUNK_BYTES[device], each * tokens * model.vocabulary)
     # Final states and their gradient; a chunk of logits and its probabilities; the gradient of the head's weight.
     parts["head"] = 4 * each * tokens * model.width + 2 * chunk + each * model.vocabulary * model.width
     if device == "cpu":
         # The gradients of a step's float32 copies, which are in the optimiser's part.
         copied = 4.0 * trained / (processes if stage else 1) if each == 2 else 0.0
-        come_and_go = parts["gradients"] + parts["activations"] + parts["head"] + gathered + copied
-        parts["kept by the C library"] = KEPT * come_and_go
+        come_and_go = parts["activations or gradients"] + parts["head"] + gathered + copied
+        parts["kept by the C library"] = min(KEPT * come_and_go, MOST_KEPT)
     return parts
 
 

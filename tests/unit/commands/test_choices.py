@@ -96,7 +96,9 @@ def test_what_fits_nowhere_and_what_is_shared_out() -> None:
 def test_an_arm_of_longer_windows_must_fit_too() -> None:
     """A window of 32,768 tokens at a time is as much as 8 of 4,096."""
     place = Machine("gpu", 80e9, "80 GB")
-    assert fit(place, processes=8, batch=64, longest=32768) != fit(place, processes=8, batch=64)
+    shorter = fit(place, processes=8, batch=64)
+    assert fit(place, processes=8, batch=64, longest=4096 * shorter.micro_batch) == shorter
+    assert fit(place, processes=8, batch=64, longest=2 * 4096 * shorter.micro_batch) is None
 
 
 def test_weights_in_float32_are_trained_so() -> None:

@@ -34,11 +34,16 @@ def test_weights_are_those_of_the_architecture() -> None:
 
 def test_zero_divides_what_its_stage_says() -> None:
     """Table 1 of ZeRO's paper: 2 bytes of weights, 2 of gradients, 12 of optimiser; DeepSpeed adds 4 of gradients."""
+    gradients = "activations or gradients"
     assert taken("zero0", 8)["weights"] == taken("zero2", 8)["weights"] == 2 * WEIGHTS
     assert taken("zero0", 8)["optimiser"] == 16 * WEIGHTS
     assert taken("zero1", 8)["optimiser"] == taken("zero3", 8)["optimiser"] == 16 * WEIGHTS / 8
-    assert taken("zero1", 8)["gradients"] == 2 * (WEIGHTS + memory.BUCKET)
-    assert taken("zero2", 8)["gradients"] == 2 * (2 * memory.BUCKET + WEIGHTS / 8)
+    assert taken("zero1", 8)[gradients] == 2 * WEIGHTS
+    # At the end of the forward pass, with checkpointing: the inputs of 32 blocks at 8,192 positions, and of one all.
+    activations = 2 * 8192 * 32 * 4096 + 8192 * (2 * 8 * 4096 + 2 * (6 * 4096 + 4 * 11008))
+    assert taken("zero3", 8)[gradients] == pytest.approx(activations, rel=0.1)
+    assert taken("zero2", 1)[gradients] == 2 * (memory.BUCKET + WEIGHTS)
+    assert taken("zero2", 8, batch=16)[gradients] == activations + 2 * WEIGHTS / 8
     assert taken("zero3", 8)["weights"] == 2 * (WEIGHTS / 8 + memory.LIVE)
     assert taken("zero2-offload", 8)["optimiser"] == taken("zero3-offload", 8)["weights"] == 0
     qlora = {"kind": "qlora", "rank": 64, "alpha": 16.0, "targets": ["q_proj"]}
