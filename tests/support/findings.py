@@ -15,9 +15,16 @@ SHOWN = {
 }  # fmt: skip
 
 
-def rows(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
+def rows(
+    metrics: pd.DataFrame, study: dict[str, Any], shown: dict[str, int] = SHOWN, effect: tuple[int, int] = (3, 1)
+) -> list[str]:
     """A line for each model: mean ± sd over seeds; of the primary number the effect, with the joint interval where it
-    is claimed and the one for itself elsewhere."""
+    is claimed and the one for itself elsewhere.
+
+    Args:
+        shown: columns, and how many decimals of each.
+        effect: after how many of them it comes, and its decimals.
+    """
     numbers = compare.Numbers(metrics, study)
     known = {column.key: column for column in columns_of(study)}
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
@@ -26,15 +33,16 @@ def rows(metrics: pd.DataFrame, study: dict[str, Any]) -> list[str]:
     models |= {arm["name"]: (step, seeds) for arm in study["arms"]}
     for name, (at, of) in models.items():
         cells = []
-        for key, decimals in SHOWN.items():
+        for key, decimals in shown.items():
             found = statistics.summarise(numbers.by_seed(known[key], name, at, of))
             spread = "" if math.isnan(found.sd) else f" ± {found.sd:.{decimals}f}"
             cells.append(f"{found.mean:.{decimals}f}{spread}")
-        lines.append(f"| {name} | {' | '.join([*cells[:3], _effect(numbers, study, name), *cells[3:]])} |")
+        cells.insert(effect[0], _effect(numbers, study, name, effect[1]))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def _effect(numbers: compare.Numbers, study: dict[str, Any], name: str) -> str:
+def _effect(numbers: compare.Numbers, study: dict[str, Any], name: str, decimals: int) -> str:
     control = {arm["name"]: arm["control"] or "baseline" for arm in study["arms"]}
     if name not in control or name in {"baseline", *replicates.references(study)}:
         return ""
@@ -42,7 +50,7 @@ def _effect(numbers: compare.Numbers, study: dict[str, Any], name: str) -> str:
     claimed = compare.is_claimed(study, name, control[name])
     low, high = (found.joint_low, found.joint_high) if claimed else (found.low, found.high)
     mark = " †" if claimed and (low > 0 or high < 0) else ""
-    return formats.effect(found.mean, low, high, 1) + mark
+    return formats.effect(found.mean, low, high, decimals) + mark
 
 
 def compared(

@@ -82,6 +82,23 @@ def test_a_second_size(said: Said) -> None:
         assert f"{one.mean:+.1f} % [{one.low:+.1f}, {one.high:+.1f}]" in said.findings
 
 
+def test_a_model_that_others_trained(said: Said) -> None:
+    """Its table, its claims, and what is said beside them."""
+    there = published.read(ROOT / "docs/findings/smollm2-cpu.parquet")
+    shown = {"perplexity@512": 2, "perplexity@2048": 2, "symkl@512": 3, "symkl@2048": 3}
+    for row in findings.rows(there.metrics, there.study, shown, effect=(4, 3)):
+        assert " ".join(row.split()) in said.findings
+    claims = [one for one in findings.sentences(there.metrics, there.study) if ", by symKL 2048 at step 12: " in one]
+    assert len(claims) == 4 and all(one in said.findings for one in claims)
+    numbers = compare.Numbers(there.metrics, there.study)
+    for length in (512, 2048):
+        for arm in ("constant", "ratio-4x"):
+            one = findings.compared(numbers, there.study, arm, "baseline", f"perplexity@{length}")
+            assert f"{one.mean:+.1f} % [{one.low:+.1f}, {one.high:+.1f}]" in said.findings
+    one = findings.compared(numbers, there.study, "constant", "baseline", "symkl@512")
+    assert f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}] nats" in said.findings
+
+
 def test_the_readme_says_the_same(said: Said) -> None:
     first = said.readme.partition("## Try it")[0]
     quoted = INTERVAL.findall(first)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from longshort.errors import UserError
-from longshort.results import answers, compare, components, formats, long_table, report, tables
+from longshort.results import answers, columns, compare, components, formats, long_table, report, tables
 from longshort.results.notes import exact_test, notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
 
@@ -83,6 +83,22 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
     assert "[-12.3, -8.4] (differs by less than 13 %)" in answers.answers(together, study)[0]
     # With two seeds nothing is claimed, whatever the numbers.
     assert tidy_of(make_metrics(), make_study())["verdict"].isna().all()
+
+
+@pytest.mark.parametrize("primary", ["perplexity@32", "symkl@32", "longbench_e"])
+def test_any_number_may_be_the_primary_one(primary: str) -> None:
+    """One in per cent, one in nats, one in points: it alone is claimed, and all pages speak of it."""
+    together, study = with_five_seeds()
+    together, study["primary"] = long_table.with_costs(together, make_runs(), 4), primary
+    tidy = tidy_of(together, study)
+    assert set(tidy.loc[tidy["verdict"].notna(), "column"]) == {primary}
+    row = cell(tidy, "constant", primary)
+    relative = next(column.relative for column in columns.columns_of(study) if column.key == primary)
+    assert row["difference_unit"] == "%" if relative else pd.isna(row["difference_unit"])
+    for table in study["tables"]:
+        assert f"### {table['title']}" in tables.format_table(together, study, table["name"])
+    assert answers.answers(together, study)[0].startswith("Alignment")
+    assert "constant to baseline" in report.page(together, make_runs(), study, [])
 
 
 def test_an_effect_that_lacks_a_seed_of_the_reference_is_no_claim() -> None:
