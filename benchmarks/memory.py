@@ -3,7 +3,8 @@
     python benchmarks/memory.py [--json FILE] [--device cuda]
 
 Measured is what a process of the real trainer takes at its peak over what it takes once all is imported, on a GPU
-the allocator's peak: of the process that takes most.
+the allocator's peak: of the process that takes most. On a CPU twice: what is alive, where the C library gives back at
+once what is freed, and all, with what it keeps as it runs, which differs between two runs of one training.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ def resident(what: str) -> int:
     return 1024 * int(found[1])
 
 
-def measured(folder: Path, name: str, shape: dict[str, Any], spec: dict[str, Any]) -> int:
-    """Bytes that the process that takes most takes."""
+# The C library gives back at once what is as large as that.
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+
+def measured(folder: Path, name: str, shape: dict[str, Any], spec: dict[str, Any], keep: bool = True) -> int:
+    """Bytes that the process that takes most takes, with or without what the C library keeps of what is freed."""
     work = folder / name
     work.mkdir()
     (work / "spec.json").write_text(json.dumps(spec))
@@ -79,7 +84,8 @@ def measured(folder: Path, name: str, shape: dict[str, Any], spec: dict[str, Any
         (work / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={shape['processes']}", __file__, "--worker", str(work / "job.json")]
-        done = subprocess.run(command, env=launch.environment(1), capture_output=True, text=True)
+        environment = {**launch.environment(1), **({} if keep else GIVEN_BACK)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return max(json.loads(path.read_text()) for path in work.glob("taken-*.json"))
@@ -97,7 +103,9 @@ def main() -> None:
             prepare(folder, {**sizes, "precision": precision})
             spec = specification({**sizes, "precision": precision}, zero)
             spec["training"]["processes"] = shape["processes"]
-            taken = measured(folder, name, shape, spec)
+            taken = {"": measured(folder, name, shape, spec)}
+            if given.device == "cpu":
+                taken["alive_"] = measured(folder, f"{name}-alive", shape, spec, keep=False)
         model = memory.Model.of(config.to_dict())
         how = f"{shape['processes']} processes, {shape['length']} tokens a view"
         parts = memory.of_training(
@@ -110,13 +118,15 @@ def main() -> None:
             given.device,
         )
         if given.detail:
-            print(name, {key: round(value / 2**20) for key, value in parts.items()}, round(taken / 2**20))
-        estimated = sum(parts.values())
-        figures[f"memory_estimated_over_measured_{name}"] = estimated / taken
-        notes[f"memory_estimated_over_measured_{name}"] = (
-            f"{model.weights / 1e6:.0f} M weights, {how}, {'' if shape['checkpointing'] else 'no '}checkpointing: "
-            f"{estimated / 2**20:,.0f} / {taken / 2**20:,.0f} MiB"
-        )
+            print(name, {key: round(value / 2**20) for key, value in parts.items()})
+        kept = parts.get("kept by the C library", 0.0)
+        for what, bytes_taken in taken.items():
+            estimated = sum(parts.values()) - (kept if what else 0.0)
+            figures[f"memory_{what}estimated_over_measured_{name}"] = estimated / bytes_taken
+            notes[f"memory_{what}estimated_over_measured_{name}"] = (
+                f"{model.weights / 1e6:.0f} M weights, {how}, {'' if shape['checkpointing'] else 'no '}checkpointing: "
+                f"{estimated / 2**20:,.0f} / {bytes_taken / 2**20:,.0f} MiB"
+            )
     report("Memory of a training", figures, notes, given)
 
 

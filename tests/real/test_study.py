@@ -138,14 +138,13 @@ def test_the_memory_of_a_training_is_what_was_estimated(
     studied: Path, real_folder: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for what the C library keeps of it, which differs between two runs of one training: it gives all back."""
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module("memory")
     (stage.folder / "data").symlink_to(stage.data.parent)
     (stage.folder / "base").symlink_to(real_folder)
     stage.spec["training"].update(steps=2)
     shape = {"processes": 2, "checkpointing": False}
-    taken = benchmark.measured(stage.folder, "work", shape, stage.spec)
+    taken = benchmark.measured(stage.folder, "work", shape, stage.spec, keep=False)
     spec = restored(RunSpec, stage.spec)
     model = memory.Model.of(json.loads((real_folder / "config.json").read_text()))
     parts = memory.of_training(model, spec.optimisation, spec.length, spec.deepspeed, 1, False, "cpu")

@@ -46,7 +46,7 @@ EXPECTED = {
         "longbench_static_time_over_default_cache",
     },
     "data": {"tokenise_rate_over_map", "tokenise_memory_over_map", "sampling_share_of_step"},
-    "memory": {"memory_estimated_over_measured_zero2_fp32"},
+    "memory": {"memory_estimated_over_measured_zero2_fp32", "memory_alive_estimated_over_measured_zero2_fp32"},
     "startup": {
         *("startup_perplexity_over_imports", "startup_misalignment_over_imports"),
         *("startup_longbench_over_imports", "startup_training_over_imports"),
