@@ -64,15 +64,26 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
 
 
 def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the same corpus always; to the digits that another processor leaves, where torch uses the same of it."""
+    """On the same corpus always; on the same kind of processor all of them. On another that torch uses alike, the
+    perplexities: one key token more, at the threshold, is 5 % of a LongPPL (seen on an Intel Xeon beside an EPYC)."""
     path = ROOT / "docs/demo.parquet"
     monkeypatch.chdir(demo.parents[1])
     study = studies.load(demo.name)
-    now, then = reproduce.made(study), published.read(path).made
-    assert now["corpus"] == then["corpus"]
-    said = reproduce.compare(study, path)
-    if now["torch's CPU capability"] == then["torch's CPU capability"]:
+    now, then = reproduce.made(study), published.read(path)
+    assert now["corpus"] == then.made["corpus"]
+    if now["torch's CPU capability"] != then.made["torch's CPU capability"]:
+        return
+    if now["processor"] == then.made["processor"]:
+        said = reproduce.compare(study, path)
         assert said[0].startswith("Reproduced"), said
+    of_model = ["arm", "seed", "step", "length"]
+    ours, theirs = (
+        rows[rows["metric"].eq("perplexity") & rows["document"].isna()].set_index(of_model)["value"]
+        for rows in (pandas.read_parquet(demo / "metrics.parquet"), then.metrics)
+    )
+    both = ours.index.intersection(theirs.index)
+    assert len(both) >= 20  # four lengths of three arms, of `long` and of the base trained at length
+    pandas.testing.assert_series_equal(ours.loc[both], theirs.loc[both], rtol=1e-3)
 
 
 @pytest.mark.latex
