@@ -27,8 +27,9 @@ CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 # that ZeRO-3 leaves gathered.
 BUCKET, LIVE = 500_000_000, 1_000_000_000
 # A training tells the C library to keep freed memory (training/launch.py): what comes and goes within a step is there
-# more than once, in pieces that do not fit, but no more than so much was seen of any model. Measured by
-# benchmarks/memory.py; a GPU's allocator has it as a reserve that can be given back.
+# more than once, in pieces that do not fit. Of five trainings of 53 to 145 M weights it was 0.9 to 1.5 GB, whatever the
+# size, and at most about three times what comes and goes (benchmarks/README.md); a GPU's allocator has it as a reserve
+# that can be given back.
 KEPT, MOST_KEPT = 3.0, 1.2e9
 
 

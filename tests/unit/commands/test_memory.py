@@ -41,7 +41,7 @@ def test_zero_divides_what_its_stage_says() -> None:
     assert taken("zero1", 8)[gradients] == 2 * WEIGHTS
     # At the end of the forward pass, with checkpointing: the inputs of 32 blocks at 8,192 positions, and of one all.
     activations = 2 * 8192 * 32 * 4096 + 8192 * (2 * 8 * 4096 + 2 * (6 * 4096 + 4 * 11008))
-    assert taken("zero3", 8)[gradients] == pytest.approx(activations, rel=0.1)
+    assert taken("zero3", 8)[gradients] == activations
     assert taken("zero2", 1)[gradients] == 2 * (memory.BUCKET + WEIGHTS)
     assert taken("zero2", 8, batch=16)[gradients] == activations + 2 * WEIGHTS / 8
     assert taken("zero3", 8)["weights"] == 2 * (WEIGHTS / 8 + memory.LIVE)
