@@ -60,6 +60,7 @@ def compare(study: Wired, path: Path) -> list[str]:
         said.append(f"the largest relative difference is {_worst(both, away)}")
     if absent := int(both["value"].isna().sum()):
         said.append(f"{absent} numbers are absent here: `longshort status --study {study.name}` says why")
+    said += _by_metric(both["metric"], away)
     differs = [f"{what}: {before[what]}; here {now[what]}" for what in now if before.get(what) != now[what]]
     return [f"Not reproduced: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
 
@@ -98,6 +99,17 @@ def _metrics(study: Wired) -> pd.DataFrame:
 
 def _joined(values: pd.Series) -> str:
     return ", ".join(sorted(set(values.dropna().astype(str)) - {""}))
+
+
+def _by_metric(metric: pd.Series, away: pd.Series) -> list[str]:
+    """Which metrics came out again: what hangs on a threshold, as key tokens do, moves more than a perplexity."""
+    said = []
+    for name, differences in away.groupby(metric, sort=False):
+        came_out = int((differences <= TOLERANCE).sum())
+        said.append(f"    {name}: {came_out} of {len(differences)}")
+        if came_out < len(differences) and differences.notna().any():
+            said[-1] += f", the largest difference {differences.max():.2g}"
+    return said
 
 
 def _worst(both: pd.DataFrame, away: pd.Series) -> str:

@@ -53,7 +53,12 @@ def test_numbers_that_come_out_again_and_that_do_not(
     said = reproduce.compare(study, path)
     assert said[0].startswith(f"Not reproduced: {len(there) - 1} of {len(there)} published numbers")
     assert said[1].startswith("the largest relative difference is 0.5 (perplexity at length 32, arm constant, seed 0:")
-    assert [line.split(":")[0] for line in said[2:]] == ["corpus"] and said[2].endswith("here another one")
+    of_metric = {line.split(":")[0].strip(): line for line in said if line.startswith("    ")}
+    assert of_metric.keys() == set(there["metric"]) and "largest" not in of_metric["longbench_e"]
+    count = int(there["metric"].eq("perplexity").sum())
+    assert of_metric["perplexity"] == f"    perplexity: {count - 1} of {count}, the largest difference 0.5"
+    published = reproduce._joined(reproduce._metrics(study)["data"])
+    assert said[2 + len(of_metric) :] == [f"corpus: {published}; here another one"]
 
     pandas.DataFrame({"x": [1]}).to_parquet(path)
     with pytest.raises(StudyError, match="holds no published numbers"):
