@@ -394,7 +394,7 @@ def parse_figures(rounds: int) -> tuple[dict[str, float], dict[str, str]]:
 def main() -> None:
     given = arguments(__doc__)
     figures, notes = parse_figures(given.rounds)
-    sizes = (10, 20) if given.toy else SIZES
+    sizes = SIZES[:1] if given.toy else SIZES
     measured = []
     with tempfile.TemporaryDirectory(prefix="longshort-dag-") as folder:
         for runs in sizes:

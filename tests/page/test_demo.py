@@ -65,7 +65,7 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
 
 def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same corpus always; on a processor of the same maker that torch uses alike, all of them. On another's, the
-    perplexities: one key token more, at the threshold, is 5 % of a LongPPL (an Intel Xeon beside an EPYC)."""
+    perplexities: one key token more, at the threshold, is 5 % of the demo's LongPPL (an Intel Xeon beside an EPYC)."""
     path = ROOT / "docs/demo.parquet"
     monkeypatch.chdir(demo.parents[1])
     study = studies.load(demo.name)
@@ -83,7 +83,7 @@ def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pyte
         for rows in (pandas.read_parquet(demo / "metrics.parquet"), then.metrics)
     )
     both = ours.index.intersection(theirs.index)
-    assert len(both) >= 20  # four lengths of three arms, of `long` and of the base trained at length
+    assert len(both) >= 16  # four lengths of three arms and of the base
     pandas.testing.assert_series_equal(ours.loc[both], theirs.loc[both], rtol=1e-3)
 
 
