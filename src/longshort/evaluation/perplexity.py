@@ -11,7 +11,8 @@ through calibration alone, and that must be seen.
 
 v1 fitted temperatures on a sample that was not even over what is scored, read blocks without their last token, and
 counted positions without BOS from one too low. v2 without `temperature-tokens` fitted them on 1,024 tokens a length,
-and where a sample is fitted, without `temperature-lengths`, short lengths weighed too much in the checkpoint's own.
+and once on no more than 32,768; where there are more, and without `temperature-lengths`, short lengths weighed too much
+in the checkpoint's own.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def protocol(settings: Perplexity, l_train: int, tokenizer: Tokenizer) -> str:
         given["bos"] = "none"
     given["temperature-docs"] = settings.temperature_documents
     if settings.temperature_documents:
-        given["temperature-tokens"] = temperature.FITTED_TOKENS
-    if temperature.is_sample(settings):
-        given["temperature-lengths"] = "as-scored"
+        given["temperature-tokens"] = temperature.most_fitted(settings)
+        if temperature.most_fitted(settings) > temperature.FORMERLY_FITTED:
+            given["temperature-lengths"] = "as-scored"
     if settings.beside is not None:
         given["beside"] = f"block-v2,tokens={tokens_read(_second(settings, settings.beside))}"
         given["beside"] += f",chunk={settings.beside.chunk}" if settings.beside.chunk is not None else ""

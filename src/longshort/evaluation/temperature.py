@@ -1,7 +1,7 @@
 """The temperatures at which logits fit the validation documents best: one for the checkpoint, one for each length.
 
 They are fitted on FITTED_TOKENS of the scored tokens of each length, an even sample of each document, or on all where
-there are not so many: of 8 documents, all of each that has no more than 4,096. In the checkpoint's own temperature a
+there are not so many: of 8 documents, all of each that has no more than 8,192. In the checkpoint's own temperature a
 length weighs as much as it has scored tokens, however many of them are in the sample. The NLL is convex in the factor
 of the logits, and each pass over them takes its first three derivatives at all temperatures at once.
 """
@@ -31,8 +31,10 @@ from longshort.evaluation.protocols import (
 from longshort.metrics.settings import Perplexity, SameTargets
 
 # At each length. If the logits vary by 5 (nats squared) under the model's own probabilities, the standard error of what
-# so many fit is a quarter of a per cent: 1 / sqrt(32,768 * 5).
-FITTED_TOKENS = 32_768
+# so many fit is a sixth of a per cent: 1 / sqrt(65,536 * 5).
+FITTED_TOKENS = 65_536
+# Once they were so many. Where there are no more, all are fitted as then, and the protocol keeps its name.
+FORMERLY_FITTED = 32_768
 # Of each document, however many there are: the first tokens of documents alone are not what is scored.
 LEAST_FITTED = 32
 # Enough to find where the others are to be looked at: a pass over all costs as much as scoring them.
@@ -85,16 +87,11 @@ def fit(model: Any, settings: Perplexity, data: Path, bos: int | None, journal: 
     return fitted
 
 
-def is_sample(settings: Perplexity) -> bool:
-    """Whether a document may have more scored tokens at a length than are fitted."""
-    if settings.temperature_documents == 0:
-        return False
+def most_fitted(settings: Perplexity) -> int:
+    """The most tokens that are fitted at a length, as the protocol's name says it."""
     most = settings.protocol.targets if isinstance(settings.protocol, SameTargets) else tokens_read(settings)
-    return most > _fitted_of_each(settings.temperature_documents)
-
-
-def _fitted_of_each(documents: int) -> int:
-    return max(LEAST_FITTED, FITTED_TOKENS // documents)
+    few = most <= max(LEAST_FITTED, FORMERLY_FITTED // settings.temperature_documents)
+    return FORMERLY_FITTED if few else FITTED_TOKENS
 
 
 def _scored(readings: list[tuple[list[int], Reading]], length: int) -> int:
@@ -104,7 +101,7 @@ def _scored(readings: list[tuple[list[int], Reading]], length: int) -> int:
 def _places(readings: list[tuple[list[int], Reading]], length: int, document: int, documents: int) -> Tensor:
     """Places among all tokens that are scored of a document at a length, each as probable as another, ascending."""
     scored = _scored(readings, length)
-    count = min(scored, _fitted_of_each(documents))
+    count = min(scored, max(LEAST_FITTED, FITTED_TOKENS // documents))
     stream = generator(f"perplexity/temperature/{length}", 0, document)
     return torch.from_numpy(np.sort(stream.choice(scored, count, replace=False)))
 

@@ -206,6 +206,7 @@ def test_a_protocol_keeps_its_name_only_while_it_fits_and_bins_the_same(
 ) -> None:
     """Where every constant of the fit counts: of two validation documents each has more tokens than are fitted, of
     forty more than the least number, and the last two models are best below the coldest and above the hottest."""
+    monkeypatch.setattr(temperature, "FORMERLY_FITTED", 1023)
     monkeypatch.setattr(temperature, "FITTED_TOKENS", 1024)
     random = np.random.default_rng(0)
     for split, count in {"test": 2, "validation": 40}.items():

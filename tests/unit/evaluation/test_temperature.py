@@ -160,6 +160,7 @@ def test_the_checkpoints_temperature_weighs_lengths_as_all_their_tokens_would(
 
     of_all, named = fitted()
     assert named.endswith("temperature-tokens=32768")
+    monkeypatch.setattr(temperature, "FORMERLY_FITTED", 16 * 63)
     monkeypatch.setattr(temperature, "FITTED_TOKENS", 16 * 64)
     of_sample, named = fitted()
     assert named.endswith("temperature-tokens=1024&temperature-lengths=as-scored")
