@@ -37,7 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "zero1_fp32": {"model": llama(768, 2048, 12, 12, 16_000), "processes": 1, "length": 512, "checkpointing": True},
     "zero3_bf16": {"model": llama(1024, 2816, 10, 16, 8192), "processes": 2, "length": 256, "checkpointing": True},
 }
-TOY = {"zero2_fp32": {"model": llama(16, 32, 2, 2, 300), "processes": 2, "length": 32, "checkpointing": False}}
+TOY = {"zero2_fp32": {"model": llama(16, 32, 2, 2, 300), "processes": 1, "length": 32, "checkpointing": False}}
 
 
 def worker(job: Path) -> None:

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.support import forkserver, golden
-from tests.support.project import TINY, make_project, run_whole_study
+from tests.support.project import TINY, make_project, once, run_whole_study
 
 # What tests are marked for that `make test` cannot count on, or takes too long for it.
 NEEDS = {
@@ -73,15 +72,8 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(shared: Path) -> Path:
-    """A whole study, run once, whichever process of the tests comes first: every stage, the base by two processes, one
-    arm that diverges. Tests that change it take a copy."""
-    project = shared / "finished" / "project"
-    with FileLock(shared / "finished.lock"):
-        if not (shared / "finished").exists():
-            (shared / "finished").mkdir()
-            run_whole_study(project)
-    assert (project / "results/tiny/tables/main.md").exists(), "the study failed in the other process"
-    return project
+    """A whole study: all stages, the base by two processes, one arm that diverges. Tests that change it take a copy."""
+    return once(shared, "finished", run_whole_study)
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.study import faulty_study, without
-from tests.support.project import make_project, run_snakemake
+from tests.support.project import make_project, once, run_snakemake
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +21,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def reference(shared: Path) -> Path:
-    """The study on this machine, without SLURM: run once, by whichever process comes first. Not to be changed."""
-    project = shared / "reference" / "project"
-    with FileLock(shared / "reference.lock"):
-        if not project.exists():
-            project.parent.mkdir()
-            make_project(project, faulty_study())
-            run_snakemake(project, "metrics")
-    assert (project / "results/tiny/metrics.parquet").exists(), "the study failed in the other process"
-    return project
+    """The study on this machine, without SLURM. Not to be changed."""
+
+    def run(project: Path) -> None:
+        make_project(project, faulty_study())
+        run_snakemake(project, "metrics")
+
+    return once(shared, "reference", run)
 
 
 @pytest.fixture

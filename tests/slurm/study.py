@@ -20,7 +20,7 @@ from tests.slurm.cluster import NODES, Cluster
 from tests.support.project import ROOT, TINY
 from tests.support.waiting import PATIENCE, wait_until
 
-STEPS, BASE_STEPS = 120, 60
+STEPS, BASE_STEPS = 90, 45
 ARMS = ["baseline", "constant", "hidden", "hidden+output"]
 
 

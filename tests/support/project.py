@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from tests.support import forkserver
 
@@ -172,6 +174,18 @@ def run_whole_study(project: Path) -> None:
     make_project(project, study)
     write_modules(project / "modules")
     run_snakemake(project, "all")
+
+
+def once(shared: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """A project that the first process to ask for it makes, for all processes of a test run."""
+    folder = shared / name
+    with FileLock(shared / f"{name}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            make(folder / "project")
+            (folder / "made").touch()
+    assert (folder / "made").exists(), f"making {folder} failed, for this process or before"
+    return folder / "project"
 
 
 def write_modules(folder: Path, documents: int = 120) -> None:
