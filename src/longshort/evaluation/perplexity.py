@@ -10,9 +10,9 @@ bins of equal width, Guo et al. 2017): an objective that sharpens or flattens th
 through calibration alone, and that must be seen.
 
 v1 fitted temperatures on a sample that was not even over what is scored, read blocks without their last token, and
-counted positions without BOS from one too low. v2 without `temperature-tokens` fitted them on 1,024 tokens a length,
-and once on no more than 32,768; where there are more, and without `temperature-lengths`, short lengths weighed too much
-in the checkpoint's own.
+counted positions without BOS from one too low. v2 without `temperature-tokens` fitted them on 1,024 tokens a length.
+Of documents with more than 32,768 it once took no more than these, and without `temperature-lengths` short lengths
+weighed too much in the checkpoint's own.
 """
 
 from __future__ import annotations

@@ -168,6 +168,15 @@ def test_the_checkpoints_temperature_weighs_lengths_as_all_their_tokens_would(
     assert of_sample == pytest.approx(of_all, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("documents", "named"),
+    [(16, "temperature-tokens=32768"), (17, "temperature-tokens=65536&temperature-lengths=as-scored")],
+)
+def test_where_all_tokens_were_always_fitted_the_protocol_keeps_its_name(documents: int, named: str) -> None:
+    settings = {"lengths": [512, 2048], "documents": 1, "protocol": PREFIX, "temperature_documents": documents}
+    assert protocol(settings).endswith(f"temperature-docs={documents}&{named}")
+
+
 @pytest.mark.parametrize(("true", "found"), [(0.02, 0.05), (1.0, 1.0), (15.0, 15.0), (30.0, 20.0)])
 def test_the_temperature_keeps_to_its_range(true: float, found: float) -> None:
     """Logits of 0 and 1 for a token that comes with the probability that they have at the true temperature."""
