@@ -76,7 +76,8 @@ def compare_studies(
 def reproduce(
     study: StudyOption = "demo",
     published: Annotated[
-        Path | None, typer.Option(help="the published numbers; default: docs/demo.parquet, where it is there")
+        Path | None,
+        typer.Option(help="the published numbers; default: those in docs, the demo's if none are the study's"),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="publish this study's numbers there instead")] = False,
 ) -> None:
@@ -84,7 +85,7 @@ def reproduce(
     from longshort.commands import reproduce as reproducing  # late: pandas is slow to import
 
     resolved = studies.load(study)
-    path = published or Path("docs/demo.parquet")
+    path = published or reproducing.published_file(study)
     if write and path.name != f"{study}.parquet":
         raise UserError(f"{path} is no {study}.parquet; give such a file, as --published docs/{study}.parquet")
     if write:

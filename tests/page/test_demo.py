@@ -76,7 +76,7 @@ def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pyte
         return
     here, there = (made["processor"].split()[0] for made in (now, then.made))
     if here == there:
-        assert said[0].startswith("Reproduced"), said
+        assert said[0].startswith("Reproduced:"), said
     of_model = ["arm", "seed", "step", "length"]
     ours, theirs = (
         rows[rows["metric"].eq("perplexity") & rows["document"].isna()].set_index(of_model)["value"]
