@@ -149,8 +149,9 @@ def _row(one: Side, other: Side, column: Column, arm: str, reference: str) -> di
     found = [paired for paired in both if paired is not None]
     if len(found) < 2:
         return row
-    same_documents = found[0].names is not None and found[0].names == found[1].names and _data(one) == _data(other)
-    parts = [part for paired in found for part in _variances(paired, same_documents)]
+    same_documents = found[0].names == found[1].names and _data(one) == _data(other)
+    both_hold_them = all(paired.names is not None for paired in found)
+    parts = [part for paired in found for part in _variances(paired, both_hold_them and not same_documents)]
     means = [float(paired.by_seed.groupby(paired.units).mean().mean()) for paired in found]
     gap, total = means[0] - means[1], sum(part for part, _ in parts)
     if gap == 0:  # the same run twice
@@ -167,7 +168,7 @@ def _data(side: Side) -> set[str]:
     return set(side.metrics["data"].dropna()) - {""} if "data" in side.metrics else {str(side.path)}
 
 
-def _variances(paired: compare.Paired, same_documents: bool) -> list[tuple[float, float]]:
+def _variances(paired: compare.Paired, other_documents: bool) -> list[tuple[float, float]]:
     """(variance, degrees of freedom) of the parts of an effect that another study draws anew; infinite for one draw."""
     of_units = paired.of_units
     draws, documents = of_units.shape
@@ -175,7 +176,7 @@ def _variances(paired: compare.Paired, same_documents: bool) -> list[tuple[float
         return [(math.inf, 1.0)]
     w = np.full(documents, 1 / documents) if paired.weights is None else paired.weights / paired.weights.sum()
     parts = [(float((of_units @ w).var(ddof=1)) / draws, float(draws - 1))]
-    if documents > 1 and not same_documents:
+    if documents > 1 and other_documents:
         of_documents, rest, freedom = statistics.document_parts(of_units, w, paired.strata)
         parts.append((max(of_documents - rest, 0.0), freedom if math.isfinite(freedom) else 1e9))
     return parts

@@ -75,25 +75,27 @@ def _asked(study: dict[str, Any], claimed: bool) -> list[tuple[str, list[tuple[s
 
 
 def _calibration(numbers: compare.Numbers, study: dict[str, Any]) -> list[str]:
-    """What the paper's divergence does to the perplexity, as it is and at the temperature that fits best."""
-    chosen = plots_compared.gained(study)
-    raw = chosen.key.replace("_checkpoint_t@", "@")
+    """What the paper's divergence does to the perplexity, as it is and at the temperature that fits best: the primary
+    one, else the one at the greatest length."""
     known = {column.key: column for column in columns_of(study)}
-    both = [known[key] for key in (raw, raw.replace("@", "_checkpoint_t@")) if key in known]
-    names = [arm["name"] for arm in study["arms"]]
-    asked = [
-        (arm["name"], arm["control"] or share.BASELINE)
+    primary = str(study.get("primary")).replace("_checkpoint_t@", "@")
+    raw = [key for key in [*known, primary] if key.startswith("perplexity@") and key in known]
+    both = [(key, key.replace("@", "_checkpoint_t@")) for key in raw if key.replace("@", "_checkpoint_t@") in known]
+    by_sce = {
+        arm["name"]: arm["settings"]["alignment"].get("divergence") == "sce" and arm["settings"]["alignment"]["alpha"]
         for arm in study["arms"]
-        if arm["settings"]["alignment"].get("divergence") == "sce" and arm["settings"]["alignment"]["alpha"]
-    ]
-    if len(both) < 2 or not asked or share.BASELINE not in names:
+    }
+    controls = {arm["name"]: arm["control"] or share.BASELINE for arm in study["arms"]}
+    asked = [(arm, controls[arm]) for arm in by_sce if by_sce[arm] and not by_sce.get(controls[arm])]
+    if not both or not asked or share.BASELINE not in by_sce:
         return []
+    columns = [known[key] for key in both[-1]]
     seeds, step = [int(seed) for seed in study["seeds"]], int(study["checkpoints"][-1])
     said = []
     for arm, reference in asked:
-        found = [numbers.compared(column, arm, reference, step, seeds) for column in both]
+        found = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
         if all(one.n == len(seeds) for one in found):
-            shown = [f"{_shown(one, column)} by {column.header}" for one, column in zip(found, both, strict=True)]
+            shown = [f"{_shown(one, column)} by {column.header}" for one, column in zip(found, columns, strict=True)]
             said.append(f"{arm} to {reference} {' and '.join(shown)}")
     if not said:
         return []

@@ -136,11 +136,15 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     }
     curves: dict[str, list[tuple[list[str], pd.Series]]] = {}
     absent: list[str] = []
+    drawn: set[str] = set()
     for metric in titles:
         groups: dict[tuple[float, ...], tuple[list[str], pd.Series]] = {}
         for arm in looks:
-            # All seeds follow one schedule; a diverged seed has only its beginning.
-            values = training_curve(metrics, arm, metric).mean(axis=1).dropna()
+            by_seed = training_curve(metrics, arm, metric)
+            if by_seed.nunique(axis=1).gt(1).any():
+                drawn.add(arm)
+            # Of the first seed that got farthest: a diverged one has only its beginning.
+            values = by_seed[by_seed.count().idxmax()].dropna() if by_seed.size else pd.Series(dtype="float64")
             if len(values) == 0 and metric == "alpha_output":
                 absent.append(arm)
             elif values.ne(0).any() or metric == "alpha_output":
@@ -158,6 +162,9 @@ def draw_schedules(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     elif hidden:
         with_hidden = ", ".join(looks[arm].label for arms, _ in hidden for arm in arms)
         footer += f" The hidden divergence weighs {weights.pop():g} throughout ({with_hidden})."
+    if drawn:
+        of_one = ", ".join(look.label for arm, look in looks.items() if arm in drawn)
+        footer += f" Drawn anew with every seed, shown of one: {of_one}."
     if absent:
         footer += f" Missing: {', '.join(absent)}."
     figure, axes = panels(len(curves), min(len(curves), 2), names, footer)

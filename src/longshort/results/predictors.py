@@ -56,8 +56,10 @@ def points(metrics: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     # Runs of one base resemble each other: where each seed has its own, bases are what was drawn.
     unit_of = replicates.unit_of(study)
     found["draw"] = found["seed"].map(unit_of) if over_bases(study) else found["run"]
-    # Arms that are the same run are one point, and the base is no run of the study.
-    return found[found["run"].notna()].drop_duplicates(["run", "step"]).reset_index(drop=True)
+    # Arms that are the same run are one point, of the first of them, and the base is no run of the study.
+    order = [arm["name"] for arm in arms]
+    found = found[found["run"].notna()].sort_values("arm", key=lambda names: names.map(order.index), kind="stable")
+    return found.drop_duplicates(["run", "step"]).sort_index().reset_index(drop=True)
 
 
 def over_bases(study: dict[str, Any]) -> bool:

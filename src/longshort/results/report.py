@@ -211,17 +211,18 @@ def _costs(runs: pd.DataFrame, study: dict[str, Any]) -> str:
     for arm, stages in runs.groupby("arm", sort=False):
         spent = stages[measured].sum(min_count=1) / 3600
         planned = stages["planned_seconds"].sum(min_count=len(stages)) / 3600
+        taken = stages["device_seconds"].sum(min_count=1) / 3600
         sources = "; ".join(str(source) for source in stages["planned_from"].dropna().unique())
         rows.append(
             [
                 escape(str(arm)),
                 "not recorded" if math.isnan(planned) else f"{planned:.4f}",
                 "none yet" if math.isnan(spent) else f"{spent:.4f}",
-                "" if math.isnan(planned) or not planned else f"{spent / planned:.2f}",
+                "" if math.isnan(planned) or not planned else f"{taken / planned:.2f}",
                 escape(sources),
             ]
         )
-    head = ["arm", f"planned ({unit})", f"spent ({unit})", "spent / planned", "planned from"]
+    head = ["arm", "planned (device-hours)", f"spent ({unit})", "device-hours / planned", "planned from"]
     note = "Planned: the estimate of longshort plan when the jobs were first asked for. "
     if by_processor:
         note += "CPU-hours: time on processors, whatever else the machine did meanwhile. "

@@ -46,10 +46,10 @@ def of(numbers: compare.Numbers, study: dict[str, Any], column: Column, arm: str
         of_end = pd.Series(float(one.iloc[0]), index=baseline.index)
     else:
         of_end = numbers.by_seed(column, end, step, seeds).map(compare.log)
-    over, under = _of_units(study, baseline - of_arm), _of_units(study, baseline - of_end)
-    if not (np.isfinite(over).all() and np.isfinite(under).all()):
+    gains = baseline - of_arm, baseline - of_end
+    if not np.isfinite(pd.concat(gains)).all():
         return None
-    return statistics.ratio_of_means(over, under)
+    return statistics.ratio_of_means(*(_of_units(study, gain) for gain in gains))
 
 
 def _of_units(study: dict[str, Any], by_seed: pd.Series) -> NDArray[np.float64]:

@@ -64,6 +64,24 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
         agreement.read(tmp_path / "gone/metrics.parquet")
 
 
+def test_documents_that_one_side_alone_holds_are_not_counted(tmp_path: Path) -> None:
+    """As when a study is held against what was published of it, without documents but of the primary number."""
+    metrics = of_three_seeds()
+    of_one = metrics["document"].eq("a") & metrics["arm"].eq("constant") & metrics["metric"].eq("nll")
+    metrics.loc[of_one, "value"] += 0.3
+    one = results(tmp_path / "one", metrics)
+    pair = ["arm", "reference"]
+    errors = {}
+    for name, there in {
+        "without": metrics[metrics["document"].isna()],
+        "others": metrics.assign(document=metrics["document"] + " of another corpus", data="other"),
+    }.items():
+        frame, _ = agreement.against(one, results(tmp_path / name, there))
+        errors[name] = frame.set_index(pair).loc[("constant", "baseline"), "error"]
+    spread = np.var([math.log(9 / 10), math.log(10 / 12), math.log(0.9 * 9 / 10)], ddof=1) / 3
+    assert errors["without"] == pytest.approx(math.sqrt(2 * spread)) and errors["others"] > 1.2 * errors["without"]
+
+
 def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> None:
     metrics = of_three_seeds()
     one = results(tmp_path / "one", metrics)

@@ -53,6 +53,21 @@ def test_what_is_calibration_alone() -> None:
         assert f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}] by {header}" in said
 
 
+def test_of_another_primary_number_it_is_the_longest_perplexity_and_of_sce_alone() -> None:
+    study, metrics = study_of(SEEDS)
+    there = [line for line in answers.answers(metrics, study) if "calibration" in line]
+    other = {**study, "primary": "longbench_e"}
+    [said] = [line for line in answers.answers(metrics, other) if "calibration" in line]
+    assert [said] == there and "LongBench-E" not in said
+    # Two arms by SCE do not tell what it does.
+    [sce] = [arm for arm in study["arms"] if arm["settings"]["alignment"].get("divergence") == "sce"]
+    more = {**sce, "name": "another", "control": sce["name"]}
+    [said] = [
+        line for line in answers.answers(metrics, {**study, "arms": [*study["arms"], more]}) if "calibration" in line
+    ]
+    assert said == there[0]
+
+
 def test_arms_that_are_not_claimed_have_an_interval_for_themselves() -> None:
     study, metrics = study_of(SEEDS, claims=["constant"])
     said = answers.answers(metrics, study)

@@ -21,6 +21,15 @@ def test_points_of_the_correlation_are_runs_once(metrics: pd.DataFrame, study: d
     assert (row[f"log perplexity at {longest}"], row["LongBench-E (%)"]) == (math.log(9.0), 18.0)
 
 
+def test_points_of_a_run_stand_under_the_arm_that_is_drawn(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    """The first of its arms in the study, wherever their names stand in the alphabet."""
+    arms = [{**arm, "name": "a" if arm["name"] == "twin" else arm["name"]} for arm in study["arms"]]
+    renamed = metrics.assign(arm=metrics["arm"].replace("twin", "a"))
+    known = predictors.points(metrics, study)
+    pd.testing.assert_frame_equal(predictors.points(renamed, {**study, "arms": arms}), known)
+    assert known["arm"].eq("constant").sum() == 4
+
+
 def test_what_goes_with_long_context_results_best(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
     """In this study the scores are symKL and SCE, which are one thing; the training loss goes with them as a line."""
     [said] = predictors.answer(metrics, study)

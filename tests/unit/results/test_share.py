@@ -75,6 +75,14 @@ def test_a_way_that_is_none_or_not_known_is_said(long: tuple[float, ...], said: 
     assert said in share.answer(study, compare.Numbers(metrics, study))[0]
 
 
+def test_a_seed_that_is_absent_is_no_smaller_mean_of_its_base() -> None:
+    study, metrics = study_of({**LOGS, "constant": (2.7, math.nan, 2.7)})
+    study["bases"] = {"0": "first", "1": "first", "2": "second"}
+    numbers, (column,) = compare.Numbers(metrics, study), share.columns(study)
+    assert share.of(numbers, study, column, "long", "long") is not None
+    assert share.of(numbers, study, column, "constant", "long") is None
+
+
 def test_fieller_s_interval_needs_a_denominator_and_draws() -> None:
     over, under = np.array([0.3, 0.4, 0.2]), np.array([1.0, 1.2, 0.8])
     assert math.isnan(statistics.ratio_of_means(over, np.array([1.0, -1.2, 0.8])).low)

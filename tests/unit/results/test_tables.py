@@ -242,7 +242,10 @@ def test_on_cpus_the_cost_is_cpu_time_and_says_so(metrics: pd.DataFrame, study: 
     assert cell(tidy, "constant", "cost/training_operations")["mean"] == pytest.approx(3)
     text = tables.format_table(together, study, "cost", runs=made)
     assert "training (CPU-hours)" in text and "training (device-hours)" not in text and "CPU-hours: time on" in text
-    assert "spent (CPU-hours)" in report.page(together, made, study, [])
+    page = report.page(together, made, study, [])
+    # Planned is device time, and is held against device time: 1,200 s for 3,600 of constant's first seed.
+    assert "planned (device-hours)" in page and "spent (CPU-hours)" in page and "device-hours / planned" in page
+    assert '<td class="left">3.00</td>' in page and '<td class="left">1.50</td>' not in page
 
     made.loc[0, "cpu_seconds"] = None  # of an older record: all arms by one measure
     assert not long_table.knows_cpu_time(made)
