@@ -33,6 +33,9 @@ from pathlib import Path
 import yaml
 from side_by_side import Seconds, alternate, arguments, ratio, report
 
+from longshort.commands import stale
+from longshort.identity.code import code_hash
+from longshort.records import layout
 from longshort.records.publish import write_record
 from longshort.study import resolve
 
@@ -261,7 +264,7 @@ def records(project: Path) -> dict[str, dict[str, str]]:
     if not (project / "config").exists():
         return {}
     study = resolve.load(STUDY, project / "config")
-    found = {}
+    found = {layout.data_manifest(study.data): {"code": code_hash(stale.DATA)}}
     for run, codes in study.codes().items():
         found[study.record(run)] = {"code": codes["training"], "run_id": run}
         for metric in study.evaluations:

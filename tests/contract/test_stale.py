@@ -65,3 +65,24 @@ def test_a_measurement_of_another_training(finished_copy: Path) -> None:
     done = run_snakemake(finished_copy, "all", "--dry-run", check=False)
     assert done.returncode != 0
     assert f"{record.relative_to(finished_copy)}: it measured the training {'0' * 16}" in done.stdout + done.stderr
+
+
+def test_a_corpus_that_is_another_one_now(finished_copy: Path) -> None:
+    """Or that other code would prepare otherwise, in a checkout that results were copied to."""
+    without_records(finished_copy)
+    document = next((finished_copy / "modules").glob("*.txt"))
+    text = document.read_text()
+
+    def refused() -> str:
+        done = run_snakemake(finished_copy, "all", "--dry-run", check=False)
+        assert done.returncode != 0 and STALE in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    document.write_text(f"{text} and more")
+    assert "manifest.json: the corpus' own files hold something else now" in refused()
+    document.write_text(text)
+    assert planned(finished_copy) == {}
+    edit(finished_copy, "src/longshort/data/shards.py", "import hashlib\n", "import abc\nimport hashlib\n")
+    assert "manifest.json: code" in refused()
+    longshort(finished_copy, "prune", "--stale", "--yes")
+    assert planned(finished_copy)["data"] == 1

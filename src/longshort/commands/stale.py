@@ -10,13 +10,17 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from longshort.data import seen
 from longshort.errors import StudyError
+from longshort.identity.code import code_hash
 from longshort.jobs import engine
+from longshort.records import layout
 from longshort.records.publish import Altered, read_record
 from longshort.study.wired import Result, Wired
 from longshort.study.wiring import ResolvedStudy
 
 SHOWN = 10
+DATA = "longshort.data.__main__"
 
 
 def refuse_unnoticed(study: Wired) -> None:
@@ -54,7 +58,7 @@ def refuse(study: Wired, concerns: Callable[[str], bool]) -> None:
 def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None:
     """Where the evaluations of a run are one job now and were several, or the other way round, or were one with other
     metrics, the engine would make them again for that. It is told that those that are of the present code, and measured
-    the present training, are what the present rules make.
+    the present training, are what the present rules make; but for those that read a file which is another one now.
 
     shells: rule -> its command, as it is written there.
     """
@@ -62,7 +66,8 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
     results = {result.record: result for result in study.results()} if jobs else {}
     for job in jobs:
         made = [results[output] for output in job.outputs if output in results]
-        if all(map(os.path.exists, job.outputs)) and all(map(_is_current, made)):
+        current = all(map(os.path.exists, job.outputs)) and all(map(_is_current, made))
+        if current and not engine.reads_others(job, layout.RESULTS):
             engine.tell(job, shells[job.rule])
 
 
@@ -74,14 +79,28 @@ def _is_current(result: Result) -> bool:
 
 
 def found(study: Wired, concerns: Callable[[str], bool] = lambda record: True) -> Iterator[tuple[str, str]]:
-    """The records of a study that are not of the present code, and why.
+    """The records of a study that are not of the present code, and why; of another corpus, all that rest on it: the
+    engine makes no corpus anew that nothing asks for.
 
     Raises:
         Altered: a record was edited or cut.
     """
+    of_corpus = ""
+    if isinstance(study, ResolvedStudy) and concerns(manifest := layout.data_manifest(study.data)):
+        if os.path.exists(manifest) and (why := _why_corpus(study, Path(manifest))):
+            yield manifest, why
+            of_corpus = f"it rests on {manifest}"
     for result in study.results():
-        if concerns(result.record) and os.path.exists(result.record) and (why := _why(result)):
+        if concerns(result.record) and os.path.exists(result.record) and (why := _why(result) or of_corpus):
             yield result.record, why
+
+
+def _why_corpus(study: ResolvedStudy, manifest: Path) -> str:
+    made, now = read_record(manifest, like={"code": str})["code"], code_hash(DATA)
+    if made != now:
+        return f"code {made}, now {now}"
+    read = seen.recorded(Path(layout.data_folder(study.data), seen.RECORD))
+    return "" if study.corpus_state() == read else "the corpus' own files hold something else now"
 
 
 def _why(result: Result) -> str:

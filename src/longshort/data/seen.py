@@ -53,6 +53,11 @@ def state(paths: dict[str, str], record: Path) -> str:
     return digest(dumps([[name, *_hint(file)] for name, file in found.items()]))
 
 
+def recorded(record: Path) -> str:
+    """The word of what was read last."""
+    return str(_known(record).get("state", FIRST))
+
+
 def write(paths: dict[str, str], state: str, record: Path) -> None:
     """To be called before the files are read: one that changes while they are is then found changed."""
     files = {name: [*_hint(file), _hash(file)] for name, file in _files(paths).items()}

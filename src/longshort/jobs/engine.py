@@ -181,6 +181,21 @@ def tell(job: RememberedJob, shell: str) -> None:
         RECORDS[0].joinpath(*_record_parts(output)).write_text(json.dumps(said), encoding="utf-8")
 
 
+def reads_others(job: RememberedJob, made_here: str) -> bool:
+    """Whether a job would read other files than its outputs were made from, as far as the engine remembers these: one
+    came, is gone, or holds something else. (Of a large one it compares the age, and goes on doing so.)
+
+    made_here: the folder of what jobs make, of which other files may come and go.
+    """
+    known = [_memory_of(output) for output in job.outputs]
+    read = {path for said in known for path in said.get("input", [])}
+    digests = {(path, sha) for said in known for path, sha in (said.get("input_checksums") or {}).items()}
+    outside = [path for path in read.symmetric_difference(job.inputs) if Path(path).parts[0] != made_here]
+    came_or_gone = [path for path in outside if path not in read or not Path(path).exists()]
+    there = [(path, sha) for path, sha in digests if path in job.inputs and Path(path).is_file()]
+    return bool(came_or_gone) or any(sha != f"sha256:{file_digest(Path(path))}" for path, sha in there)
+
+
 def _told(job: RememberedJob, shell: str) -> dict[str, Any]:
     return {"code": shell, "input": sorted(job.inputs), "params": sorted(map(repr, job.params))}
 
