@@ -18,6 +18,7 @@ ELSEWHERE = {
     "commands/why.py": "contract/test_plan.py",
     "commands/prune.py": "contract/test_plan.py",
     "commands/stale.py": "contract/test_stale.py",
+    "commands/replaced.py": "workflow/test_study.py",
     "commands/resuming.py": "contract/test_cost.py",
     "commands/new.py": "contract/test_new.py",
     "commands/survey.py": "contract/test_new.py",

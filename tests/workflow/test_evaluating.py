@@ -101,6 +101,14 @@ def test_key_tokens_are_found_once_and_shared(finished_copy: Path) -> None:
     shown = table[table["arm"].isin(["baseline", "constant"])].groupby("column")["mean"].agg(["min", "max"])
     assert shown.loc["longppl@128", "min"] > 1 and shown.loc["longbench_likelihood", "min"] > 0
     assert shown.loc["key_tokens@128", "min"] == shown.loc["key_tokens@128", "max"] > 0
+    # Other weights under its name are refused; put back, they are the same.
+    weights = finished_copy / "evaluator/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = run_snakemake(finished_copy, "all", "--dry-run", check=False)
+    assert done.returncode != 0 and re.search(r"evaluator: results/data/\w+/key-tokens-\w+/", done.stdout + done.stderr)
+    weights.write_bytes(content)
+    assert planned(finished_copy) == {}
     # Another evaluator: its key tokens and the numbers on them, and no more.
     edit_study(finished_copy, evaluations__longppl={**longppl, "gain": 0.2})
     jobs = planned(finished_copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -139,7 +140,20 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     ]
     assert set(values.index) == {("(base)", 0), ("baseline", 2), ("baseline", 6)} and values.is_unique
     assert planned(project) == {}
-    (model / "model.safetensors").unlink()
+    # Touched it is the same model. Another one is refused, however old its file, until the record of the first is gone.
+    weights, [record] = model / "model.safetensors", project.glob("results/runs/*/training/0.json")
+    weights.touch()
+    assert planned(project) == {}
+    another = bytearray(weights.read_bytes())
+    another[-1] ^= 1
+    (tmp_path / "another").write_bytes(another)
+    os.utime(tmp_path / "another", (0, 0))
+    (tmp_path / "another").replace(weights)
+    done = run_snakemake(project, "all", "--dry-run", check=False)
+    assert done.returncode != 0 and f"{model}: {record.relative_to(project)}" in done.stdout + done.stderr
+    record.unlink()
+    assert planned(project)["train"] == 2
+    weights.unlink()
     shutil.rmtree(project / "results")
     done = run_snakemake(project, "all", check=False)
     assert done.returncode != 0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from longshort.commands import cost, stale
+from longshort.commands import cost, replaced, stale
 from longshort.errors import UserError
 from longshort.identity.code import PLANNED, SOURCE, source_as_planned
 from longshort.jobs import engine, ownership, slurm
@@ -57,11 +57,12 @@ def keep_source(study: Resolved, shells: dict[str, str]) -> None:
         shells: rule -> its command, as it is written there.
 
     Raises:
-        StudyError: results are not of the present code, and the engine would not notice.
+        StudyError: results are not of the present code, corpus or model, and the engine would not notice.
     """
     if PLANNED not in os.environ:
         stale.refuse_unnoticed(study)
         if study.kind == "language-models":
+            replaced.refuse(study)
             stale.keep_together_or_apart(study, shells)
         os.environ[PLANNED] = source_as_planned()
 

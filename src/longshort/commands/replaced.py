@@ -1,0 +1,84 @@
+"""Models in local folders that were replaced since results were made of them.
+
+They are no input that the engine knows: it compares files by their times, and a model is copied, moved and linked. So
+it would keep the numbers of the old one under the name of the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from longshort.errors import StudyError
+from longshort.metrics.settings import PretrainedEvaluator
+from longshort.records import hub, layout
+from longshort.records.publish import CHECKPOINTS, Altered, file_digest, read_json, read_record, write_json
+from longshort.study.wiring import ResolvedStudy
+
+SEEN = ".seen"  # beside a record: the times of files that were touched, and are those that it names
+
+
+def refuse(study: ResolvedStudy) -> None:
+    """To be called where the engine plans.
+
+    Raises:
+        StudyError: a base, or the evaluator that chose LongPPL's key tokens, is another one than its record says.
+    """
+    replaced = []
+    for run, spec in study.runs.items():
+        record = Path(study.record(run))
+        if spec.pretrained and hub.weights(spec.pretrained) is None and record.exists():
+            [checkpoint] = read_record(record, like={"checkpoints": CHECKPOINTS})["checkpoints"].values()
+            replaced += [(checkpoint["path"], record)] if _is_replaced(record, checkpoint) else []
+    asked = study.study.evaluations.longppl
+    if asked and isinstance(asked.evaluator, PretrainedEvaluator) and hub.weights(asked.evaluator) is None:
+        evaluator, [record] = (
+            asked.evaluator,
+            [Path(one.record) for one in study.results() if one.stage == layout.KEY_TOKENS],
+        )
+        files = [file for file in Path(evaluator.name).rglob("*") if file.is_file()]
+        if record.exists() and _differ(record, files, lambda: _found_by(record, evaluator)):
+            replaced.append((evaluator.name, record))
+    if replaced:
+        listed = "".join(f"\n  {folder}: {record}" for folder, record in replaced)
+        raise StudyError(
+            f"study {study.name}: a model in a local folder is not the one that these results were made of:{listed}\n"
+            "Put it back; or delete the record that stands beside it and run snakemake again, which makes anew what "
+            "comes of it; or give the other model another name"
+        )
+
+
+def _is_replaced(record: Path, checkpoint: dict[str, Any]) -> bool:
+    folder, files = Path(checkpoint["path"]), checkpoint["files"]
+    weights = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")}
+    there = [folder / name for name in files]
+    if weights - files.keys() or not all(file.exists() for file in there):
+        return True
+    return _differ(record, there, lambda: all(file_digest(folder / name) == sha for name, sha in files.items()))
+
+
+def _found_by(record: Path, evaluator: PretrainedEvaluator) -> bool:
+    from longshort.evaluation.key_tokens import content_of  # late: it brings torch, and is seldom asked
+
+    return bool(read_record(record, like={"evaluator": str})["evaluator"] == content_of(evaluator))
+
+
+def _differ(record: Path, files: list[Path], are_equal: Callable[[], bool]) -> bool:
+    """Whether files hold something else than when a record was written. Their times only say where to look; those that
+    were touched and are equal are not read at every look."""
+    times = {
+        str(file): [status.st_size, status.st_mtime_ns, status.st_ctime_ns] for file in files if (status := file.stat())
+    }
+    seen, written = record.with_suffix(SEEN), record.stat().st_mtime_ns
+    if all(max(changed) <= written for _, *changed in times.values()):
+        return False
+    with suppress(OSError, Altered):
+        if read_json(seen, dict) == times:
+            return False
+    if not are_equal():
+        return True
+    with suppress(OSError):  # a folder that is only read
+        write_json(seen, times)
+    return False
