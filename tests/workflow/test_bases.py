@@ -141,4 +141,5 @@ def test_the_base_of_an_extended_study_is_measured_as_it_is_and_extended(
     run = Path("results/runs") / resolved.extended_bases[0]
     assert Path("results/tiny/extended-base").resolve() == run.resolve()
     assert str(run) in longshort(project, "why", "main", "(extended base)", "PPL 64", "--study", "tiny").stdout
+    assert "tiny" in longshort(project, "prune").stdout  # its checkpoint is the base's
     assert longshort(project, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")

@@ -58,7 +58,7 @@ def kept(config: Path = CONFIG) -> list[Kept]:
         needed_by = [name for name, study in wired.items() if folder.name in study.texts]
         for name in _work_of(folder):
             needed_work[name] = sorted({*needed_work.get(name, []), *needed_by})
-            idle[name] = _idle(WORK / name, folder)
+            idle[name] = idle.get(name, ()) or _idle(WORK / name, folder)
         if not _is_in_use(folder):
             found.append(Kept(folder, size(folder), needed_by))
     for folder in _folders(WORK, named):
@@ -69,8 +69,9 @@ def kept(config: Path = CONFIG) -> list[Kept]:
 
 def _idle(work: Path, run: Path) -> tuple[Path, ...]:
     """The checkpoints of a run's finished training whose states serve nothing, as those of a training had that was
-    finished before states were taken from what is kept; none of a training that has more to do."""
-    if not (work / checkpoints.KEEP).exists():
+    finished before states were taken from what is kept; none of a training that has more to do, nor of another run's,
+    which a base is that is taken as it is."""
+    if not (work / checkpoints.KEEP).exists() or not read_spec(run / layout.SPEC).get("training"):
         return ()
     wanted = [step for step in read_json(work / checkpoints.KEEP, [int]) if step < checkpoints.diverged_at(work)]
     if not all(checkpoints.is_sealed(work, step) for step in wanted):

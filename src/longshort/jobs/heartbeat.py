@@ -154,6 +154,8 @@ class Heartbeat:
             "memory_mb": slurm.memory_mb(job) if job else None,
             "peak_memory_mb": 0.0,
         }
+        if "run_id" in before:  # until this attempt knows its own: what an earlier one has saved is still gone on from
+            self._facts["run_id"] = before["run_id"]
 
     def state(self, state: str, message: str | None = None) -> None:
         self.note(state=state, message=message)

@@ -23,11 +23,13 @@ def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Pa
         assert read()["state"] == "waiting"
         beat.watch(lambda: {"done": 1, "total": 4})
         assert read()["state"] == "running" and read()["done"] == 1
+        beat.note(run_id="0123")
         raise OSError("no space left")
     assert read()["state"] == "failed" and read()["message"] == "OSError: no space left"
     out.with_suffix(".log").unlink()  # as the engine does
     out.with_suffix(".log").write_text("of attempt 2")
     with pytest.raises(SystemExit), heartbeat.beating(out, "training"):
+        assert read()["run_id"] == "0123"  # what attempt 1 has saved is still gone on from, and not pruned
         raise SystemExit(143)
     assert (read()["state"], read()["attempt"]) == ("interrupted", 2)
     with heartbeat.beating(out, "training"):
