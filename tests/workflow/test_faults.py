@@ -17,7 +17,7 @@ import pandas
 import pytest
 
 from longshort.training import launch
-from tests.support.project import ROOT, edit_study, on_a_small_disk, run_python, run_snakemake
+from tests.support.project import ROOT, edit, edit_study, on_a_small_disk, run_python, run_snakemake
 from tests.support.stage import Stage, kill_everything, ranks, wait_for_step, whole_lines
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -209,3 +209,12 @@ def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) 
     done = run_python(finished, *launcher, "longshort.training.worker", "--job", str(job), check=False)
     assert done.returncode != 0
     assert "this run is one of 2 processes, as its specification says, and 1 were started" in done.stderr
+
+
+def test_code_that_changed_since_a_job_looked_at_it_is_refused(finished_copy: Path, tmp_path: Path) -> None:
+    """As while it waited for its folder, or loaded a large base."""
+    Stage(finished_copy, tmp_path).run("2")
+    job = next((tmp_path / "work").glob("*/job.json"))
+    edit(finished_copy, "src/longshort/training/trainer.py", "import argparse\n", "import abc\nimport argparse\n")
+    done = run_python(finished_copy, "-m", "longshort.training.worker", "--job", str(job), check=False)
+    assert done.returncode != 0 and "longshort.training.trainer changed after this job began" in done.stderr

@@ -12,7 +12,7 @@ Imports no workflow engine and no torch, because everything that parses the Snak
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,13 @@ class _Package:
 def name_of(path: Path, source: Path) -> str:
     """The module that a file holds."""
     return ".".join([PACKAGE, *path.relative_to(source).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def files_now(names: Collection[str] | None = None) -> dict[str, str]:
+    """Module -> hash of its file as it is now; of all modules where none are named. Empty of one that is gone."""
+    files = _Package.at(SOURCE).files
+    there = {name: path for name, path in files.items() if names is None or name in names}
+    return {name: digest(path.read_text(encoding="utf-8")) if path.exists() else "" for name, path in there.items()}
 
 
 # ---- planned and started ---------------------------------------------------------------------------------------------

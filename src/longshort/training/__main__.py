@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longshort.errors import UserError, in_a_line
-from longshort.identity.code import code_hash, modules, refuse_changed_code
+from longshort.identity.code import code_hash, files_now, modules, refuse_changed_code
 from longshort.identity.spec import digest, dumps, restored
 from longshort.jobs import heartbeat, interruption
 from longshort.jobs.ownership import sole_owner
@@ -67,6 +67,7 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
+    source = files_now()  # before the code is looked at: what changes later is found changed
     asked = read_spec(arguments.spec)
     spec = restored(RunSpec, asked)
     code = refuse_changed_code(arguments.code, ENTRY, spec.modules) if arguments.code else None
@@ -110,6 +111,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     adapts = {"adapts": {"path": str(base_path), "files": files}} if spec.optimisation.adapter else {}
     work = Path(layout.checkpoints(identity, arguments.work))
     job = {**job_of(arguments, base_path, work), "end": checkpoints.end_of(asked), "content": manifest["content"]}
+    job["source"] = {module: source[module] for module in record["modules"]}
+    job["made"] = {key: record[key] for key in ("commit", "environment", "machine")}
     beat.note(run_id=identity)
     with sole_owner(work) as owner:
         beat.watch(partial(progress, work / log.NAME, max(wanted)))
@@ -120,6 +123,7 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         record["checkpoints"] = {str(step): {**weights_of(work, step), **adapts} for step in there}
         record.update(status="diverged" if diverged else "ok", diverged=diverged, trained=trained, seconds=seconds)
         record["spent"] = launch.spent(work)
+        record.update(launch.made(work, there))
         record["cpu_seconds"] = heartbeat.cpu_seconds() - cpu_began if spec.optimisation.nodes == 1 else None
         rows = whole_log(work / log.NAME, int(min(max(wanted), ended - 1)), max(wanted))
         owner.refuse_if_lost()

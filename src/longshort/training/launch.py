@@ -76,6 +76,7 @@ def complete(
             # What ranks on other nodes take is not seen from here.
             cpu_seconds = heartbeat.cpu_seconds() - cpu_since if training.nodes == 1 else None
             add_spent(work, reached - resume, time.monotonic() - since, cpu_seconds)
+            note_piece(work, [step for step in targets if step in sound], job["made"])
             if interrupted:
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise Interrupted
@@ -108,7 +109,7 @@ def add_spent(work: Path, steps: int, seconds: float, cpu_seconds: float | None)
     known = before.get("cpu_seconds")
     total = None if known is None or cpu_seconds is None else known + cpu_seconds
     now = {"steps": before["steps"] + steps, "seconds": before["seconds"] + seconds, "cpu_seconds": total}
-    write_json(work / SPENT, now)
+    write_json(work / SPENT, {**before, **now})
 
 
 def spent(work: Path) -> dict[str, Any]:
@@ -118,6 +119,19 @@ def spent(work: Path) -> dict[str, Any]:
         return dict(NOTHING_SPENT)
     found: dict[str, Any] = read_json(work / SPENT, {"steps": int, "seconds": int | float})
     return found
+
+
+def note_piece(work: Path, steps: list[int], made: dict[str, Any]) -> None:
+    """Remembers by what the wanted steps were made that one job has brought to an end."""
+    before = spent(work)
+    write_json(work / SPENT, {**before, "pieces": [*before.get("pieces", []), {"steps": steps, **made}]})
+
+
+def made(work: Path, steps: list[int]) -> dict[str, Any]:
+    """Commit, environment and machine that the last of some steps was trained by, whoever publishes it; where it
+    diverged before them, that it was. Nothing where that was not noted, as by an earlier version."""
+    pieces = [one for one in spent(work).get("pieces", []) if not steps or max(steps) in one["steps"]]
+    return {key: pieces[-1][key] for key in ("commit", "environment", "machine")} if pieces else {}
 
 
 def build_extensions() -> None:

@@ -6,11 +6,15 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
-from longshort.errors import Exit, LongshortError, in_a_line
+from longshort.errors import Exit, LongshortError, UserError, in_a_line
+from longshort.identity.code import files_now
 from longshort.jobs import interruption
+from longshort.records.publish import read_json
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # The variable that names the file for the last words of the process that fails first.
@@ -28,6 +32,7 @@ def main() -> None:
         gc.disable()
         from longshort.training import trainer, unpickling
 
+        import_as_checked(read_json(Path(sys.argv[sys.argv.index("--job") + 1]))["source"])
         gc.enable()
         unpickling.allow_the_states_of_deepspeed()
         trainer.main()
@@ -35,6 +40,23 @@ def main() -> None:
         plain = isinstance(error, (SystemExit, LongshortError))
         leave_last_words(str(error) if plain else f"{type(error).__name__}: {error}")
         raise
+
+
+def import_as_checked(source: dict[str, str]) -> None:
+    """Imports all that the training's code consists of before it begins: a job may wait for its folder, resume, or load
+    a large base long after its code was looked at.
+
+    Args:
+        source: module -> hash of its file when the job looked at its code.
+
+    Raises:
+        UserError: a file is another one now.
+    """
+    for module in source:
+        import_module(module)
+    now = files_now(source)
+    if changed := [module for module in source if now.get(module) != source[module]]:
+        raise UserError(f"{', '.join(changed)} changed after this job began; run snakemake again, which plans anew")
 
 
 def leave_last_words(words: str) -> None:

@@ -41,7 +41,13 @@ def files(work: Path, step: int) -> list[str]:
 
 
 def prepared(folder: Path, end: int | None = None) -> dict[str, Any]:
-    return {"threads": 1, "data": str(corpora.published(folder / "data").parent), "end": end, "content": None}
+    return {
+        "threads": 1,
+        "data": str(corpora.published(folder / "data").parent),
+        "end": end,
+        "content": None,
+        "made": {},
+    }
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, work: Path, every: int = 1) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from tests.support import corpora
 DIVERGES = 4
 TICKS = 0.04  # seconds: the system's clock of processes counts hundredths, for user and system of each
 
+MADE = {"commit": "one", "environment": "e1", "machine": {"host": "here"}}
 TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 
 
@@ -44,7 +45,13 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return False
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
-    return {"data": str(corpora.published(tmp_path / "data").parent), "threads": 1, "end": None, "content": None}
+    return {
+        "data": str(corpora.published(tmp_path / "data").parent),
+        "threads": 1,
+        "end": None,
+        "content": None,
+        "made": MADE,
+    }
 
 
 def used() -> float:
@@ -74,6 +81,16 @@ def test_what_was_spent_is_remembered_where_nothing_is_left_to_train(job: dict[s
     assert complete(job, work, [2, 4, 6]) == ([2, 4, 6], 4)
     assert launch.spent(work)["steps"] == 10
     assert launch.spent(work)["cpu_seconds"] >= spent["cpu_seconds"] + 0.2 - TICKS
+
+
+def test_what_a_step_was_made_by_is_remembered_whoever_publishes_it(job: dict[str, Any], tmp_path: Path) -> None:
+    work, later = tmp_path / "work", {**MADE, "commit": "two", "environment": "e2"}
+    complete(job, work, [2])
+    complete({**job, "made": later}, work, [2, 6])
+    assert (launch.made(work, [2]), launch.made(work, [2, 6])) == (MADE, later)
+    complete({**job, "made": {**MADE, "commit": "three"}}, work, [2, 6])  # finds all of them
+    assert (launch.made(work, [2]), launch.made(work, [2, 6])) == (MADE, later)
+    assert launch.made(tmp_path / "of an earlier version", [2]) == {}
 
 
 def test_cpu_time_is_unknown_where_a_part_of_it_is(tmp_path: Path) -> None:
