@@ -15,6 +15,7 @@ from tests.support.project import ROOT
 
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "config/README.md", "benchmarks/README.md"),
+    "results/README.md",
     *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))),
 ]
 COMMANDS = {str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback}
