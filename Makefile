@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope
 # DeepSpeed looks for ninja on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo synthetic test real long fuzz check format benchmark clean
+.PHONY: help demo synthetic test pytest real long fuzz check format benchmark clean
 
 help:
 	@echo "make demo       set up once, run the whole study at laptop size, print its main table"
@@ -39,8 +39,12 @@ synthetic: .venv/installed
 		--requirement envs/real-model.lock
 	@touch $@
 
-test: check
-	@$(PYTEST) $(PYTEST_ARGS)
+# The linters, which take one core, beside the tests; what they find is said at once, and make fails in the end.
+test: .venv/installed
+	@$(MAKE) --no-print-directory --jobs 2 check pytest
+
+pytest: .venv/installed
+	@env --unset=MAKEFLAGS $(PYTEST) $(PYTEST_ARGS)
 
 real: .venv/real-model
 	@$(PYTEST) -m real $(PYTEST_ARGS)

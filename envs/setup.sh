@@ -25,8 +25,11 @@ install --no-deps --editable . ||
 # Byte code, with all cores, which pip would make with one; and of what is imported here. Where Python is told to write none
 # (PYTHONDONTWRITEBYTECODE), every start would compile torch and transformers anew, for twice as long as all else takes.
 # Some packages have files that are not Python: templates.
-.venv/bin/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/(?!auto/|llama/)' .venv/lib/python*/site-packages || true
+.venv/bin/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/(?!auto/|llama/)' .venv/lib/python*/site-packages &
+byte_code=$!
 echo "Compiling DeepSpeed's CPU collective (once) ..."
-.venv/bin/python -m longshort.training.launch >.venv/compile.log 2>&1 ||
+.venv/bin/python -m longshort.training.launch >.venv/compile.log 2>&1 || compiled=no
+wait $byte_code || true
+[ "${compiled:-yes}" = yes ] ||
     fail "DeepSpeed's CPU collective does not compile, see .venv/compile.log; mend that and run make again"
 touch .venv/installed
