@@ -66,8 +66,7 @@ def test_a_study_whose_jobs_are_killed_ends_as_if_nothing_had_happened(
         beat = heartbeat_of(project, arm)
         assert beat is not None and (beat["state"], beat["attempt"]) == ("finished", 2), (arm, beat)
         assert len(jobs_of(cluster, project, "train", arm)) == 2
-    for rule in ("perplexity", "misalignment"):
-        assert jobs_of(cluster, project, rule, "constant") == ["COMPLETED"]
+    assert jobs_of(cluster, project, "evaluate", "constant") == ["COMPLETED"]
     assert "diverged" in (project / "results/tiny/tables/main.md").read_text()
     assert jobs_of(cluster, project, "train", "hidden+output") == ["COMPLETED"]
     assert jobs_of(cluster, project, "train", "hidden")[0] == "FAILED"
