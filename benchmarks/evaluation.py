@@ -48,6 +48,8 @@ Figures = tuple[dict[str, float], dict[str, str]]
 Functions = dict[str, Callable[[], Any]]
 BOS = 0
 BYTES_EOS = 256
+# A model whose texts tell something of the temperature that they were written at.
+SPREAD, WRITTEN_AT = 0.2, 1.25
 
 
 def demo_model(vocabulary: int, device: str = "cpu", spread: float = 0.02) -> LlamaForCausalLM:
@@ -63,14 +65,24 @@ def demo_model(vocabulary: int, device: str = "cpu", spread: float = 0.02) -> Ll
 # ---- perplexity ------------------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode()
 def write_documents(folder: Path, split: str, count: int, tokens: int, vocabulary: int) -> None:
-    ids = np.random.default_rng(int(split == "validation")).integers(1, vocabulary, (count, tokens)).tolist()
+    """By the model that is measured, which is a little too sure of itself: what temperatures are there to correct. Of
+    texts at random any temperature is wrong, and is sought for longer."""
+    model = demo_model(vocabulary, spread=SPREAD)
+    torch.manual_seed(int(split == "validation"))
+    begun = torch.full((count, 1), BOS)
+    written: Any = model.generate(
+        begun, attention_mask=torch.ones_like(begun), do_sample=True, temperature=WRITTEN_AT, top_k=0,
+        min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=BOS,
+    )  # fmt: skip
+    ids = written[:, 1:].tolist()
     rows = {"name": [f"d{place}" for place in range(count)], "text": [""] * count, "input_ids": ids}
     Dataset.from_dict(rows).save_to_disk(str(folder / split))
 
 
 def ours(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Callable[[], dict[int, float]]:
-    model, tokenizer = demo_model(vocabulary, device), SimpleNamespace(bos_token_id=BOS)
+    model, tokenizer = demo_model(vocabulary, device, SPREAD), SimpleNamespace(bos_token_id=BOS)
 
     def measure() -> dict[int, float]:
         rows = perplexity.evaluate(model, tokenizer, settings, folder, 128).rows
@@ -81,7 +93,7 @@ def ours(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Ca
 
 def papers(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Callable[[], dict[int, float]]:
     """A forward with all its logits for each length and document."""
-    model = demo_model(vocabulary, device)
+    model = demo_model(vocabulary, device, SPREAD)
     documents = torch.tensor(Dataset.load_from_disk(str(folder / "test"))["input_ids"], device=device)
 
     @torch.inference_mode()
@@ -105,8 +117,8 @@ DOCUMENTS = {"": (64, 4), "_100": (100, 8)}
 
 def fitted_and_measured(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Functions:
     """The parts of an evaluation with temperatures: their fits, and documents measured at them."""
-    model, tokenizer = demo_model(vocabulary, device), SimpleNamespace(bos_token_id=BOS)
-    # Not the random model's own, which lie at the end of the range.
+    model, tokenizer = demo_model(vocabulary, device, SPREAD), SimpleNamespace(bos_token_id=BOS)
+    # Any: what it takes to measure at them does not depend on their values.
     known = {"checkpoint": 1.1, **{str(length): 1 + length / 10_000 for length in settings.lengths}}
 
     def fit(documents: int) -> None:
