@@ -65,20 +65,24 @@ def demo_model(vocabulary: int, device: str = "cpu", spread: float = 0.02) -> Ll
 # ---- perplexity ------------------------------------------------------------------------------------------------------
 
 
+def write_documents(folder: Path, split: str, ids: list[list[int]]) -> None:
+    rows = {"name": [f"d{place}" for place in range(len(ids))], "text": [""] * len(ids), "input_ids": ids}
+    Dataset.from_dict(rows).save_to_disk(str(folder / split))
+
+
 @torch.inference_mode()
-def write_documents(folder: Path, split: str, count: int, tokens: int, vocabulary: int) -> None:
-    """By the model that is measured, which is a little too sure of itself: what temperatures are there to correct. Of
-    texts at random any temperature is wrong, and is sought for longer."""
+def written_by_the_model(count: int, tokens: int, vocabulary: int, seed: int) -> list[list[int]]:
+    """Texts of which the model that is measured is a little too sure, as temperatures are there to correct. Of texts at
+    random no temperature is right, and the search for one goes on for longer."""
     model = demo_model(vocabulary, spread=SPREAD)
-    torch.manual_seed(int(split == "validation"))
+    torch.manual_seed(seed)
     begun = torch.full((count, 1), BOS)
     written: Any = model.generate(
         begun, attention_mask=torch.ones_like(begun), do_sample=True, temperature=WRITTEN_AT, top_k=0,
         min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=BOS,
     )  # fmt: skip
-    ids = written[:, 1:].tolist()
-    rows = {"name": [f"d{place}" for place in range(count)], "text": [""] * count, "input_ids": ids}
-    Dataset.from_dict(rows).save_to_disk(str(folder / split))
+    found: list[list[int]] = written[:, 1:].tolist()
+    return found
 
 
 def ours(folder: Path, vocabulary: int, settings: Perplexity, device: str) -> Callable[[], dict[int, float]]:
@@ -138,8 +142,9 @@ def fitted_and_measured(folder: Path, vocabulary: int, settings: Perplexity, dev
 
 def perplexity_figures(folder: Path, rounds: int, toy: bool, device: str) -> Figures:
     lengths, vocabulary = ([16, 32], 300) if toy else ([128, 256, 512, 1024, 2048], 32_000)
-    for split, count in {"test": 2, "validation": max(fitted for _, fitted in DOCUMENTS.values())}.items():
-        write_documents(folder, split, count, lengths[-1], vocabulary)
+    counts = {"test": 2, "validation": max(fitted for _, fitted in DOCUMENTS.values())}
+    for seed, (split, count) in enumerate(counts.items()):
+        write_documents(folder, split, written_by_the_model(count, lengths[-1], vocabulary, seed))
     settings = Perplexity(lengths=lengths, documents=2, temperature_documents=0)
     functions = {
         "ours": ours(folder, vocabulary, settings, device),
@@ -225,7 +230,8 @@ def misalignment_figures(folder: Path, rounds: int, toy: bool, device: str) -> F
     """Raises AssertionError: the two ways differ by more than float32 in batches of other shapes does, or the context
     makes no difference to the model."""
     shape = Misaligned(16, 4) if toy else Misaligned(128, 64)
-    write_documents(folder, "test", 32, 2 * max(BEYOND) * shape.l_train, 257)
+    at_random = np.random.default_rng(0).integers(1, 257, (32, 2 * max(BEYOND) * shape.l_train))
+    write_documents(folder, "test", at_random.tolist())
     # Weights so large that what it predicts depends on the context.
     model = demo_model(257, device, spread=0.1)
     settings = Misalignment(

@@ -81,9 +81,8 @@ def make(
     known = ("synthetic",) if study.kind == "synthetic" else STAGES
     stages = [one for job in jobs for one in _measured_by(study, job) if one.rule in known]
     if target == "all":
-        made_again = {
-            str(job.record) for job in [*stages, *(job for job in jobs if job.rule in (layout.KEY_TOKENS, "data"))]
-        }
+        of_corpora = [job for job in jobs if job.rule in ("data", layout.KEY_TOKENS)]
+        made_again = {str(job.record) for job in [*stages, *of_corpora]}
         stale.refuse(study, lambda record: record not in made_again)
     path = Path(layout.study_json(study.name))
     before = _before(path, study) if path.exists() else None

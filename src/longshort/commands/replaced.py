@@ -34,10 +34,8 @@ def refuse(study: ResolvedStudy) -> None:
             replaced += [(checkpoint["path"], record)] if _is_replaced(record, checkpoint) else []
     asked = study.study.evaluations.longppl
     if asked and isinstance(asked.evaluator, PretrainedEvaluator) and hub.weights(asked.evaluator) is None:
-        evaluator, [record] = (
-            asked.evaluator,
-            [Path(one.record) for one in study.results() if one.stage == layout.KEY_TOKENS],
-        )
+        evaluator = asked.evaluator
+        record = next(Path(one.record) for one in study.results() if one.stage == layout.KEY_TOKENS)
         files = [file for file in Path(evaluator.name).rglob("*") if file.is_file()]
         if record.exists() and _differ(record, files, lambda: _found_by(record, evaluator)):
             replaced.append((evaluator.name, record))

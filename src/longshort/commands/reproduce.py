@@ -78,10 +78,10 @@ def compare(study: Wired, path: Path) -> list[str]:
     return [f"{verdict}: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
 
 
-def _seeds_as_in(published: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """A base bears no seed where there is one, and that of its first seed where there are several: of the same run, the
-    published seed."""
-    theirs = {(arm, run): seed for arm, runs in models(published).items() for seed, run in runs.items()}
+def _seeds_as_in(then: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of this study with the seeds that the published one gives to the same bases: the only base of a study has
+    none, and each of several has the first seed that starts from it."""
+    theirs = {(arm, run): seed for arm, runs in models(then).items() for seed, run in runs.items()}
     seed = rows["seed"].copy()
     for arm, runs in models(summary).items():
         for of_row, run in runs.items():
