@@ -8,6 +8,7 @@ from longshort.records import layout
 
 engine_run.settle()
 STUDY = studies.of_config(config)
+engine_run.keep_to_its_device(STUDY)
 
 
 wildcard_constraints:

@@ -156,7 +156,8 @@ def accept(
             f"accepted for {len(change['runs'])} runs: {', '.join(change['modules']) or change['stage']} "
             f"({change['from']} -> {change['to']})"
         )
-    _say(f"Its bases count as accepted with the arm. It stands in {ACCEPTED} and in the tables' notes.")
+    _say("The bases, and LongPPL's key tokens, count as accepted with the arm.")
+    _say(f"It stands in {ACCEPTED} and in the tables' notes.")
 
 
 @app.command()
@@ -221,7 +222,9 @@ def prune(
             f"study {study} needs {in_words(total)} in {len(needs)} folders, {in_words(checkpoints)} of it checkpoints "
             f"({in_words(alone)} that no other study needs)"
         )
-        if more := pruning.more_while_running(study):
+        if (more := pruning.more_while_running(study)) is None:
+            _say("    how much more each of its trainings takes while it runs is not known: its model is not here")
+        elif more:
             _say(f"    each of its trainings takes up to {in_words(more)} more while it runs")
     if idle := sum(folder.idle_size for folder in found):
         _say(

@@ -113,7 +113,8 @@ def test_a_model_of_the_hub_is_asked_for_and_fetched_later(here: Path, monkeypat
     asked = new.Asked(**{"name": "mine", "corpus": "corpus", "device": "gpu", "processes": 8, **OF_THE_HUB})
     path, reasons = new.write(asked)
     assert any("its files are not here. `longshort fetch` brings them" in reason for reason in reasons)
-    assert new.next_steps(asked)[0].startswith("longshort fetch --study mine")
+    fetch, *_, run = new.next_steps(asked)
+    assert fetch.startswith("longshort fetch --study mine") and "--resources devices=1 " in run
     model = yaml.safe_load(path.read_text())["model"]
     assert (model["name"], model["revision"], model["layers"]) == ("some/model-7b", COMMIT, 32)
 
@@ -192,5 +193,6 @@ def test_learnt_positions_are_not_extended(here: Path) -> None:
         "model"
     )
     byte_tokenizer().save_pretrained("model")
-    assert written()["model"]["rope"] is None
+    study = written()
+    assert study["model"]["rope"] is None and study["arms"] == ["baseline", "constant", "step-linear"]
     refused("256 tokens, the test length, are more than the 128 positions .* learnt", name="other", test_length=256)

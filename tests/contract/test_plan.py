@@ -153,6 +153,10 @@ def test_the_engine_starts_nothing_beyond_a_budget(finished_copy: Path) -> None:
     assert {path for path in finished_copy.rglob("*") if ".snakemake" not in path.parts} == before
     planned_alike = longshort(finished_copy, "plan", "--study", "tiny", "--budget", "0.0001", check=False)
     assert planned_alike.stderr.strip() in done.stderr
+    slow = ["--throughput", "1e6", "--budget", "0.0001"]
+    planned_alike = longshort(finished_copy, "plan", "--study", "tiny", *slow, check=False)
+    done = run_python(finished_copy, *engine, "budget=0.0001h", "throughput=1e6", check=False)
+    assert planned_alike.stderr.strip() in done.stderr
     done = run_python(finished_copy, *engine, "budget=much", "--dry-run", check=False)
     assert done.returncode != 0 and "--config budget='much': give device-hours" in done.stdout + done.stderr
 

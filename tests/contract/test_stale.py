@@ -48,6 +48,12 @@ def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: 
     assert planned(finished_copy) == {**jobs, **AFTER}
 
 
+def test_results_are_kept_in_order_longer_than_what_they_were_made_from(finished_copy: Path) -> None:
+    (finished_copy / "corpus").rename(finished_copy / "elsewhere")
+    assert longshort(finished_copy, "prune", "--stale", "--dry-run").stdout.startswith("\n0 results")
+    assert "study tiny needs" in longshort(finished_copy, "prune").stdout
+
+
 def test_where_the_engine_was_told_that_they_are_up_to_date(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
     run_snakemake(finished_copy, "all", "--touch")

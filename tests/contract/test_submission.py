@@ -14,7 +14,9 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
 from longshort.commands import engine_run
+from longshort.models import load
 from longshort.study import resolve, resources
+from tests.support.models import ARCHITECTURE
 from tests.support.project import ROOT, edit_study, run_snakemake
 
 PROFILE = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
@@ -102,10 +104,33 @@ def test_the_next_attempt_gets_more_memory_and_time(study_of: Any) -> None:
     assert training(study_of(), attempt=3).startswith("-t 720 --mem 12000")
 
 
+def test_the_next_attempt_gets_no_more_than_there_is(study_of: Any) -> None:
+    """What asks for more waits for ever, or is refused. A first attempt asks for what its study says."""
+    study = study_of("most_minutes: 300\nmost_memory_mb: '3000'")
+    assert [training(study, attempt)[:20] for attempt in (1, 2, 3)] == [
+        "-t 240 --mem 4000 --",
+        *["-t 300 --mem 4000 --"] * 2,
+    ]
+
+
 def test_an_evaluation_takes_one_gpu_and_data_none(study_of: Any) -> None:
-    study = study_of("partition: gpus\ncpu_partition: cpus", **GPU, training__processes=4)
-    assert "-p gpus" in (line := sbatch(study.evaluation_resources(), 1)) and line.endswith("--gres=gpu:1")
-    assert "-p cpus" in (line := sbatch(study.data_resources(), 1)) and "gres" not in line
+    """Nodes without GPUs have another quality of service, and none of the features of those with them."""
+    site = "partition: gpus\nqos: high\nconstraint: a100\ncpu_partition: cpus"
+    study = study_of(site, **GPU, training__processes=4)
+    line = sbatch(study.evaluation_resources(), 1)
+    assert line.startswith("-p gpus -t 240 -C a100 --qos=high") and line.endswith("--gres=gpu:1")
+    assert sbatch(study.data_resources(), 1).startswith("-p cpus -t 240 --mem 4000")
+    line = sbatch(study_of(f"{site}\ncpu_qos: low\ncpu_constraint: big", **GPU).data_resources(), 1)
+    assert line.startswith("-p cpus -t 240 -C big --qos=low --mem 4000") and "gres" not in line
+
+
+def test_a_base_that_is_taken_as_it_is_asks_for_no_training(study_of: Any) -> None:
+    load.from_scratch(ARCHITECTURE, vocabulary=257, separator=256, length=128, seed=0).save_pretrained("model")
+    model = {"kind": "pretrained", "name": "model", "layers": 3, "max_length": 128}
+    needs = {"device": "gpu", "training_memory_mb": 200_000, "training_minutes": 600}
+    study = study_of("partition: gpus\ncpu_partition: cpus", model=model, needs=needs)
+    asked = sbatch(study.training_resources(), 1, study.bases[0], attempt=2)
+    assert asked.startswith("-p cpus -t 480 --mem 8000") and training(study).startswith("-p gpus -t 600 --mem 200000")
 
 
 def test_runs_of_one_study_may_ask_for_different_things(study_of: Any) -> None:

@@ -135,7 +135,7 @@ if "longppl" in STUDY.evaluations:
             **STUDY.evaluation_resources(),
         params:
             by=lambda wildcards: STUDY.key_tokens_by(),  # its braces would be wildcards
-            code=code_hash("longshort.evaluation.key_tokens"),
+            code=STUDY.key_tokens()[0].code,
         shell:
             "exec python -m longshort.evaluation.key_tokens --data {input.data:q} --by {params.by:q} --out {output.record:q}"
             " --code {params.code:q} > {log:q} 2>&1"

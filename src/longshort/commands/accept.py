@@ -1,7 +1,7 @@
 """`longshort accept`: a person declares that a change of the code leaves the results of finished runs as they are.
 
-The results of an arm, and those of the bases that it starts from, keep the code that they were made with; reason, time
-and both hashes stand in results/accepted.json and in the notes of the tables. A changed parameter, an evaluation's too,
+The results of an arm, of the bases and of LongPPL's key tokens keep the code that they were made with; reason, time and
+both hashes stand in results/accepted.json and in the notes of the tables. A changed parameter, an evaluation's too,
 and an added checkpoint have other results and are never accepted.
 """
 
@@ -16,7 +16,7 @@ from longshort.identity.accepted import ACCEPTED, accepted_changes
 from longshort.identity.code import changed_modules, code_hash, modules
 from longshort.metrics.catalog import METRICS
 from longshort.records.publish import HASHES, Altered, read_record, write_json
-from longshort.study.wiring import TRAINING, ResolvedStudy
+from longshort.study.wiring import KEY_TOKENS, TRAINING, ResolvedStudy
 
 
 def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]:
@@ -31,7 +31,8 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
     if not because.strip():
         raise StudyError(f"{where}: give a reason with --because: it stands in the tables' notes")
     changes: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in [*study.first_seeds.values(), *study.first_extended.values(), *study.arm_runs[arm].values()]:
+    bases = [*study.first_seeds.values(), *study.first_extended.values(), *filter(None, [study.long_base])]
+    for run in [*bases, *study.arm_runs[arm].values(), study.data]:
         for stage, path, record in _records(study, run, where):
             chosen = study.runs[run].modules if stage == TRAINING else ()
             now = code_hash(stage, chosen)
@@ -71,9 +72,13 @@ def accept(study: ResolvedStudy, arm: str, because: str) -> list[dict[str, Any]]
 
 
 def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, Path, dict[str, Any]]]:
-    """Stage, path and content of the record of every finished result of a run that the study needs."""
-    paths = [(TRAINING, Path(study.record(run)))]
-    paths += [(METRICS[metric].module, Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
+    """Stage, path and content of the record of every finished result of a run that the study needs; of the corpus, of
+    its key tokens."""
+    if run == study.data:
+        paths = [(KEY_TOKENS, Path(made.record)) for made in study.key_tokens()]
+    else:
+        paths = [(TRAINING, Path(study.record(run)))]
+        paths += [(METRICS[metric].module, Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
     found = []
     for stage, path in paths:
         if not path.exists():

@@ -92,11 +92,9 @@ def _with_controls(study: ResolvedStudy, arm: str) -> list[str]:
 def _fitting_seeds(study: ResolvedStudy, hours: dict[str, float], budget: float) -> list[int]:
     seeds = study.study.seeds
     for count in range(len(seeds), 0, -1):
-        out = set(seeds[count:])
-        kept = {
-            run for runs in (*study.arm_runs.values(), study.bases) for seed, run in runs.items() if seed not in out
-        }
-        left_out = {run for runs in (*study.arm_runs.values(), study.bases) for run in runs.values()} - kept
+        out, by_seed = set(seeds[count:]), (*study.arm_runs.values(), study.bases, study.extended_bases)
+        kept = {run for runs in by_seed for seed, run in runs.items() if seed not in out}
+        left_out = {run for runs in by_seed for run in runs.values()} - kept
         if sum(each for run, each in hours.items() if run not in left_out) <= budget:
             return seeds[:count]
     return []

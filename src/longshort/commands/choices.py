@@ -67,6 +67,8 @@ def split(texts: OwnTexts) -> Split:
     tokens: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for name, count in texts.tokens.items():
         tokens[corpora.split_of(name, validation, test)].append(count)
+    if texts.whole and not tokens["validation"]:  # which the study would refuse
+        validation = 0.0
     return Split(validation, test, {name: sorted(counts, reverse=True) for name, counts in tokens.items()})
 
 

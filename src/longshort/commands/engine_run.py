@@ -23,7 +23,7 @@ from longshort.identity.code import PLANNED, SOURCE, source_as_planned
 from longshort.jobs import engine, ownership, slurm
 from longshort.records import hub, layout, provenance
 from longshort.records.publish import read_json, text_of, write_json
-from longshort.studies import Resolved, check_fetched
+from longshort.studies import Budget, Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
 from longshort.terminal import begin_in_utf8
@@ -48,6 +48,12 @@ def settle() -> None:
     )
 
 
+def keep_to_its_device(study: Resolved) -> None:
+    """A study that asks for CPUs uses no GPU that is there, too: it may be too small, and gives other numbers."""
+    if study.kind == "language-models" and study.study.needs.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def keep_source(study: Resolved, shells: dict[str, str]) -> None:
     """Notes the source that is planned with: jobs refuse to start where it is no longer this one.
 
@@ -67,24 +73,24 @@ def keep_source(study: Resolved, shells: dict[str, str]) -> None:
         os.environ[PLANNED] = source_as_planned()
 
 
-def keep_to_budget(study: Resolved, hours: float | None, jobs: Callable[[], list[engine.PlannedJob]]) -> None:
+def keep_to_budget(study: Resolved, limit: Budget | None, jobs: Callable[[], list[engine.PlannedJob]]) -> None:
     """To be called before any job is started.
 
     Args:
-        hours: device-hours that the jobs may need; None: any number.
+        limit: what the jobs may need; None: anything.
         jobs: gives those that the engine would run.
 
     Raises:
         UserError: they need more; it says which arms fit.
     """
-    if hours is None or study.kind != "language-models":
+    if limit is None or study.kind != "language-models":
         return
     from longshort.commands import budget, plan  # late: every job parses what imports this
 
     planned = jobs()
     data_anew = any(job.rule == "data" for job in planned)
     work = plan.work_of(study, planned)
-    budget.refuse_beyond(budget.fitting(study, work, hours, data_anew=data_anew), study)
+    budget.refuse_beyond(budget.fitting(study, work, limit.hours, limit.throughput, data_anew), study)
 
 
 def start(study: Resolved, submits: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ KEPT, MOST_KEPT = 3.0, 1.2e9
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder's shape: blocks, features, features of feed-forward layers, heads of keys to heads, vocabulary."""
+    """A decoder's shape: blocks, features, features of feed-forward layers, heads of keys to heads, vocabulary.
+
+    counted: all weights, where their files are here: experts, of which a token uses a few, are in no other number.
+    """
 
     layers: int
     width: int
@@ -43,6 +46,7 @@ class Model:
     kv_share: float
     vocabulary: int
     tied: bool = False
+    counted: int | None = None
 
     @staticmethod
     def of(config: dict[str, Any]) -> Model:
@@ -78,7 +82,7 @@ class Model:
 
     @property
     def weights(self) -> float:
-        return self.in_blocks + self.embeddings
+        return self.counted or self.in_blocks + self.embeddings
 
 
 def of_training(
@@ -171,10 +175,10 @@ def existing(model: hub.HubModel, layers: int) -> tuple[Model, str]:
     name = model.name
     for path in (Path(name) / "config.json", *hub.fetched_config(model)):
         if path.exists():
+            count = sum(map(math.prod, model_files.weights(path.parent).values()))
             try:
-                return Model.of(read_json(path)), f"from {path}"
+                return replace(Model.of(read_json(path)), counted=count or None), f"from {path}"
             except KeyError:
-                count = sum(map(math.prod, model_files.weights(path.parent).values()))
                 return guessed(count, layers), f"guessed, {count:.3g} weights in {path.parent}, in {layers} blocks"
     named = re.search(r"(\d+(?:\.\d+)?)\s*([bBmM])(?![a-zA-Z])", name)
     weights = float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()] if named else UNNAMED

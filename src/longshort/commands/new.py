@@ -11,8 +11,6 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-import psutil
-
 from longshort.commands import choices, survey
 from longshort.commands.choices import Fit, Lengths, Split
 from longshort.commands.survey import Machine, OwnModel, OwnTexts
@@ -25,7 +23,8 @@ from longshort.study.files import text, yaml_mapping
 from longshort.study.parsing import parse
 from longshort.study.schema import Arms
 
-ARMS = ("baseline", "constant", "step-linear", "hidden", "hidden+output")
+OF_HIDDEN_LAYERS = ("hidden", "hidden+output")
+ARMS = ("baseline", "constant", "step-linear", *OF_HIDDEN_LAYERS)
 STEPS = {"gpu": 200, "cpu": 40}
 SEQUENCES, GRID = {"gpu": 512, "cpu": 64}, {"gpu": 128, "cpu": 0}
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9+-]*")
@@ -101,12 +100,15 @@ def write(asked: Asked, config: Path = resolve.CONFIG) -> tuple[Path, list[str]]
 def next_steps(asked: Asked) -> list[str]:
     """What a person types next, a line each."""
     lacking = [part for part in resolve.load(asked.name).hub_parts() if not hub.record(part).exists()]
+    machine = survey.machine(asked.device, asked.memory)
+    # One job at a time on a GPU, as each begins at the first one; on CPUs as many as there is memory for.
+    limit = "devices=1" if machine.device == "gpu" else f"mem_mb={machine.memory / 1e6:.0f}"
     fetch = [f"longshort fetch --study {asked.name}      # once, where there is a network"] if lacking else []
     return [
         *fetch,
         f"longshort check --study {asked.name}",
         f"longshort plan --study {asked.name}       # what would run, and what it would cost",
-        f"snakemake all --cores {os.cpu_count() or 1} --config study={asked.name}",
+        f"snakemake all --cores {survey.cores()} --resources {limit} --config study={asked.name}",
     ]
 
 
@@ -122,6 +124,8 @@ def _chosen(asked: Asked, config: Path) -> Chosen:
     longer = any(arms.arms[arm].lengths is not None for arm in asked.arms)  # trained at the test length
     machine = survey.machine(asked.device, asked.memory)
     model = survey.model(where, asked.model, asked.revision, asked.layers, asked.positions)
+    if asked.arms == ARMS and not model.names_its_blocks:
+        asked = asked._replace(arms=tuple(arm for arm in ARMS if arm not in OF_HIDDEN_LAYERS))
     texts = survey.texts(where, asked.corpus, asked.corpus_revision, asked.column, model.tokenizer)
     documents = choices.split(texts)
     train = asked.train_length
@@ -150,7 +154,6 @@ def _values(chosen: Chosen) -> dict[str, str]:
     device, steps = chosen.machine.device, STEPS[chosen.machine.device]
     ratios = [ratio for ratio in (2, 4, choices.LONGEST_RATIO) if ratio * lengths.train <= lengths.test]
     validated, most = chosen.documents.at_least("validation", lengths.test), choices.MANY[device]
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     # A model is loaded into main memory, and is there twice while it is moved or saved.
     loaded = 2 * (4 if chosen.precision == "fp32" else 2) * model.shape[0].weights / 1e6
     training = asked.processes * (IMPORTS + (loaded if device == "gpu" else fit.bytes / 1e6))
@@ -173,7 +176,7 @@ def _values(chosen: Chosen) -> dict[str, str]:
         "warmup": max(1, round(0.03 * steps)),
         "precision": chosen.precision,
         "processes": asked.processes,
-        "threads": max(1, cores // asked.processes) if device == "cpu" else 1,
+        "threads": max(1, survey.cores() // asked.processes) if device == "cpu" else 1,
         "deepspeed": fit.deepspeed,
         "checkpointing": fit.checkpointing,
         "checkpoints": [steps // 2, steps],
@@ -257,7 +260,8 @@ def _of_model(model: OwnModel, lengths: Lengths) -> str:
             f"The test length is beyond them: YaRN stretches them by {lengths.factor}, as it adds no weights; other "
             "ways stand in config/README.md."
         )
-    return f"model: {model.layers} blocks, {positions}, {read}. {extended}"
+    hidden = "" if model.names_its_blocks else " Its blocks are not in `layers`, so that no arm aligns hidden layers."
+    return f"model: {model.layers} blocks, {positions}, {read}. {extended}{hidden}"
 
 
 def _of_lengths(chosen: Chosen) -> str:

@@ -1,17 +1,21 @@
-"""Models in local folders that were replaced since results were made of them.
+"""Local models, and files of items, that were replaced since results were made of them.
 
-They are no input that the engine knows: it compares files by their times, and a model is copied, moved and linked. So
-it would keep the numbers of the old one under the name of the new one.
+A model is no input that the engine knows: it compares files by their times, and a model is copied, moved and linked.
+Items are inputs, but a file that comes with an old time (`mv`, `cp -p`) is not newer than what was measured on the one
+before. In both cases the engine would keep the numbers of the old ones under the name of the new ones.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from longshort.errors import StudyError
+from longshort.metrics.catalog import METRICS
 from longshort.metrics.settings import PretrainedEvaluator
 from longshort.records import hub, layout
 from longshort.records.publish import CHECKPOINTS, Altered, file_digest, read_json, read_record, write_json
@@ -24,8 +28,21 @@ def refuse(study: ResolvedStudy) -> None:
     """To be called where the engine plans.
 
     Raises:
-        StudyError: a base, or the evaluator that chose LongPPL's key tokens, is another one than its record says.
+        StudyError: a base, the evaluator that chose LongPPL's key tokens, or the items of an evaluation are others than
+            its record says.
     """
+    _refuse_models(study)
+    replaced = [record for metric in study.evaluations for record in _measured_on_others(study, metric)]
+    if replaced:
+        listed = "".join(f"\n  {file}: {record}" for record, file in replaced)
+        raise StudyError(
+            f"study {study.name}: a file of items is not the one that these results were measured on, though it is "
+            f"older than they are:{listed}\nPut it back; or `touch` it and run snakemake again, which then measures on "
+            "it"
+        )
+
+
+def _refuse_models(study: ResolvedStudy) -> None:
     replaced = []
     for run, spec in study.runs.items():
         record = Path(study.record(run))
@@ -35,7 +52,7 @@ def refuse(study: ResolvedStudy) -> None:
     asked = study.study.evaluations.longppl
     if asked and isinstance(asked.evaluator, PretrainedEvaluator) and hub.weights(asked.evaluator) is None:
         evaluator = asked.evaluator
-        record = next(Path(one.record) for one in study.results() if one.stage == layout.KEY_TOKENS)
+        record = Path(study.key_tokens()[0].record)
         files = [file for file in Path(evaluator.name).rglob("*") if file.is_file()]
         if record.exists() and _differ(record, files, lambda: _found_by(record, evaluator)):
             replaced.append((evaluator.name, record))
@@ -46,6 +63,30 @@ def refuse(study: ResolvedStudy) -> None:
             "Put it back; or delete the record that stands beside it and run snakemake again, which makes anew what "
             "comes of it; or give the other model another name"
         )
+
+
+def _measured_on_others(study: ResolvedStudy, metric: str) -> list[tuple[Path, Path]]:
+    """The records of a metric's results whose items were replaced without the engine's notice, and the newest of these;
+    where they are newer than a result, it is made anew."""
+    files = [Path(file) for file in study.items(metric) if Path(file).parts[0] != layout.RESULTS]
+    there = [file for file in files if file.is_file()]
+    if not there:
+        return []
+    newest = max(there, key=lambda file: file.stat().st_mtime_ns)
+    records = [record for run in study.runs if (record := Path(study.evaluation_record(metric, run))).exists()]
+    asked = study.evaluations[metric][1].settings, study.study.lengths.train, study.study.data.tokenizer
+
+    def are_equal(record: Path) -> bool:
+        measurement = importlib.import_module(METRICS[metric].module).MEASUREMENT  # late: it brings torch
+        try:
+            now = measurement.protocol(*asked)
+        except (OSError, ValueError):  # a task is not there any more, or damaged
+            return False
+        made = read_record(record, like={"protocol": str})["protocol"]
+        return bool(made == now or made.startswith(f"{now}&"))
+
+    unnoticed = [record for record in records if newest.stat().st_mtime_ns <= record.stat().st_mtime_ns]
+    return [(record, newest) for record in unnoticed if _differ(record, there, partial(are_equal, record))]
 
 
 def _is_replaced(record: Path, checkpoint: dict[str, Any]) -> bool:

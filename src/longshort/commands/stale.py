@@ -100,7 +100,10 @@ def _why_corpus(study: ResolvedStudy, manifest: Path) -> str:
     if made != now:
         return f"code {made}, now {now}"
     read = seen.recorded(Path(layout.data_folder(study.data), seen.RECORD))
-    return "" if study.corpus_state() == read else "the corpus' own files hold something else now"
+    try:
+        return "" if study.corpus_state() == read else "the corpus' own files hold something else now"
+    except ValueError:  # they are not here, as where a study's results are kept longer than what it read
+        return ""
 
 
 def _why(result: Result) -> str:

@@ -18,6 +18,7 @@ from longshort.jobs.heartbeat import ALTERED, DONE, FAILED, INTERRUPTED, LOST, P
 from longshort.records import layout
 from longshort.records.publish import text_of
 from longshort.study.wired import Wired
+from longshort.study.wiring import ResolvedStudy
 from longshort.terminal import plain
 
 LAST_LINES = 8
@@ -50,7 +51,10 @@ def stages(study: Wired, results: Path = Path(layout.RESULTS)) -> list[StageStat
         found.append(whole)
         if whole.state in (DONE, DIVERGED):
             continue
-        for beat in Path(layout.stage_of(result.record).share("*", "*").heartbeat).parent.glob("*-of-*.heartbeat"):
+        # Of as many as the study asks for now.
+        jobs = study.jobs_of(result.stage) if isinstance(study, ResolvedStudy) else 1
+        of_jobs = Path(layout.stage_of(result.record).share("*", jobs).heartbeat)
+        for beat in of_jobs.parent.glob(of_jobs.name):
             stage, record, log = f"{result.stage} {beat.stem}", beat.with_suffix(".json"), beat.with_suffix(".log")
             found.append(_state(result.run, names[result.run], stage, record, log, now))
     return sorted(found, key=lambda stage: ORDER.index(stage.state))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import glob
+import math
+import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +46,7 @@ class OwnModel(NamedTuple):
         dtype: floating point type of its weights, as its configuration has it; None where it is not here.
         shape: what its memory is counted from, and how that is known.
         tokenizer: None where it is not here.
+        names_its_blocks: whether hidden alignment finds them.
     """
 
     weights: Weights
@@ -52,6 +56,7 @@ class OwnModel(NamedTuple):
     dtype: str | None
     shape: tuple[memory.Model, str]
     tokenizer: PreTrainedTokenizerBase | None
+    names_its_blocks: bool = True
 
 
 class OwnTexts(NamedTuple):
@@ -121,9 +126,10 @@ def _model_here(where: str, weights: Weights, folder: Path) -> OwnModel:
     model_files.tokens_of(given, folder)
     from longshort.data import tokenizers  # late: as slow to import as all else together
 
-    named = PretrainedTokenizer(kind="pretrained", name=weights.name, revision=weights.revision)
     try:
-        tokenizer = tokenizers.load(named)
+        tokenizer = tokenizers.load(
+            PretrainedTokenizer(kind="pretrained", name=weights.name, revision=weights.revision)
+        )
     except UserError:  # it was fetched, and is not as it was
         raise
     except Exception as error:  # of whatever kind: what its files say is taken for granted there
@@ -131,7 +137,8 @@ def _model_here(where: str, weights: Weights, folder: Path) -> OwnModel:
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     reach = model_files.reach_of(config, tensors)
     shape = memory.existing(weights, layers)
-    return OwnModel(weights, folder, layers, reach, dtype, shape, tokenizer)
+    named = model_files.names_its_blocks(tensors)
+    return OwnModel(weights, folder, layers, reach, dtype, shape, tokenizer, named)
 
 
 def texts(
@@ -200,11 +207,33 @@ def machine(device: str | None, gigabytes: float | None) -> Machine:
     if gigabytes is not None:
         return Machine(device, gigabytes * 1e9, f"{gigabytes:g} GB (--memory)")
     if device == "cpu":
-        total = float(psutil.virtual_memory().total)
+        total, allowed = float(psutil.virtual_memory().total), _allowed_memory()
+        if allowed < total:
+            return Machine(device, allowed, f"the {in_words(allowed)} of main memory that this process may take")
         return Machine(device, total, f"the {in_words(total)} of main memory here")
     if found:
         return Machine(device, found, f"the {in_words(found)} of the GPU here")
     return Machine(device, ASSUMED_GPU, f"{in_words(ASSUMED_GPU)} (assumed, as no GPU is here; --memory says another)")
+
+
+def cores() -> int:
+    """Those that compute, of which this process may use so many: a job or a container may have fewer than a machine."""
+    mine = len(os.sched_getaffinity(0))
+    return min(psutil.cpu_count(logical=False) or mine, mine)
+
+
+def _allowed_memory(root: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes that the control groups of this process leave it (cgroup v2); infinity where none limits it."""
+    try:
+        groups = mine.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    name = next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
+    limits = [math.inf]
+    for group in (root / name, *(root / name).parents):
+        with suppress(OSError, ValueError):  # no such file; or "max"
+            limits.append(float(int((group / "memory.max").read_text(encoding="utf-8"))))
+    return min(limits)
 
 
 def _gpu_memory() -> float | None:

@@ -86,6 +86,8 @@ def dry_run(study: str, target: str = "all") -> list[PlannedJob]:
     """
     # What a killed job left is made again, as the next run of the engine will be told to.
     asked = command(target, "--dry-run", "--rerun-incomplete", "--config", f"study={study}")
+    # A profile in the environment may have asked for less to be said.
+    asked += ["--quiet", "host"]
     done = subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise StudyError(f"snakemake cannot plan {target}:\n{_error(done.stderr) or _error(done.stdout)}")

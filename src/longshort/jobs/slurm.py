@@ -37,7 +37,10 @@ UNITS = {"K": 2**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 
 # Why a job waits, as squeue says it; in words, {job} its number; and whether its owner has to do something. SLURM has a
 # hundred reasons (its man page, JOB REASON CODES): the first pattern that is found in one decides.
-LOWER = "lower `needs` in the study, or name another partition, account or quality of service in slurm/site.yaml"
+LOWER = (
+    "lower `needs` in the study, or say in slurm/site.yaml what there is at most (most_minutes, most_memory_mb: later "
+    "attempts ask for more than the first), or another partition, account or quality of service"
+)
 ANEW = "then `scancel {job}` and run snakemake again"
 WAITS = (
     ("JobHeldUser|held by user", "it is held: `scontrol release {job}` lets it run", True),
@@ -49,6 +52,12 @@ WAITS = (
         True,
     ),
     ("BadConstraints|Invalid|NotAllowed|AccountingPolicy", f"nothing fits what it asks for: {LOWER}; {ANEW}", True),
+    (
+        "Grp.*(?<!Run)Minutes",
+        "the hours of its account or quality of service are spent: ask for more, or name another in slurm/site.yaml; "
+        + ANEW,
+        True,
+    ),
     ("DOWN|DRAINED|NotAvail|NodeDown|PartitionDown|Inactive", "nodes are down or drained (`sinfo -R` says why)", False),
     ("Limit|PerUser|PerAccount|Grp", "as many run as are allowed: it runs when others have ended", False),
     ("", "its turn has not come", False),

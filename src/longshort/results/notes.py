@@ -266,7 +266,8 @@ def provenance_notes(
     notes += [f"Mixed columns ({', '.join(headers)}), {mixture}." for mixture, headers in mixtures.items()]
     runs = {run for arm in study["arms"] if arm["name"] in set(tidy["arm"]) for run in arm["runs"].values()}
     for change in study.get("accepted", []):
-        if runs & set(change["runs"]):
+        # What all runs share, LongPPL's key tokens, is of no arm's runs.
+        if runs & set(change["runs"]) or change["arm"] in set(tidy["arm"]):
             notes.append(
                 f"Accepted by hand for {change['arm']} ({change['time']}): {', '.join(change['modules'])} changed, "
                 f"code {_short(change['from'])} -> {_short(change['to'])}, because: {change['because']}."

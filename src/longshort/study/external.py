@@ -94,6 +94,20 @@ def check_adapter(where: str, targets: list[str], model: Any) -> None:
         )
 
 
+def check_blocks(where: str, model: Any) -> None:
+    """For hidden alignment, which takes the blocks of a model from `layers`, as models of the Llama family name them.
+
+    Raises:
+        StudyError: the model, as far as its files are here, has no such weights.
+    """
+    folder = next((Path(one.name) for one in model.each() if Path(one.name).is_dir()), None)
+    if folder is not None and not model_files.names_its_blocks(tensors := model_files.weights(folder)):
+        raise StudyError(
+            f"{where}: alignment.hidden: the model in {folder} keeps its blocks elsewhere than in `layers` (it has "
+            f"{sorted(tensors)[0]}): leave the arm out, or take a model of the Llama, Mistral or Qwen family"
+        )
+
+
 def check_models(where: str, study: Study, fetched: bool) -> None:
     """Model and tokenizer in local folders; fetched: also those of the hub, as far as they are here.
 

@@ -6,7 +6,9 @@ Imports no torch and loads no model: it reads configurations and the headers of 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,6 +129,11 @@ def weights(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
+def names_its_blocks(tensors: Iterable[str]) -> bool:
+    """Whether the blocks are in `layers`, where hidden alignment finds them (models/load.py)."""
+    return any(re.search(r"(^|\.)layers\.\d+\.", name) for name in tensors)
+
+
 def _weights_in(path: Path) -> dict[str, list[int]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -217,6 +224,16 @@ def _check_reach(
             raise StudyError(
                 f"{where}: model.rope = {model.rope.kind}: {folder / 'config.json'} extends the rotary frequencies "
                 f"already ({reach.extended}); start from a model that is not extended, or leave model.rope out"
+            )
+        # Dynamic NTK stretches by what is read, ABF and EABF have a base in place of a factor.
+        key = {"clex": "max_factor", "pi": "factor", "ntk": "factor", "yarn": "factor"}.get(model.rope.kind)
+        factor: float | None = getattr(model.rope, key) if key else None
+        if reach.tokens is not None and factor is not None and model.max_length > factor * reach.tokens:
+            raise StudyError(
+                f"{where}: model.max_length = {model.max_length}: {model.rope.kind} stretches the {reach.tokens} "
+                f"positions of the model in {folder} ({reach.key} in config.json) by {factor:g}, to "
+                f"{factor * reach.tokens:g}; lower it, or raise the factor to "
+                f"{math.ceil(model.max_length / reach.tokens)}"
             )
         return
     if reach.tokens is not None and model.max_length > reach.tokens and (reach.learnt or not model.beyond_positions):

@@ -69,6 +69,12 @@ def of_content(name: str, content: dict[str, Any], config: Path = CONFIG, here: 
         external.check(f"study {name}", study)
     resolved = _resolve(name, study, arms, tables, config)
     checks.check_columns(resolved)
+    if here and study.model.kind == "pretrained":
+        for arm, runs in resolved.arm_runs.items():
+            if any(
+                alignment and alignment.hidden for run in runs.values() if (alignment := resolved.runs[run].alignment)
+            ):
+                external.check_blocks(f"study {name}, arm {arm}", study.model)
     return resolved
 
 

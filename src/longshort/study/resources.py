@@ -25,8 +25,16 @@ VARIABLES = {
     "qos": "SBATCH_QOS",
     "constraint": "SBATCH_CONSTRAINT",
     "cpu_partition": "LONGSHORT_CPU_PARTITION",
+    "cpu_qos": "LONGSHORT_CPU_QOS",
+    "cpu_constraint": "LONGSHORT_CPU_CONSTRAINT",
     "gpu_type": "LONGSHORT_GPU_TYPE",
+    "most_minutes": "LONGSHORT_MOST_MINUTES",
+    "most_memory_mb": "LONGSHORT_MOST_MEMORY_MB",
 }
+NAMES = r"^[\w.,:+-]+$"
+FEATURES = r"^[\w.,:+&|*\[\]()-]+$"
+# What a job needs that trains nothing and measures nothing: a corpus', or of a base that is taken as it is.
+LITTLE = 4000, 240
 Resources = dict[str, Any]
 
 
@@ -36,25 +44,34 @@ class Site(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # No pattern but of what a shell would take for more than a name.
-    account: str | None = Field(None, pattern=r"^[\w.,:+-]+$", description="who pays")
-    partition: str | None = Field(None, pattern=r"^[\w.,:+-]+$", description="where jobs run")
-    cpu_partition: str | None = Field(None, pattern=r"^[\w.,:+-]+$", description="where those without a GPU do")
-    qos: str | None = Field(None, pattern=r"^[\w.,:+-]+$", description="quality of service")
-    constraint: str | None = Field(None, pattern=r"^[\w.,:+&|*\[\]()-]+$", description="features of the nodes")
+    account: str | None = Field(None, pattern=NAMES, description="who pays")
+    partition: str | None = Field(None, pattern=NAMES, description="where jobs run")
+    qos: str | None = Field(None, pattern=NAMES, description="quality of service")
+    constraint: str | None = Field(None, pattern=FEATURES, description="features of the nodes")
+    cpu_partition: str | None = Field(None, pattern=NAMES, description="where jobs without a GPU run")
+    cpu_qos: str | None = Field(None, pattern=NAMES, description="their quality of service there")
+    cpu_constraint: str | None = Field(None, pattern=FEATURES, description="features of the nodes there")
     gpu_type: str | None = Field(None, pattern=r"^[\w.]+$", description="as in gres: a100 of gpu:a100:4")
+    most_minutes: int | None = Field(None, gt=0, description="to which the time of further attempts grows")
+    most_memory_mb: int | None = Field(None, gt=0, description="to which their memory grows")
 
     def resources(self, gpus: int) -> Resources:
         """gpus: on each node."""
-        partition = self.partition if gpus or not self.cpu_partition else self.cpu_partition
+        where = self.partition, self.qos, self.constraint
+        if not gpus and self.cpu_partition:
+            where = self.cpu_partition, self.cpu_qos, self.cpu_constraint
+        partition, qos, constraint = where
         found: Resources = {
             "slurm_account": self.account,
             "slurm_partition": partition,
-            "qos": self.qos,
-            "constraint": self.constraint,
+            "qos": qos,
+            "constraint": constraint,
         }
         if gpus:
             # The plugin would ask for a task a GPU otherwise; there is one launcher a node.
             found |= {"gres": f"gpu:{self.gpu_type + ':' if self.gpu_type else ''}{gpus}", "tasks_per_gpu": 0}
+            # Of no meaning to SLURM. Without it each job begins at the first GPU: `--resources devices=1` lets one in.
+            found["devices"] = 1
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -81,7 +98,12 @@ def _as_typed(file: Path) -> dict[str, str | None]:
 
 def job(site: Site, gpus: int, memory_mb: int, minutes: int) -> Resources:
     """A job on one node."""
-    return {"mem_mb": growing(memory_mb), "runtime": growing(minutes), **site.resources(gpus)}
+    return {**memory_and_time(site, memory_mb, minutes), **site.resources(gpus)}
+
+
+def memory_and_time(site: Site, memory_mb: int | dict[str, int], minutes: int | dict[str, int]) -> Resources:
+    """The same for all jobs of a rule, or those of each run."""
+    return {"mem_mb": growing(memory_mb, site.most_memory_mb), "runtime": growing(minutes, site.most_minutes)}
 
 
 def training(site: Site, gpus: int, nodes: int) -> Resources:
@@ -90,11 +112,13 @@ def training(site: Site, gpus: int, nodes: int) -> Resources:
     return {**site.resources(gpus), **several}
 
 
-def growing(amount: int) -> Callable[..., int]:
-    """amount at the first attempt, twice that at the second, and so on: a job that failed may have had too little."""
+def growing(asked: int | dict[str, int], most: int | None = None) -> Callable[..., int]:
+    """What is asked, or asked for each run, at the first attempt, twice that at the second, and so on, as a job that
+    failed may have had too little; up to most."""
 
     def grown(wildcards: Any, attempt: int) -> int:
-        return amount * attempt
+        amount = asked[wildcards.run] if isinstance(asked, dict) else asked
+        return amount * attempt if most is None else min(amount * attempt, max(amount, most))
 
     return engine.signed(grown)
 

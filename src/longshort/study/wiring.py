@@ -174,15 +174,15 @@ class ResolvedStudy(Wired):
             for metric in self.evaluations:
                 measured, code = self._evaluation(metric, run), self.evaluation_code(metric, run)
                 results.append(Result(run, metric, measured.record, measured.log, code, trained.record))
-        return [*results, *self._key_tokens()]
+        return [*results, *self.key_tokens()]
 
-    def _key_tokens(self) -> list[Result]:
+    def key_tokens(self) -> list[Result]:
         """The job that finds the key tokens of LongPPL, which all runs share: it is the corpus'."""
         if "longppl" not in self.evaluations:
             return []
         made = layout.key_tokens(layout.data_folder(self.data), self._of_longppl().key_tokens.id)
         evaluator = self.evaluator_record()
-        code = code_hash(KEY_TOKENS)
+        code = self._accepted(made.record, code_hash(KEY_TOKENS))
         return [Result(self.data, layout.KEY_TOKENS, made.record, made.log, code, evaluator[0] if evaluator else None)]
 
     def _of_longppl(self) -> LongPPL:
@@ -231,14 +231,14 @@ class ResolvedStudy(Wired):
         return training.processes * training.threads if training else 1
 
     def training_resources(self) -> resources.Resources:
-        """What rule train asks for."""
-        needs, site = self.study.needs, self.site
-        each = {}
+        """What rule train asks for; of bases that are taken as they are, only that their files are read."""
+        needs, each, memory_mb, minutes = self.study.needs, {}, {}, {}
         for run, spec in self.runs.items():
             gpus = spec.training.processes if spec.training and needs.device == "gpu" else 0
-            each[run] = resources.training(site, gpus, spec.training.nodes if spec.training else 1)
-        grown = resources.job(resources.Site(), 0, needs.training_memory_mb, needs.training_minutes)
-        return {**grown, **resources.by_run(each)}
+            each[run] = resources.training(self.site, gpus, spec.training.nodes if spec.training else 1)
+            asked = (needs.training_memory_mb, needs.training_minutes) if spec.training else resources.LITTLE
+            memory_mb[run], minutes[run] = asked
+        return {**resources.memory_and_time(self.site, memory_mb, minutes), **resources.by_run(each)}
 
     def evaluation_resources(self) -> resources.Resources:
         needs = self.study.needs
@@ -246,7 +246,7 @@ class ResolvedStudy(Wired):
         return resources.job(self.site, int(needs.device == "gpu"), *asked)
 
     def data_resources(self) -> resources.Resources:
-        return resources.job(self.site, 0, 4000, 240)
+        return resources.job(self.site, 0, *resources.LITTLE)
 
     def options(self, run: str) -> str:
         """The settings that are no part of the identity, as the training's command line takes them (0 for none)."""

@@ -11,7 +11,7 @@ from longshort.errors import StudyError
 from longshort.identity.accepted import ACCEPTED
 from longshort.identity.code import code_hash
 from longshort.metrics.catalog import METRICS
-from longshort.records.publish import write_json
+from longshort.records.publish import write_json, write_record
 from longshort.study import resolve
 from longshort.study.wiring import TRAINING
 from tests.support.project import edit_study
@@ -51,3 +51,23 @@ def test_a_record_that_was_altered_is_not_accepted(project: Path, monkeypatch: p
             write_json(Path(record), {"status": "ok"})
     with pytest.raises(StudyError, match="is not the record that was published; delete it"):
         accept.accept(study, "constant", "no reason")
+
+
+def test_what_all_arms_rest_on_is_accepted_with_an_arm(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    edit_study(
+        project,
+        model__long_base=True,
+        model__training__batch=8,
+        evaluations__longppl={"evaluator": {"kind": "long"}, "short": 16, "stride": 8, "lengths": [64], "documents": 2},
+    )
+    study = resolve.load("tiny")
+    for result in study.results():
+        write_record(Path(result.record), {"code": "old", "modules": {}})
+    changes = accept.accept(study, "constant", "a comment")
+    covered = {record for change in changes for record in change["records"]}
+    arms = {"baseline": study.arm_runs["baseline"][0], "constant": study.arm_runs["constant"][0]}
+    assert covered == {result.record for result in study.results() if result.run != arms["baseline"]}
+    again = resolve.load("tiny")
+    assert again.training_code(str(study.long_base)) == "old" != again.training_code(arms["baseline"])
+    assert [made.code for made in again.key_tokens()] == ["old"]

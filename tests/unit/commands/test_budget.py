@@ -56,6 +56,14 @@ def test_what_is_finished_costs_nothing(study: ResolvedStudy, monkeypatch: pytes
     assert found.needed == 9 and found.fitting == ["baseline", "step-linear", "constant", "alpha-1x"]
 
 
+def test_a_seed_that_is_left_out_takes_its_bases_along(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = {"kind": "yarn", "factor": 4}
+    study = load(config, arms=["baseline"], seeds=[0, 1], model__seed="per-run", model__rope=rope)
+    assert len(study.runs) == 6
+    needed = fitting(study, monkeypatch, 0).needed
+    assert fitting(study, monkeypatch, needed / 2).seeds == [0]
+
+
 def test_processes_count_each(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load(config, arms=["baseline"], training__processes=4)
     assert fitting(study, monkeypatch, 1).arms == {"baseline": 8}

@@ -56,6 +56,18 @@ def test_the_documents_bound_the_lengths() -> None:
     assert lengths(model(), documents(10**6, trained=1000), "cpu")[0] == 128  # 6 of it are no more than 1000 tokens
 
 
+def test_no_validation_is_asked_for_where_no_document_falls_to_it() -> None:
+    """It would be refused when the corpus is prepared."""
+    texts = OwnTexts(
+        TextCorpus(kind="text", path="books"), {f"book{n}.txt": 5000 for n in range(1, 21)}, True, "by hand"
+    )
+    few = choices.split(texts)
+    assert few.validation == 0 and {name: len(of) for name, of in (few.tokens or {}).items()} == {
+        "train": 12, "validation": 0, "test": 8
+    }  # fmt: skip
+    assert choices.split(texts._replace(whole=False)).validation == 0.1
+
+
 @pytest.mark.parametrize(
     ("held_out", "asked", "said"),
     [

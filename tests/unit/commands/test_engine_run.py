@@ -28,6 +28,16 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(name="mine", kind="synthetic", identities=lambda: {BASE, ARM, DATA}, hub_parts=list)
 
 
+@pytest.mark.parametrize(("device", "seen"), [("cpu", ""), ("gpu", "0,1")])
+def test_a_study_that_asks_for_cpus_uses_no_gpu_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, device: str, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    needs = SimpleNamespace(needs=SimpleNamespace(device=device))
+    engine_run.keep_to_its_device(SimpleNamespace(kind="language-models", study=needs))  # type: ignore[arg-type]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
 def queue(monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | None) -> list[tuple[str, ...]]:
     """What squeue says, one answer after the other, then the last for ever; what else SLURM was asked."""
     left, asked = list(answers), []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from longshort.commands import memory
-from longshort.models.settings import Adapter
+from longshort.models.settings import Adapter, Weights
 from longshort.study.schema import Training
 from tests.support.project import ROOT
 
@@ -30,6 +33,17 @@ def test_weights_are_those_of_the_architecture() -> None:
     adapter = Adapter(kind="lora", rank=8, alpha=16.0, targets=["q_proj", "v_proj"])
     assert memory.adapted(LLAMA, adapter) == 32 * 2 * 8 * (4096 + 4096)  # 4,194,304, as LoRA's users know it
     assert memory.guessed(WEIGHTS, 32).weights == pytest.approx(WEIGHTS, rel=0.001)
+
+
+def test_weights_are_counted_where_they_are_here(tmp_path: Path) -> None:
+    """Experts stand in no other number of a configuration that is known here."""
+    dense = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 10}
+    (tmp_path / "config.json").write_text(json.dumps({**dense, "num_attention_heads": 2}))
+    named = Weights(name=str(tmp_path))
+    assert memory.existing(named, 1)[0].weights == 2 * 80 + 4 * 64 + 3 * 128
+    save_file({f"experts.{number}": torch.zeros(8, 16) for number in range(64)}, tmp_path / "model.safetensors")
+    model, _ = memory.existing(named, 1)
+    assert model.weights == 64 * 128 and model.in_blocks == 4 * 64 + 3 * 128
 
 
 def test_zero_divides_what_its_stage_says() -> None:

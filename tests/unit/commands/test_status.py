@@ -49,9 +49,13 @@ def write_beat(out: Path, **given: Any) -> None:
     os.utime(path, (time.time() - silent,) * 2)
 
 
-def test_jobs_that_share_out_an_evaluation_are_shown_until_it_is_done(study: resolve.ResolvedStudy) -> None:
+def test_jobs_that_share_out_an_evaluation_are_shown_until_it_is_done(
+    study: resolve.ResolvedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = Path(study.evaluation_record("perplexity", study.arm_runs["constant"][0]))
+    monkeypatch.setattr(resolve.ResolvedStudy, "jobs_of", lambda study, metric: 2 if metric == "perplexity" else 1)
     first, second = (Path(layout.stage_of(record).share(number, 2).record) for number in range(2))
+    write_beat(Path(layout.stage_of(record).share(0, 3).record), state="failed")  # when it asked for three
     write_beat(first, done=3, total=5)
     write_beat(second, state="finished")
     write_record(second, {"share": [1, 2]})
@@ -208,6 +212,9 @@ def test_why_queued_jobs_wait_and_for_whom(study: resolve.ResolvedStudy, monkeyp
         ("AssocMaxJobsLimit", "when others have ended", False),
         ("QOSMaxJobsPerUserLimit", "when others have ended", False),
         ("AssocGrpCpuLimit", "when others have ended", False),
+        ("AssocGrpCPURunMinutesLimit", "when others have ended", False),
+        ("AssocGrpCPUMinutesLimit", "hours of its account or quality of service are spent", True),
+        ("QOSGrpGRESMinutes", "hours of its account or quality of service are spent", True),
         ("Priority", "its turn", False),
         ("None", "its turn", False),
     ],

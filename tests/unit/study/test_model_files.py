@@ -137,7 +137,11 @@ def test_all_blocks_have_weights(folder: Path) -> None:
 def test_no_length_is_beyond_the_positions_unless_they_are_extended(folder: Path) -> None:
     with pytest.raises(StudyError, match=r"max_length = 256: the model in model has 128 positions .*or extend it by"):
         check(max_length=256)
-    assert check(max_length=256, rope=YARN)
+    assert check(max_length=512, rope=YARN)
+    for rope in (YARN, {"kind": "ntk", "factor": 4}, {"kind": "clex", "max_factor": 4}):
+        with pytest.raises(StudyError, match=r"128 positions .* by 4, to 512; lower it, or raise the factor to 5"):
+            check(max_length=513, rope=rope)
+    assert check(max_length=513, rope={"kind": "dynamic-ntk", "factor": 4})
     assert check(max_length=256, beyond_positions=True)
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     edit(folder / "config.json", rope_parameters=scaled)
@@ -160,6 +164,17 @@ def test_gpt2_reads_no_further_than_its_positions(folder: Path) -> None:
             check(beyond_positions=beyond_positions)
     with pytest.raises(StudyError, match="model.rope = yarn: the positions of the model in model are learnt"):
         check(rope=YARN)
+
+
+def test_hidden_layers_are_aligned_where_they_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its training fails: GPT-2 has its blocks in `h`."""
+    monkeypatch.setitem(TINY, "arms", ["baseline", "constant", "hidden"])
+    assert check()
+    GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=128, n_embd=16, n_layer=3, n_head=2)).save_pretrained(folder)
+    with pytest.raises(
+        StudyError, match=r"arm hidden: alignment.hidden: the model in model keeps its blocks elsewhere"
+    ):
+        check()
 
 
 def test_weights_in_half_precision_are_taken(folder: Path, llama: LlamaForCausalLM) -> None:
