@@ -30,11 +30,13 @@ from longshort.jobs import interruption
 from longshort.jobs.ownership import Owner, sole_owner
 from longshort.records import hub, provenance
 from longshort.records.publish import (
+    Altered,
     NoSpace,
     file_digest,
     file_in_place,
     folder_digests,
     naming_a_full_disk,
+    read_record,
     read_spec,
     write_record,
 )
@@ -200,12 +202,28 @@ def main() -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="true", RAYON_NUM_THREADS=str(arguments.cores))
     hub.refuse_network()
     interruption.end_at_once()
-    with sole_owner(arguments.out) as owner:
-        make(arguments, owner)
-
-
-def make(arguments: argparse.Namespace, owner: Owner) -> None:
     spec = restored(Data, read_spec(arguments.spec))
+    with sole_owner(arguments.out) as owner:
+        if is_made(arguments, spec):
+            print("another job has prepared it in the meantime")
+        else:
+            make(arguments, spec, owner)
+
+
+def is_made(arguments: argparse.Namespace, spec: Data) -> bool:
+    """Whether the corpus is there as this job would prepare it. An engine takes away what its job shall make anew, so
+    that this is of a job of another one, which this one waited for: what already reads it must not be written over."""
+    try:
+        made = read_record(arguments.out / "manifest.json", like={"code": str, "environment": str, "spec": dict})
+    except (OSError, Altered):
+        return False
+    record = arguments.out / seen.RECORD
+    same_files = seen.state(seen.paths(spec), record) == seen.recorded(record) == arguments.corpus_state
+    now = code_hash(ENTRY), provenance.environment(), canonical(spec)
+    return same_files and (made["code"], made["environment"], made["spec"]) == now
+
+
+def make(arguments: argparse.Namespace, spec: Data, owner: Owner) -> None:
     if any(isinstance(corpus, StdlibCorpus) for corpus in spec.corpora.values()):
         print("WARNING: the standard library is another corpus in another Python: these numbers hold for this one only")
     try:

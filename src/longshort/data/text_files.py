@@ -83,12 +83,20 @@ def documents(corpus: TextCorpus, left_out: LeftOut, key: str = "data.corpus") -
             left_out.add(why.NAME, name)
             continue
         read = {".txt": _text, ".jsonl": _lines, ".parquet": _table}[str(kind_of(file))]
+        found = 0
         try:
-            yield from read(file, name, corpus.column, left_out)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            left_out.add(why.DAMAGED, name, str(error))
-        except OSError as error:
-            left_out.add(why.UNREADABLE if error.errno else why.DAMAGED, name, error.strerror or str(error))
+            for document in read(file, name, corpus.column, left_out):
+                found += 1
+                yield document
+        except (EOFError, OSError, zlib.error) as error:
+            said = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
+            if found:  # how many more there were is not known, and a large part of the corpus may be one file
+                raise ValueError(
+                    f"{key}.path = {corpus.path!r}: {name} breaks off after {found} documents ({said}); fetch it "
+                    "again, or take it out of the path"
+                ) from None
+            unreadable = isinstance(error, OSError) and error.errno
+            left_out.add(why.UNREADABLE if unreadable else why.DAMAGED, name, said)
 
 
 def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
@@ -264,9 +272,8 @@ def _table(file: Path, name: str, column: str, left_out: LeftOut) -> Iterator[tu
                     yield from of_row(value, column, f"{name}#{row}", f"{name}, row {row}", left_out)
     except pyarrow.ArrowException as error:
         if file.stat().st_size:
-            left_out.add(why.DAMAGED, name, str(error).splitlines()[0])
-        else:
-            left_out.add(why.EMPTY, name, "no bytes")
+            raise OSError(str(error)) from None
+        left_out.add(why.EMPTY, name, "no bytes")
 
 
 def _fields(of: Any) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
 from longshort.data import __main__ as stage
-from longshort.data import corpora, splits
+from longshort.data import corpora, seen, splits
 from longshort.data.left_out import LeftOut
 from longshort.data.settings import Data, TextCorpus
+from longshort.jobs.ownership import sole_owner
+from tests.support.corpora import ROWS, lines, put
 
 
 def prepare(tmp_path: Path, name: str = "out", **corpus: object) -> dict:
@@ -184,3 +187,21 @@ def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="holds no document"):
         prepare(tmp_path)
+
+
+def test_what_another_job_prepared_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    """Two engines may begin on one corpus: trainings of the first read it when the job of the second has its turn."""
+    put(tmp_path / "corpus/rows.jsonl", lines(ROWS))
+    spec = Data.model_validate(
+        {"corpus": {"kind": "text", "path": str(tmp_path / "corpus")}, "tokenizer": {"kind": "bytes"}, "test": 0.3}
+    )
+    out = tmp_path / "out"
+    arguments = Namespace(out=out, corpus_state=seen.FIRST, max_left_out=0.05)
+    assert not stage.is_made(arguments, spec)
+    with sole_owner(out) as owner:
+        stage.make(arguments, spec, owner)
+    assert stage.is_made(arguments, spec)
+    assert not stage.is_made(arguments, spec.model_copy(update={"test": 0.2}))
+    assert not stage.is_made(Namespace(**{**vars(arguments), "corpus_state": "another"}), spec)
+    put(tmp_path / "corpus/more.jsonl", lines(ROWS[:3]))
+    assert not stage.is_made(arguments, spec)

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
-from longshort.data import corpora
+from longshort.data import corpora, text_files
 from longshort.data.left_out import LeftOut
 from longshort.data.settings import Data, TextCorpus
 from tests.support.corpora import ROWS, lines, prepare, put, text
@@ -187,6 +187,30 @@ def test_what_can_be_read_is_read_and_the_rest_is_named(tmp_path: Path, case: st
     assert found.keys() == left_out.keys()
     for reason, where in left_out.items():
         assert "; ".join(found[reason]["first"]).startswith(where) and found[reason]["remedy"]
+
+
+def cut_lines(root: Path) -> None:
+    put(root / "c4.jsonl.gz", gzip.compress(lines(ROWS * 1000))[:-2000])
+
+
+def damaged_table(root: Path) -> None:
+    """In its second half; the footer, which says how many rows there are, is whole."""
+    file, half = root / "c4.parquet", text_files.BATCH
+    pyarrow.parquet.write_table(pyarrow.table({"text": (ROWS * half)[: 2 * half]}), file, row_group_size=half)
+    damaged = pyarrow.parquet.ParquetFile(file).metadata.row_group(1).column(0).dictionary_page_offset
+    content = bytearray(file.read_bytes())
+    content[damaged : damaged + 60] = b"\xff" * 60
+    put(file, bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut_lines, damaged_table])
+def test_a_file_of_rows_that_breaks_off_is_no_corpus(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """It would count as one lost document, while half of the corpus may be missing."""
+    root = tmp_path / "corpus"
+    put(root / "more.jsonl", lines(ROWS))
+    damage(root)
+    with pytest.raises(ValueError, match=r"c4\..* breaks off after \d+ documents .*; fetch it again, or take it out"):
+        prepare(root)
 
 
 def test_copies_that_differ_by_a_mark_or_line_ends_are_copies(tmp_path: Path) -> None:
