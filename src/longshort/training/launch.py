@@ -44,7 +44,7 @@ def complete(
         Interrupted: it was asked to stop.
     """
     began, trained = time.monotonic(), 0
-    checked = False
+    checked = stopped = False
     job_file = work / "job.json"
     keep = checkpoints.keep(work, wanted)
     patience = 0.0 if job_file.exists() and read_json(job_file, dict).get("host") == socket.gethostname() else LATE
@@ -53,6 +53,8 @@ def complete(
     for resume, targets in checkpoints.segments([step for step in wanted if step not in sound], resumable):
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
+            if stopped:  # while the last step before was saved
+                raise Interrupted
             if not checked:
                 integrity.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train", content=job["content"])
                 checked = True
@@ -70,8 +72,11 @@ def complete(
             stopped = _run_processes(job_file, job, training, owner)
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
-            interrupted = stopped and newest < max(targets) < checkpoints.diverged_at(work)
-            reached = newest if interrupted else int(min(max(targets), checkpoints.diverged_at(work)))
+            end = int(min(max(targets), checkpoints.diverged_at(work)))
+            # Processes that were asked to end before their first step may have ended well without one.
+            ended = checkpoints.is_sealed(work, max(targets)) or end < max(targets)
+            reached = end if ended else newest
+            interrupted = stopped and reached < end
             trained += reached - resume
             # What ranks on other nodes take is not seen from here.
             cpu_seconds = heartbeat.cpu_seconds() - cpu_since if training.nodes == 1 else None

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from longshort.data import tokenizers
+from longshort.data.streams import generator
 from longshort.data.windows import TokenStream, Windows, collate
 from longshort.errors import JobFailed, UserError
 from longshort.identity.kinds import ADAPTERS, ALIGNMENT, SHIFTED_SPARSE
@@ -35,7 +36,7 @@ from longshort.models import load, rope
 from longshort.models.head import PARTS, LossHead, LossInputs, NextToken, install, parts
 from longshort.records.publish import NoSpace, is_full, no_space, read_json, write_json
 from longshort.study.run import RunSpec
-from longshort.training import callbacks, checkpoints, extensions
+from longshort.training import callbacks, checkpoints, extensions, log
 from longshort.training.callbacks import Diverged, asked_to_stop, on_any_process
 
 
@@ -191,9 +192,13 @@ def train(job: dict[str, Any]) -> None:
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     trainer = build_trainer(job, spec, arguments, owner)
+    # The Trainer seeded all processes alike, so that dropout would take the same inputs out of each one's windows.
+    torch.manual_seed(int(generator("dropout", spec.seed, arguments.process_index).integers(2**63)))
     resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
     if on_any_process(asked_to_stop(work), arguments.device):  # one that was asked a moment later must not begin alone
         print("asked to stop before the first step", flush=True)
+        if trainer.is_world_process_zero():  # SLURM's signal may not have reached the launcher
+            (work / checkpoints.STOP).touch()
         return
     try:
         with owner.beating() if trainer.is_world_process_zero() else nullcontext():
@@ -201,6 +206,7 @@ def train(job: dict[str, Any]) -> None:
     except Diverged as error:
         print(f"diverged: {error}; of the checkpoints before it, those of wanted steps are kept", flush=True)
         if trainer.is_world_process_zero():
+            log.sync(work / log.NAME)  # what no attempt trains again
             write_json(work / checkpoints.DIVERGED, {"step": error.step, "message": str(error)})
     except Exception as error:
         needed = checkpoint_size(trainer.model)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from longshort.errors import UserError
+from longshort.errors import Interrupted, JobFailed, UserError
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
 from longshort.study.schema import Training
@@ -30,19 +30,23 @@ TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A training whose processes write their checkpoints at once, and diverge at a step where there is a file."""
+    """A training whose processes write their checkpoints at once. Where a file says so they diverge, are asked to stop,
+    or end before the first step."""
 
     def run_processes(job_file: Path, *_: Any) -> bool:
         work = job_file.parent
         subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
         end = DIVERGES if (tmp_path / "diverges").exists() else 100
+        asked = (tmp_path / "asked").exists()
+        if (tmp_path / "begins").exists():
+            return asked
         for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
             checkpoints.folder(work, step).mkdir()
             (checkpoints.folder(work, step) / "model.safetensors").write_text(f"step {step}")
             checkpoints.seal(checkpoints.folder(work, step))
         if max(json.loads(job_file.read_text())["targets"]) >= end:
             write_json(work / checkpoints.DIVERGED, {"step": end})
-        return False
+        return asked
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
     return {
@@ -106,6 +110,28 @@ def test_a_training_that_diverged_counts_the_steps_until_then(job: dict[str, Any
     (tmp_path / "diverges").touch()
     assert complete(job, tmp_path / "work", [2, 6]) == ([2], DIVERGES)
     assert launch.spent(tmp_path / "work")["steps"] == DIVERGES
+
+
+def test_no_step_counts_that_nothing_was_kept_of(job: dict[str, Any], tmp_path: Path) -> None:
+    """Processes that are asked to stop while they start end well."""
+    (tmp_path / "begins").touch()
+    with pytest.raises(JobFailed, match=r"without the checkpoints of steps \[2, 6\]"):
+        complete(job, tmp_path / "work", [2, 6])
+    assert launch.spent(tmp_path / "work")["steps"] == 0
+    (tmp_path / "asked").touch()
+    with pytest.raises(Interrupted):
+        complete(job, tmp_path / "work", [2, 6])
+    assert launch.spent(tmp_path / "work")["steps"] == 0
+
+
+def test_a_request_that_comes_with_the_last_step_is_heeded_before_more_is_trained(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "segments", lambda *_: [(0, [2]), (0, [6])])
+    (tmp_path / "asked").touch()
+    with pytest.raises(Interrupted):
+        complete(job, tmp_path / "work", [2, 6])
+    assert checkpoints.steps_there(tmp_path / "work") == [2] and launch.spent(tmp_path / "work")["steps"] == 2
 
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:
