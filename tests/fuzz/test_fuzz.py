@@ -10,7 +10,7 @@ from tests.fuzz.__main__ import fuzz
 
 
 @pytest.mark.parametrize(
-    "mutations", [pytest.param(100, marks=pytest.mark.wide), pytest.param(1000, marks=pytest.mark.long)]
+    "mutations", [pytest.param(50, marks=pytest.mark.wide), pytest.param(1000, marks=pytest.mark.long)]
 )
 def test_every_mutation_comes_to_what_is_stated(finished: Path, tmp_path: Path, mutations: int) -> None:
     """No traceback, no hang, no other exit code than 0 and 1, nothing half-written, no number of what was altered."""

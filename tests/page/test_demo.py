@@ -64,7 +64,7 @@ def test_it_is_a_measurement_and_runs_once(demo: Path) -> None:
 
 
 def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the same corpus always; on a processor of the same maker that torch uses alike, all of them. On another's, the
+    """On the same corpus always; on a processor of the same maker that torch uses alike, all of them. On another, the
     perplexities: one key token more, at the threshold, is 5 % of the demo's LongPPL (an Intel Xeon beside an EPYC)."""
     path = ROOT / "docs/demo.parquet"
     monkeypatch.chdir(demo.parents[1])
@@ -72,9 +72,7 @@ def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pyte
     now, then = reproduce.made(study), published.read(path)
     assert now["corpus"] == then.made["corpus"]
     said = reproduce.compare(study, path)
-    if now["torch's CPU capability"] != then.made["torch's CPU capability"]:
-        return
-    here, there = (made["processor"].split()[0] for made in (now, then.made))
+    here, there = ((made["processor"].split()[0], made["torch's CPU capability"]) for made in (now, then.made))
     if here == there:
         assert said[0].startswith("Reproduced:"), said
     of_model = ["arm", "seed", "step", "length"]
@@ -84,7 +82,8 @@ def test_its_numbers_are_those_that_were_published(demo: Path, monkeypatch: pyte
     )
     both = ours.index.intersection(theirs.index)
     assert len(both) >= 12  # four lengths of three arms
-    pandas.testing.assert_series_equal(ours.loc[both], theirs.loc[both], rtol=1e-3)
+    used_alike = here[1] == there[1]
+    pandas.testing.assert_series_equal(ours.loc[both], theirs.loc[both], rtol=1e-3 if used_alike else 2e-3)
 
 
 @pytest.mark.latex

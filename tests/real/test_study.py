@@ -59,7 +59,7 @@ def studied(real_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         section["name"] = str(real_folder)
     project = make_project(tmp_path_factory.mktemp("real") / "project", study)
     write_modules(project / "modules")
-    run_snakemake(project, "all")
+    run_snakemake(project, "tables")
     return project
 
 

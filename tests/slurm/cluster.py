@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import BY_A_PROCESS, PATIENCE, wait_until
 
 PACKAGES = "slurm-wlm slurmdbd munge mariadb-server"
 PROGRAMS = [
@@ -208,7 +208,7 @@ class Cluster:
             limits = re.findall(r"UserName=root\(.* MaxSubmitJobs=(\d*)", told)
             return bool(limits) and set(limits) == {"" if jobs < 0 else str(jobs)}
 
-        wait_until(known, lambda: f"{jobs} is not known")
+        wait_until(known, lambda: f"{jobs} is not known", BY_A_PROCESS)
 
     def output(self, job: str) -> str:
         log = self.folder / f"{job}.out"
@@ -226,12 +226,16 @@ class Cluster:
 
     def wait_for(self, job: str) -> str:
         """The state that it ended in."""
-        wait_until(lambda: self.squeue()[job] not in UNFINISHED, lambda: f"job {job} is {self.squeue()[job]}")
+        complaint = f"job {job} has not ended"
+        wait_until(lambda: self.squeue()[job] not in UNFINISHED, lambda: f"{complaint}: {self.squeue()}", BY_A_PROCESS)
         return self.squeue()[job]
 
     def wait_for_accounting(self, job: str, expected: tuple[str, str]) -> None:
         """What slurmctld knows reaches the database a moment later."""
-        wait_until(lambda: self.sacct(job).get(job) == expected, lambda: f"sacct says {self.sacct(job)}")
+        complaint = f"expected {expected} of job {job}"
+        wait_until(
+            lambda: self.sacct(job).get(job) == expected, lambda: f"{complaint}: {self.sacct(job)}", BY_A_PROCESS
+        )
 
     @property
     def _database_socket(self) -> Path:
@@ -290,7 +294,7 @@ class Cluster:
                 said = str(error)
                 return False
 
-        wait_until(started, lambda: f"{name} is not ready. {said}\n{log.read_text()[-2000:]}")
+        wait_until(started, lambda: f"{name} is not ready. {said}\n{log.read_text()[-2000:]}", BY_A_PROCESS)
         assert process.poll() is None, f"{name} ended: {log.read_text()[-2000:]}"
 
     def _stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:

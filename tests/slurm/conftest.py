@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.study import faulty_study, without
-from tests.support.project import make_project, once, run_snakemake
+from tests.support.project import edit_study, make_project, once, run_snakemake
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def reference(shared: Path) -> Path:
     """The study on this machine, without SLURM. Not to be changed."""
 
     def run(project: Path) -> None:
-        make_project(project, faulty_study())
+        make_project(project, faulty_study(minutes=30))
         run_snakemake(project, "metrics")
 
     return once(shared, "reference", run)
@@ -34,4 +34,6 @@ def reference(shared: Path) -> Path:
 def without_constant(reference: Path, tmp_path: Path) -> Path:
     """The finished study, but for the arm `constant`. Its training is what a fault can cost; evaluations and tables
     after faults: the first test."""
-    return without(reference, tmp_path, "constant")
+    project = without(reference, tmp_path, "constant")
+    edit_study(project, training__checkpoint_minutes=0)
+    return project

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +17,21 @@ import psutil
 
 from tests.slurm.cluster import NODES, Cluster
 from tests.support.project import ROOT, TINY
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import BY_A_PROCESS, PATIENCE, wait_until
 
 STEPS, BASE_STEPS = 90, 45
 ARMS = ["baseline", "constant", "hidden", "hidden+output"]
 
 
-def faulty_study() -> dict[str, Any]:
-    """Checkpoints after every step; the base on two nodes, an arm by two processes, an arm that diverges."""
+def faulty_study(minutes: int = 0) -> dict[str, Any]:
+    """The base on two nodes, an arm by two processes, an arm that diverges.
+
+    minutes: between checkpoints; 0: one after every step, where something is killed.
+    """
     made = copy.deepcopy(TINY)
-    made["model"]["training"].update(nodes=2, steps=BASE_STEPS, checkpoint_minutes=0)
+    made["model"]["training"].update(nodes=2, steps=BASE_STEPS, checkpoint_minutes=minutes)
     made["arms"] = ARMS
-    made["training"].update(steps=STEPS, checkpoint_minutes=0)
+    made["training"].update(steps=STEPS, checkpoint_minutes=minutes)
     made["overrides"] = {
         "hidden": {"training": {"processes": 2}},
         "hidden+output": {"training": {"learning_rate": 1e30}},
@@ -128,8 +130,16 @@ class Training(NamedTuple):
         return [int(pid) for pid in listed.stdout.split()]
 
 
-@cache
+RUNS: dict[str, str] = {}  # every test's project has the same
+
+
 def run_of(project: Path, arm: str) -> str:
+    if arm not in RUNS:
+        RUNS[arm] = _run_of(project, arm)
+    return RUNS[arm]
+
+
+def _run_of(project: Path, arm: str) -> str:
     code = f"s = resolve.load('tiny'); print(s.bases[0] if {arm!r} == 'base' else s.arm_runs[{arm!r}][0])"
     environment = {**os.environ, "PYTHONPATH": str(project / "src")}
     command = [sys.executable, "-c", f"from longshort.study import resolve; {code}"]
@@ -193,7 +203,10 @@ def accounted(cluster: Cluster, project: Path, rule: str, arm: str, field: str) 
         # Every test's project has the same runs.
         return [one for one in jobs if Path(one[2]) == project and job in one[3]]
 
-    wait_until(lambda: not {"PENDING", "RUNNING"} & {row[0] for row in rows()}, lambda: f"not over: {rows()}")
+    def over() -> bool:
+        return not {"PENDING", "RUNNING"} & {row[0] for row in rows()}
+
+    wait_until(over, lambda: f"not over: {rows()}", BY_A_PROCESS)
     return [row[1].split()[0] for row in rows()]
 
 

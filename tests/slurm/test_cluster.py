@@ -14,7 +14,7 @@ from longshort.cli import app
 from longshort.study import resolve
 from tests.slurm.cluster import NODES, Cluster
 from tests.support.project import ROOT
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import BY_A_PROCESS, PATIENCE, wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -47,7 +47,9 @@ def test_a_job_of_two_nodes_runs_on_both_with_their_gpus(cluster: Cluster) -> No
     # Untyped, all of one node: the next one waits.
     first = submit_running(cluster, HEEDS, "--nodelist=n1", "--gres=gpu:8")
     second = cluster.submit("true", "--nodelist=n1", "--gres=gpu:1")
-    wait_until(lambda: "(Resources)" in cluster.run("squeue", f"--job={second}"), lambda: str(cluster.squeue()))
+    wait_until(
+        lambda: "(Resources)" in cluster.run("squeue", f"--job={second}"), lambda: str(cluster.squeue()), BY_A_PROCESS
+    )
     cluster.run("scancel", first)
     assert cluster.wait_for(second) == "COMPLETED"
 
@@ -77,14 +79,14 @@ def test_status_says_why_a_job_waits_and_what_to_do(
         return " ".join(CliRunner().invoke(app, ["status", "--study", "tiny"]).output.split())
 
     held = submit("--hold")
-    wait_until(lambda: f"yours to mend: it is held: `scontrol release {held}`" in said(), said)
+    wait_until(lambda: f"yours to mend: it is held: `scontrol release {held}`" in said(), said, BY_A_PROCESS)
     cluster.run("scontrol", "release", held)
     assert cluster.wait_for(held) == "COMPLETED" and "queued" not in said()
     cluster.run("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
     try:
         drained = submit("--nodelist=n1")
         expected = "nothing to mend: nodes are down or drained"
-        wait_until(lambda: expected in said() and f"constant, 0, train (job {drained})" in said(), said)
+        wait_until(lambda: expected in said() and f"constant, 0, train (job {drained})" in said(), said, BY_A_PROCESS)
     finally:
         cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
     assert cluster.wait_for(drained) == "COMPLETED"
@@ -186,7 +188,7 @@ def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Clus
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=environment, cwd=cluster.folder, stdout=pipe, stderr=pipe, text=True)
 
-    wait_until(is_empty, lambda: cluster.run("squeue"))
+    wait_until(is_empty, lambda: cluster.run("squeue"), BY_A_PROCESS)
     first = submit_running(cluster, HEEDS)
     try:
         cluster.allow_submitted(1)
@@ -198,7 +200,7 @@ def test_a_submission_beyond_the_limit_waits_until_a_job_has_ended(cluster: Clus
         assert second.returncode == 0 and cluster.wait_for(said.strip()) == "COMPLETED"
         # There is nothing to wait for where nothing is allowed.
         cluster.allow_submitted(0)
-        wait_until(is_empty, lambda: cluster.run("squeue"))
+        wait_until(is_empty, lambda: cluster.run("squeue"), BY_A_PROCESS)
         third = submit()
         _, said = third.communicate(timeout=PATIENCE)
         assert third.returncode != 0 and "SubmitJob" in said

@@ -124,7 +124,7 @@ def test_an_attempt_on_a_node_with_another_clock_is_waited_for(
 
 
 def test_a_training_that_lacks_memory_gets_more(cluster: Cluster, reference: Path, without_constant: Path) -> None:
-    edit_study(without_constant, needs={"device": "gpu", "training_memory_mb": 700})
+    edit_study(without_constant, needs={"device": "gpu", "training_memory_mb": 700}, training__checkpoint_minutes=30)
     driver = Driver(cluster, without_constant, record_of(without_constant, "constant"))
     driver.run()
     assert_equal_training(without_constant, reference, "constant")

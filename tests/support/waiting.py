@@ -9,8 +9,12 @@ from collections.abc import Callable
 PATIENCE = 600.0
 
 
-def wait_until(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
+# Seconds between looks that start a process each, as one at squeue does.
+BY_A_PROCESS = 0.3
+
+
+def wait_until(condition: Callable[[], bool], complaint: Callable[[], str], every: float = 0.02) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"after {PATIENCE:.0f} s {complaint()}"
-        time.sleep(0.02)
+        time.sleep(every)

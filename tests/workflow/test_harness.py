@@ -28,7 +28,7 @@ def test_own_tasks_stand_in_the_main_table(tmp_path: Path, monkeypatch: pytest.M
     }
     project = make_project(tmp_path / "project", study)
     write_tasks(project / "tasks")
-    run_snakemake(project, "all")
+    run_snakemake(project, "tables")
     metrics = pandas.read_parquet(project / "results/tiny/metrics.parquet")
     rows = metrics[metrics["metric"] == "harness:own_flow"]
     assert sorted(rows["arm"]) == ["(base)", "baseline", "constant"]

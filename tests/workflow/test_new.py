@@ -27,7 +27,7 @@ def test_a_study_of_ones_own_model_and_texts_reaches_its_tables(tmp_path: Path) 
     assert study["model"]["rope"] == {"kind": "yarn", "factor": 2}
     study["seeds"], study["checkpoints"] = [0], [study["training"]["steps"]]  # the rest is as it was written
     file.write_text(yaml.safe_dump(study))
-    run_snakemake(project, "all", study="mine")
+    run_snakemake(project, "tables", study="mine")
     table = pandas.read_parquet(project / "results/mine/tables/main.parquet")
     shown = table[table["column"] == "perplexity@256"].set_index("arm")["mean"]
     assert {"(base)", "(extended base)", "baseline", "constant"} == set(shown.index) and shown.between(1, 1000).all()

@@ -49,14 +49,14 @@ def test_resume_is_bit_exact_and_trains_only_what_is_missing(finished: Path, tmp
 
 @pytest.mark.parametrize(
     ("zero", "precision"),
-    [("zero2", "bf16"), *(pytest.param(f"zero{stage}", "fp32", marks=pytest.mark.wide) for stage in (0, 1, 2, 3))]
+    [("zero2", "bf16"), *(pytest.param(f"zero{stage}", "fp32", marks=pytest.mark.wide) for stage in (0, 1))]
     + [pytest.param(f"zero{stage}", "bf16", marks=pytest.mark.wide) for stage in (0, 1, 3)],
 )
 def test_the_newest_checkpoint_resumes_bit_exactly_to_an_added_step_and_earlier_ones_are_weights(
     finished: Path, tmp_path: Path, zero: str, precision: str
 ) -> None:
-    """Two processes. What a checkpoint takes, with its states and without, is what `longshort plan` says; ZeRO-0 in
-    bf16 keeps a fifth more."""
+    """Two processes; ZeRO-2 and 3 in fp32: test_faults.py. What a checkpoint takes, with states and without, is what
+    `longshort plan` says; ZeRO-0 in bf16 keeps a fifth more."""
     stage = Stage(finished, tmp_path)
     stage.spec["deepspeed"] = json.loads((ROOT / f"config/deepspeed/{zero}.json").read_text())
     stage.spec["training"].update(processes=2, precision=precision)

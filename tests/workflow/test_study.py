@@ -16,6 +16,8 @@ from longshort.evaluation.prompts import TASKS
 from longshort.records.publish import file_digest, read_record, write_record
 from tests.support.project import TINY, edit, longshort, make_project, planned, run_snakemake
 
+DRAWN = {"plots": 1, "report": 1}
+
 
 def metrics_of(project: Path) -> pandas.DataFrame:
     return pandas.read_parquet(project / "results" / "tiny" / "metrics.parquet")
@@ -94,11 +96,21 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     study = yaml.safe_load(path.read_text())
     study["evaluations"]["perplexity"]["documents"] = 10**6
     path.write_text(yaml.safe_dump(study))
+    shutil.copytree(finished_copy / "results/tiny/tables", finished_copy / "results/tiny/before")
     assert run_snakemake(finished_copy, "all", check=False).returncode != 0
     logs = "".join(path.read_text() for path in finished_copy.glob("results/runs/*/perplexity/*/*.log"))
     assert "perplexity needs 1000000 test documents" in logs and "evaluations.perplexity.documents" in logs
-    table = (finished_copy / "results/tiny/partial/main.md").read_text()
-    assert "missing" in table and "baseline" in table
+    shown, before = (
+        pandas.read_parquet(finished_copy / f"results/tiny/{folder}/main.parquet").query("arm != 'step-linear'")
+        for folder in ("partial", "before")  # step-linear diverged
+    )
+    of_perplexity = shown["column"].str.startswith(("perplexity", "accuracy", "ece"))
+    assert set(shown.loc[of_perplexity, "status"]) == {"failed", "missing"}
+    assert shown.loc[of_perplexity, "mean"].isna().all()
+    both = shown[~of_perplexity].merge(before, on=["arm", "column", "step"])
+    assert (
+        len(both) == sum(~of_perplexity) > 0 and both["mean_x"].equals(both["mean_y"]) and both["mean_x"].notna().all()
+    )
 
 
 def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> None:
@@ -133,17 +145,17 @@ def test_a_base_may_be_a_local_folder(finished: Path, tmp_path: Path) -> None:
     study = {**TINY, "model": {"kind": "pretrained", "name": str(model), "layers": 3, "max_length": 128}}
     study = {**study, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
     project = make_project(tmp_path / "project", study)
-    run_snakemake(project, "all")
+    run_snakemake(project, "tables")
     metrics = metrics_of(project)
     values = metrics[(metrics["metric"] == "perplexity") & (metrics["length"] == 32)].set_index(["arm", "step"])[
         "value"
     ]
     assert set(values.index) == {("(base)", 0), ("baseline", 2), ("baseline", 6)} and values.is_unique
-    assert planned(project) == {}
+    assert planned(project) == DRAWN
     # Touched it is the same model. Another one is refused, however old its file, until the record of the first is gone.
     weights, [record] = model / "model.safetensors", project.glob("results/runs/*/training/0.json")
     weights.touch()
-    assert planned(project) == {}
+    assert planned(project) == DRAWN
     another = bytearray(weights.read_bytes())
     another[-1] ^= 1
     (tmp_path / "another").write_bytes(another)
@@ -166,19 +178,19 @@ def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -
     """An arm whose numbers stand as an older version would have left them."""
     study = {**TINY, "arms": ["baseline"], "evaluations": {"perplexity": TINY["evaluations"]["perplexity"]}}
     project = make_project(tmp_path / "project", study)
-    run_snakemake(project, "all")
+    run_snakemake(project, "tables")
     whole = metrics_of(project)
     (numbers,) = project.glob("results/tiny/arms/baseline/seed-0/perplexity/*/2-6.parquet")
     pandas.read_parquet(numbers).assign(protocol="ppl/prefix-v1?").to_parquet(numbers, index=False)
     record = read_record(numbers.with_suffix(".json"))
     write_record(numbers.with_suffix(".json"), {**record, "protocol": "ppl/prefix-v1?", "sha256": file_digest(numbers)})
-    assert run_snakemake(project, "all", check=False).returncode != 0
+    assert run_snakemake(project, "tables", check=False).returncode != 0
     said = (project / "results/tiny/logs/tables.log").read_text()
     assert "'ppl/prefix-v1?' (baseline)" in said
     _, *command = re.findall(r"`snakemake (.*) --config study=tiny`", said)[0].split()
-    run_snakemake(project, "all", *command)
+    run_snakemake(project, "tables", *command)
     pandas.testing.assert_frame_equal(metrics_of(project), whole)
-    assert planned(project) == {}
+    assert planned(project) == DRAWN
 
 
 def test_names_are_names_and_never_commands(finished: Path, tmp_path: Path) -> None:
