@@ -223,7 +223,9 @@ def prune(
             f"({in_words(alone)} that no other study needs)"
         )
         if (more := pruning.more_while_running(study)) is None:
-            _say("    how much more each of its trainings takes while it runs is not known: its model is not here")
+            _say(
+                "    how much more each training takes while it runs is not known: its model is not here, or not whole"
+            )
         elif more:
             _say(f"    each of its trainings takes up to {in_words(more)} more while it runs")
     if idle := sum(folder.idle_size for folder in found):

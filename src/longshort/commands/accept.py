@@ -81,6 +81,8 @@ def _records(study: ResolvedStudy, run: str, where: str) -> list[tuple[str, Path
         paths += [(METRICS[metric].module, Path(study.evaluation_record(metric, run))) for metric in study.evaluations]
     found = []
     for stage, path in paths:
+        if not path.exists() and run in (study.data, study.long_base):  # not every arm rests on them
+            continue
         if not path.exists():
             raise StudyError(
                 f"{where}: {path} does not exist: a run that was never made with these parameters cannot be accepted; "

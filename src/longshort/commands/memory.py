@@ -175,7 +175,7 @@ def existing(model: hub.HubModel, layers: int) -> tuple[Model, str]:
     name = model.name
     for path in (Path(name) / "config.json", *hub.fetched_config(model)):
         if path.exists():
-            count = sum(map(math.prod, model_files.weights(path.parent).values()))
+            count = model_files.count(path.parent)
             try:
                 return replace(Model.of(read_json(path)), counted=count or None), f"from {path}"
             except KeyError:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from longshort import studies
 from longshort.commands import cost, stale
-from longshort.errors import StudyError, UserError
+from longshort.errors import StudyError
 from longshort.jobs import heartbeat, ownership
 from longshort.records import layout
 from longshort.records.publish import CHECKPOINTS, read_json, read_record, read_spec
@@ -82,11 +82,12 @@ def _idle(work: Path, run: Path) -> tuple[Path, ...]:
 
 
 def more_while_running(study: str, config: Path = CONFIG) -> float | None:
-    """Bytes that each training of a study takes at most beyond what is kept of it; None where its model is not here."""
+    """Bytes that each training of a study takes at most beyond what is kept of it; None where its model is not here, or
+    not whole."""
     resolved = studies.load(study, config, here=False)
     try:
         return cost.more_while_running(resolved) if resolved.kind == "language-models" else 0.0
-    except UserError:
+    except (OSError, ValueError):  # a UserError is one
         return None
 
 

@@ -8,9 +8,10 @@ before. In both cases the engine would keep the numbers of the old ones under th
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ def refuse(study: ResolvedStudy) -> None:
     _refuse_models(study)
     replaced = [record for metric in study.evaluations for record in _measured_on_others(study, metric)]
     if replaced:
-        listed = "".join(f"\n  {file}: {record}" for record, file in replaced)
+        listed = "".join(f"\n  {where}: {record}" for record, where in replaced)
         raise StudyError(
-            f"study {study.name}: a file of items is not the one that these results were measured on, though it is "
-            f"older than they are:{listed}\nPut it back; or `touch` it and run snakemake again, which then measures on "
-            "it"
+            f"study {study.name}: items are not those that these results were measured on, though their files are "
+            f"older:{listed}\nPut them back; or `touch` a file of them and run snakemake again, which then measures on "
+            "them"
         )
 
 
@@ -65,28 +66,35 @@ def _refuse_models(study: ResolvedStudy) -> None:
         )
 
 
-def _measured_on_others(study: ResolvedStudy, metric: str) -> list[tuple[Path, Path]]:
-    """The records of a metric's results whose items were replaced without the engine's notice, and the newest of these;
-    where they are newer than a result, it is made anew."""
+def _measured_on_others(study: ResolvedStudy, metric: str) -> list[tuple[Path, str]]:
+    """The records of a metric's results whose items were replaced without the engine's notice, and where these are. A
+    result that is older than one of them is made anew."""
     files = [Path(file) for file in study.items(metric) if Path(file).parts[0] != layout.RESULTS]
     there = [file for file in files if file.is_file()]
-    if not there:
-        return []
-    newest = max(there, key=lambda file: file.stat().st_mtime_ns)
+    newest = max((file.stat().st_mtime_ns for file in there), default=0)
     records = [record for run in study.runs if (record := Path(study.evaluation_record(metric, run))).exists()]
-    asked = study.evaluations[metric][1].settings, study.study.lengths.train, study.study.data.tokenizer
+    unnoticed = [record for record in records if there and newest <= record.stat().st_mtime_ns]
+
+    @cache
+    def content() -> str | None:
+        measurement = importlib.import_module(METRICS[metric].module).MEASUREMENT  # late: it brings torch
+        asked = study.evaluations[metric][1].settings, study.study.lengths.train, study.study.data.tokenizer
+        try:
+            return _content_in(measurement.protocol(*asked))
+        except (OSError, ValueError):  # a task is not there any more, or damaged
+            return None
 
     def are_equal(record: Path) -> bool:
-        measurement = importlib.import_module(METRICS[metric].module).MEASUREMENT  # late: it brings torch
-        try:
-            now = measurement.protocol(*asked)
-        except (OSError, ValueError):  # a task is not there any more, or damaged
-            return False
-        made = read_record(record, like={"protocol": str})["protocol"]
-        return bool(made == now or made.startswith(f"{now}&"))
+        return _content_in(read_record(record, like={"protocol": str})["protocol"]) == content()
 
-    unnoticed = [record for record in records if newest.stat().st_mtime_ns <= record.stat().st_mtime_ns]
-    return [(record, newest) for record in unnoticed if _differ(record, there, partial(are_equal, record))]
+    where = str(there[0] if len(there) == 1 else there[0].parent) if there else ""
+    return [(record, where) for record in unnoticed if _differ(record, there, partial(are_equal, record))]
+
+
+def _content_in(protocol: str) -> str | None:
+    """What the name of a protocol says of the items' content, whatever else it says."""
+    found = re.search(r"[?&](?:data|own)=([0-9a-f]+)", protocol)
+    return found and found[1]
 
 
 def _is_replaced(record: Path, checkpoint: dict[str, Any]) -> bool:

@@ -205,14 +205,14 @@ def main() -> None:
     spec = restored(Data, read_spec(arguments.spec))
     with sole_owner(arguments.out) as owner:
         if is_made(arguments, spec):
-            print("another job has prepared it in the meantime")
+            print("it is prepared already")
         else:
             make(arguments, spec, owner)
 
 
 def is_made(arguments: argparse.Namespace, spec: Data) -> bool:
-    """Whether the corpus is there as this job would prepare it. An engine takes away what its job shall make anew, so
-    that this is of a job of another one, which this one waited for: what already reads it must not be written over."""
+    """Whether the corpus is there as this job would prepare it. When a job begins, its engine takes away what it shall
+    make anew, so that another engine's job made it while this one waited: what reads it must not be written over."""
     try:
         made = read_record(arguments.out / "manifest.json", like={"code": str, "environment": str, "spec": dict})
     except (OSError, Altered):

@@ -100,7 +100,10 @@ def check_blocks(where: str, model: Any) -> None:
     Raises:
         StudyError: the model, as far as its files are here, has no such weights.
     """
-    folder = next((Path(one.name) for one in model.each() if Path(one.name).is_dir()), None)
+    [weights, *_] = [one.weights for one in model.each()]
+    part = hub.weights(weights)
+    there = part is None or hub.record(part).exists()
+    folder = (Path(weights.name) if part is None else hub.snapshot(part)) if there else None
     if folder is not None and not model_files.names_its_blocks(tensors := model_files.weights(folder)):
         raise StudyError(
             f"{where}: alignment.hidden: the model in {folder} keeps its blocks elsewhere than in `layers` (it has "

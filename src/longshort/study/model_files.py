@@ -129,6 +129,18 @@ def weights(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
+def count(folder: Path) -> int:
+    """How many weights are loaded from a folder: other files, such as consolidated.safetensors, may hold them again.
+
+    Raises:
+        ValueError: as weights.
+    """
+    index = folder / INDEX
+    named = set(json_object(index).get("weight_map", {}).values()) if index.exists() else {"model.safetensors"}
+    files = [folder / file for file in named if (folder / file).exists()]
+    return sum(math.prod(shape) for file in files for shape in _weights_in(file).values())
+
+
 def names_its_blocks(tensors: Iterable[str]) -> bool:
     """Whether the blocks are in `layers`, where hidden alignment finds them (models/load.py)."""
     return any(re.search(r"(^|\.)layers\.\d+\.", name) for name in tensors)
@@ -228,12 +240,13 @@ def _check_reach(
         # Dynamic NTK stretches by what is read, ABF and EABF have a base in place of a factor.
         key = {"clex": "max_factor", "pi": "factor", "ntk": "factor", "yarn": "factor"}.get(model.rope.kind)
         factor: float | None = getattr(model.rope, key) if key else None
-        if reach.tokens is not None and factor is not None and model.max_length > factor * reach.tokens:
+        asked = model.max_length if reach.tokens and not model.beyond_positions else 0
+        if reach.tokens is not None and factor is not None and asked > factor * reach.tokens:
             raise StudyError(
                 f"{where}: model.max_length = {model.max_length}: {model.rope.kind} stretches the {reach.tokens} "
                 f"positions of the model in {folder} ({reach.key} in config.json) by {factor:g}, to "
-                f"{factor * reach.tokens:g}; lower it, or raise the factor to "
-                f"{math.ceil(model.max_length / reach.tokens)}"
+                f"{factor * reach.tokens:g}; lower it, raise the factor to "
+                f"{math.ceil(model.max_length / reach.tokens)}, or say model.beyond_positions: true to read beyond them"
             )
         return
     if reach.tokens is not None and model.max_length > reach.tokens and (reach.learnt or not model.beyond_positions):

@@ -341,7 +341,7 @@ class ResolvedStudy(Wired):
             **self.study.model_dump(include={"primary", "margin", "claims"}),
             "published": [canonical(number) for number in self.study.published],
             "settings": self.study_settings,
-            "accepted": [change for change in self.accepted if set(change["runs"]) & set(self.runs)],
+            "accepted": [change for change in self.accepted if set(change["runs"]) & self.identities()],
             "arms": [
                 {
                     "name": name,

@@ -54,6 +54,7 @@ def complete(
         targets = [step for step in targets if step < checkpoints.diverged_at(work)]
         if targets:
             if stopped:  # while the last step before was saved
+                print(f"asked to stop (SIGTERM): the next attempt goes on after step {resume}", flush=True)
                 raise Interrupted
             if not checked:
                 integrity.refuse_altered(Path(job["data"]) / layout.MANIFEST, "train", content=job["content"])

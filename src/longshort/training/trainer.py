@@ -192,8 +192,10 @@ def train(job: dict[str, Any]) -> None:
     # ZeRO-3 divides the weights while they are loaded, and takes the world for one process unless told before.
     deepspeed.init_distributed(dist_backend="nccl" if arguments.device.type == "cuda" else "gloo", verbose=False)
     trainer = build_trainer(job, spec, arguments, owner)
-    # The Trainer seeded all processes alike, so that dropout would take the same inputs out of each one's windows.
-    torch.manual_seed(int(generator("dropout", spec.seed, arguments.process_index).integers(2**63)))
+    # The Trainer seeded all processes alike, so that dropout would take the same inputs out of each one's windows. The
+    # first one keeps its draws, and so a training by one process its numbers.
+    if arguments.process_index:
+        torch.manual_seed(int(generator("dropout", spec.seed, arguments.process_index).integers(2**63)))
     resume = str(checkpoints.folder(work, job["resume"])) if job["resume"] else None
     if on_any_process(asked_to_stop(work), arguments.device):  # one that was asked a moment later must not begin alone
         print("asked to stop before the first step", flush=True)

@@ -13,7 +13,7 @@ from longshort.identity.code import code_hash
 from longshort.metrics.catalog import METRICS
 from longshort.records.publish import write_json, write_record
 from longshort.study import resolve
-from longshort.study.wiring import TRAINING
+from longshort.study.wiring import KEY_TOKENS, TRAINING
 from tests.support.project import edit_study
 
 
@@ -71,3 +71,15 @@ def test_what_all_arms_rest_on_is_accepted_with_an_arm(project: Path, monkeypatc
     again = resolve.load("tiny")
     assert again.training_code(str(study.long_base)) == "old" != again.training_code(arms["baseline"])
     assert [made.code for made in again.key_tokens()] == ["old"]
+    told = {change["stage"] for change in again.summary()["accepted"]}  # what tables and report read
+    assert told == {change["stage"] for change in changes} and KEY_TOKENS in told
+
+
+def test_what_is_not_finished_of_what_arms_share_is_left_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    edit_study(project, model__long_base=True, model__training__batch=8)
+    study = resolve.load("tiny")
+    for result in study.results():
+        if result.run != study.long_base:
+            write_record(Path(result.record), {"code": "old", "modules": {}})
+    assert accept.accept(study, "constant", "a comment")

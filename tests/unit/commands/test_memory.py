@@ -42,6 +42,7 @@ def test_weights_are_counted_where_they_are_here(tmp_path: Path) -> None:
     named = Weights(name=str(tmp_path))
     assert memory.existing(named, 1)[0].weights == 2 * 80 + 4 * 64 + 3 * 128
     save_file({f"experts.{number}": torch.zeros(8, 16) for number in range(64)}, tmp_path / "model.safetensors")
+    save_file({"again": torch.zeros(8, 16)}, tmp_path / "consolidated.safetensors")
     model, _ = memory.existing(named, 1)
     assert model.weights == 64 * 128 and model.in_blocks == 4 * 64 + 3 * 128
 

@@ -38,13 +38,14 @@ def test_items_that_were_exchanged_for_older_ones_are_not_kept_silently(
     protocol = longbench.MEASUREMENT.protocol(study.evaluations["longbench_e"][1].settings, 16, BytesTokenizer())
     record = Path(study.evaluation_record("longbench_e", study.arm_runs["constant"][0]))
     time.sleep(0.01)  # so that the items changed before
-    write_record(record, {"protocol": f"{protocol}&weights=bf16"})
+    older = protocol.replace("longbench-e/", "longbench-e/of-an-earlier-version-")
+    write_record(record, {"protocol": f"{older}&weights=bf16"})  # which is another matter
     replaced.refuse(study)
     write_items(project / "tasks", "first")  # again, so that only their content says that they are the same
     replaced.refuse(study)
     time.sleep(0.01)
     write_items(project / "tasks", "second")
-    with pytest.raises(StudyError, match=r"is older than they are:\n  tasks/.*_e.jsonl: .*longbench_e"):
+    with pytest.raises(StudyError, match=r"though their files are older:\n  tasks: .*longbench_e"):
         replaced.refuse(study)
     (project / "tasks/trec_e.jsonl").touch()  # as the message says: then the engine sees it
     replaced.refuse(study)

@@ -139,8 +139,9 @@ def test_no_length_is_beyond_the_positions_unless_they_are_extended(folder: Path
         check(max_length=256)
     assert check(max_length=512, rope=YARN)
     for rope in (YARN, {"kind": "ntk", "factor": 4}, {"kind": "clex", "max_factor": 4}):
-        with pytest.raises(StudyError, match=r"128 positions .* by 4, to 512; lower it, or raise the factor to 5"):
+        with pytest.raises(StudyError, match=r"128 positions .* by 4, to 512; lower it, raise the factor to 5, or say"):
             check(max_length=513, rope=rope)
+        assert check(max_length=513, rope=rope, beyond_positions=True)
     assert check(max_length=513, rope={"kind": "dynamic-ntk", "factor": 4})
     assert check(max_length=256, beyond_positions=True)
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}

@@ -104,8 +104,8 @@ class PretrainedModel(Strict):
     )
     beyond_positions: bool = Field(
         False,
-        description="max_length may lie beyond the rotary positions that the model's configuration states, which are "
-        "left as they are",
+        description="max_length may lie beyond the rotary positions that the model's configuration states, or beyond "
+        "those that rope stretches them to",
         json_schema_extra=NOT_IDENTITY,
     )
     rope: Rope | None = Field(

@@ -38,7 +38,8 @@ class Needs(Strict):
     """What the jobs of a study ask a scheduler for at their first attempt; the next one gets as much again."""
 
     device: Literal["cpu", "gpu"] = Field(
-        "cpu", description="gpu: one for each process of a training, one for an evaluation"
+        "cpu",
+        description="gpu: one for each process of a training, one for an evaluation; cpu: none is used",
     )
     data_cores: int = Field(2, gt=0, description="cores that tokenise the corpus")
     training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
