@@ -16,6 +16,8 @@ from pathlib import Path
 import pandas
 import pytest
 
+from longshort.jobs import ownership
+from longshort.records.publish import text_of
 from longshort.training import launch
 from tests.support.project import ROOT, edit, edit_study, on_a_small_disk, run_python, run_snakemake
 from tests.support.stage import Stage, kill_everything, ranks, wait_for_step, whole_lines
@@ -161,31 +163,40 @@ def test_a_disk_that_is_full_when_a_step_is_logged_is_named(finished: Path, tmp_
 
 @pytest.mark.wide
 def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finished_copy: Path) -> None:
-    """Snakemake alone is killed: its job trains on. The job of the next one finds the work done."""
+    """Snakemake alone is killed: its job trains on, and is halted until the job of the next one waits for it."""
     edit_study(finished_copy, training__steps=STEPS, checkpoints=[STEPS], arms=["baseline"], overrides={})
     code = "from longshort.study import resolve; s = resolve.load('tiny'); print(s.record(s.arm_runs['baseline'][0]))"
     record = finished_copy / run_python(finished_copy, "-c", code).stdout.strip()
     known = set((finished_copy / "work").iterdir())
-    engine = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", str(record.relative_to(finished_copy)), "--cores", "1"]
-        + ["--config", "study=tiny"],
-        cwd=finished_copy,
-        env={**os.environ, "PYTHONPATH": str(finished_copy / "src")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
-    def started() -> list[Path]:
-        return [owner for owner in (finished_copy / "work").glob("*/owner.json") if owner.parent not in known]
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        target = str(record.relative_to(finished_copy))
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", target, "--cores", "1", *options, "--config", "study=tiny"],
+            cwd=finished_copy,
+            env={**os.environ, "PYTHONPATH": str(finished_copy / "src")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
-    wait_until(lambda: bool(started()), lambda: f"exit code {engine.poll()}")
-    (owner,) = started()
+    def owners() -> list[Path]:
+        found = [owner for owner in (finished_copy / "work").glob("*/owner.json") if owner.parent not in known]
+        return [owner for owner in found if ownership.content(owner).get("group")]
+
+    engine = start()
+    wait_until(lambda: bool(owners()), lambda: f"exit code {engine.poll()}")
+    (owner,) = owners()
+    training = ownership.content(owner)["group"]
+    os.killpg(training, signal.SIGSTOP)
     engine.kill()
     engine.wait()
 
     run_snakemake(finished_copy, "--unlock")
-    run_snakemake(finished_copy, str(record.relative_to(finished_copy)), "--rerun-incomplete")
-    assert f"waiting: {owner.parent.relative_to(finished_copy)} is owned by" in record.with_suffix(".log").read_text()
+    engine, log = start("--rerun-incomplete"), record.with_suffix(".log")
+    waits = f"waiting: {owner.parent.relative_to(finished_copy)} is owned by"
+    wait_until(lambda: waits in text_of(log), lambda: f"exit code {engine.poll()}")
+    os.killpg(training, signal.SIGCONT)
+    assert engine.wait() == 0
     assert json.loads(record.read_text())["trained"] == 0
     steps = [json.loads(line)["step"] for line in whole_lines(owner.with_name("log.jsonl"))]
     assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
