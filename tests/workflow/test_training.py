@@ -14,6 +14,7 @@ import pandas
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from longshort.jobs import slurm
 from longshort.records.publish import read_record, write_record
@@ -51,8 +52,15 @@ def test_every_zero_stage_computes_the_same(
     reference = json.loads((arm / "2-6.json").read_text())["checkpoints"]["6"]["path"]
     ours = load_file(Path(record["checkpoints"]["6"]["path"]) / "model.safetensors")
     theirs = load_file(finished / reference / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all((ours[key] - theirs[key]).abs().max() < 10 * tolerance for key in ours)
+    started_from = json.loads(stage.base.read_text())["checkpoints"]["4"]["path"]
+    base = load_file(finished / started_from / "model.safetensors")
+    assert ours.keys() == theirs.keys() == base.keys()
+    # Of the way that the weights went. Measured: 6e-7 and 0.05; by the learning rates, step 3 is a fifth of it away.
+    assert distance(ours, theirs) < (0.15 if precision == "bf16" else 1e-5) * distance(theirs, base)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return float(sum((one[key].double() - other[key].double()).square().sum() for key in one)) ** 0.5
 
 
 @pytest.mark.parametrize(
