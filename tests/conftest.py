@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: the clusters' tests wait for clocks, and the demo is a whole study. While one
     process makes the finished study, the others begin with what needs none."""
-    first = ["slurm/test_study", "slurm/test_training", "slurm/test_cluster", "page/test_demo", "real/test_study"]
+    first = ["slurm/test_study", "slurm/test_training", "slurm/test_cluster", "page/test_demo", "real"]
     first += ["contract/test_plan.py", "unit/evaluation/test_harness", "unit/results", "workflow", "contract"]
     order = [f"tests/{file}" for file in first]
     items.sort(key=lambda item: next((n for n, file in enumerate(order) if item.nodeid.startswith(file)), len(order)))
