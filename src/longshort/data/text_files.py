@@ -89,7 +89,7 @@ def documents(corpus: TextCorpus, left_out: LeftOut, key: str = "data.corpus") -
                 found += 1
                 yield document
         except (EOFError, OSError, zlib.error) as error:
-            said = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
+            said = (error.strerror if isinstance(error, OSError) else "") or str(error).partition("\n")[0]
             if found:  # how many more there were is not known, and a large part of the corpus may be one file
                 raise ValueError(
                     f"{key}.path = {corpus.path!r}: {name} breaks off after {found} documents ({said}); fetch it "
