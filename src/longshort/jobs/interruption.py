@@ -6,6 +6,7 @@ notes the request (`watch`) and obeys it where it can save.
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -34,5 +35,6 @@ def _note(number: int, frame: Any) -> None:
 
 
 def _unwind(number: int, frame: Any) -> None:
-    print("asked to stop (SIGTERM): ending; what is finished is kept, and the next attempt goes on there", flush=True)
+    # Not by print, which fails where the signal comes in the midst of one.
+    os.write(1, b"asked to stop (SIGTERM): ending; what is finished is kept, and the next attempt goes on there\n")
     raise Interrupted
