@@ -13,7 +13,7 @@ import pytest
 from longshort.records import layout, shares
 from longshort.records.publish import read_record
 from tests.support.project import edit_study, longshort, planned, run_snakemake
-from tests.support.reruns import AFTER
+from tests.support.reruns import AFTER, DRAWN
 
 JOBS = 3
 
@@ -57,7 +57,7 @@ def test_shared_out_items_give_the_same_numbers(finished_copy: Path) -> None:
     took = runs.loc[("constant", "longbench_e"), "device_seconds"]
     assert took == pytest.approx(made["seconds"] + sum(part["seconds"] for part in parts))
     assert shares.seconds_of(record, made) == pytest.approx(took)
-    assert planned(finished_copy) == {"plots": 1, "report": 1}
+    assert planned(finished_copy) == DRAWN
 
 
 def test_a_share_goes_on_with_what_jobs_of_another_number_measured(finished_copy: Path) -> None:

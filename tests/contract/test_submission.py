@@ -107,10 +107,9 @@ def test_the_next_attempt_gets_more_memory_and_time(study_of: Any) -> None:
 def test_the_next_attempt_gets_no_more_than_there_is(study_of: Any) -> None:
     """What asks for more waits for ever, or is refused. A first attempt asks for what its study says."""
     study = study_of("most_minutes: 300\nmost_memory_mb: '3000'")
-    assert [training(study, attempt)[:20] for attempt in (1, 2, 3)] == [
-        "-t 240 --mem 4000 --",
-        *["-t 300 --mem 4000 --"] * 2,
-    ]
+    first, second, third = (training(study, attempt) for attempt in (1, 2, 3))
+    assert first.startswith("-t 240 --mem 4000 ")
+    assert second == third and second.startswith("-t 300 --mem 4000 ")
 
 
 def test_an_evaluation_takes_one_gpu_and_data_none(study_of: Any) -> None:

@@ -10,9 +10,8 @@ import pytest
 
 from longshort.records.publish import read_record
 from tests.support.project import edit, edit_study, longshort, planned, run_snakemake
-from tests.support.reruns import AFTER, RESULTS, reverse_ages
+from tests.support.reruns import AFTER, DRAWN, RESULTS, reverse_ages
 
-DRAWN = {"plots": 1, "report": 1}
 METRICS = ("perplexity", "misalignment", "longbench_e")
 MISALIGNMENT = "src/longshort/evaluation/misalignment.py"
 

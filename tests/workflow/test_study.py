@@ -15,8 +15,7 @@ import yaml
 from longshort.evaluation.prompts import TASKS
 from longshort.records.publish import file_digest, read_record, write_record
 from tests.support.project import TINY, edit, longshort, make_project, planned, run_snakemake
-
-DRAWN = {"plots": 1, "report": 1}
+from tests.support.reruns import DRAWN
 
 
 def metrics_of(project: Path) -> pandas.DataFrame:

@@ -49,10 +49,13 @@ def settle() -> None:
 
 
 def keep_to_its_device(study: Resolved) -> None:
-    """A study that asks for CPUs uses no GPU that is there, too: it may be too small, and gives other numbers. start()
-    says so."""
-    if study.kind == "language-models" and study.study.needs.device == "cpu":
+    """A study that asks for CPUs leaves GPUs alone: one may be too small, and gives other numbers. start() says so."""
+    if asks_for_cpus(study):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def asks_for_cpus(study: Resolved) -> bool:
+    return study.kind == "language-models" and study.study.needs.device == "cpu"
 
 
 def keep_source(study: Resolved, shells: dict[str, str]) -> None:
@@ -108,11 +111,7 @@ def start(study: Resolved, submits: bool) -> None:
     check_fetched(study)
     if warning := provenance.unknown_commit():
         print(warning, file=sys.stderr, flush=True)
-    if (
-        study.kind == "language-models"
-        and study.study.needs.device == "cpu"
-        and list(Path("/dev").glob("nvidia[0-9]*"))
-    ):
+    if asks_for_cpus(study) and list(Path("/dev").glob("nvidia[0-9]*")):
         print("needs.device is cpu: the GPU here is not used", flush=True)
     held = ExitStack()
     mine = Path(layout.engine_run(study.name))
