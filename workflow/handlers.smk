@@ -1,5 +1,4 @@
 from longshort.errors import in_a_line
-from longshort.jobs import engine
 
 
 onstart:

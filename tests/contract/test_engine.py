@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from longshort.errors import StudyError
 from longshort.jobs import engine
 from tests.support import forkserver
-from tests.support.waiting import wait_until
+from tests.support.project import ROOT
+from tests.support.waiting import PATIENCE, wait_until
 
 RUN = "0123456789abcdef"
 RECORD = f"runs/{RUN}/training/2-6.json"
@@ -96,6 +98,23 @@ def test_what_a_killed_engine_left_is_remembered_and_made_again(workflow: Path) 
     Path(RECORD).with_suffix(".parquet").touch()
     assert engine.remembered()(RECORD)
     assert planned().keys() == {RECORD, LONG}
+
+
+def test_an_engine_inside_a_job_hands_a_request_to_stop_on(workflow: Path) -> None:
+    """Where SLURM tracks processes by cgroups it signals that engine alone, which itself only notes it."""
+    heeds = "trap 'touch told; exit 1' TERM; touch begun; while true; do sleep 0.1; done"
+    asks = re.search(r"if not workflow.is_main_process:\n.*\n", (ROOT / "Snakefile").read_text())
+    assert asks is not None
+    rule = f'rule:\n    output: "out"\n    shell: "{heeds}"\n'
+    workflow.write_text(f"from longshort.jobs import engine\n{asks[0]}{rule}")
+    process = subprocess.Popen([PYTHON, "-m", "snakemake", "--cores", "1", "--mode", "subprocess", "out"])
+    try:
+        wait_until(Path("begun").exists, lambda: "no job began")
+        process.terminate()
+        assert process.wait(timeout=PATIENCE) != 0
+    finally:
+        process.kill()
+    assert Path("told").exists()
 
 
 def test_a_job_that_failed_is_given_more_and_its_log_is_deleted_before(workflow: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_what_is_not_due_is_not_measured_again_even_where_work_is_gone(finished_
     assert planned(finished_copy) == DRAWN
     edit(finished_copy, "src/longshort/evaluation/perplexity.py", "import torch\n", "import abc\nimport torch\n")
     assert planned(finished_copy) == {"perplexity": 5, **AFTER}
+
+
+def test_what_an_update_fails_to_measure_stays_due(finished_copy: Path) -> None:
+    """The engine gives back the outputs of a job that fails, and remembers them as made by what it was asked."""
+    switch(finished_copy, "together")
+    item = next(finished_copy.glob("results/data/*/longbench-e-1/*.jsonl"))
+    text, times = item.read_text(), (item.stat().st_atime_ns, item.stat().st_mtime_ns)
+    for module in ("perplexity", "longbench"):
+        edit(finished_copy, f"src/longshort/evaluation/{module}.py", "\nfrom typing", "\nimport abc\nfrom typing")
+    item.write_text("{}\n")
+    assert run_snakemake(finished_copy, "metrics", "--keep-going", check=False).returncode != 0
+    item.write_text(text)
+    os.utime(item, ns=times)
+    assert published(finished_copy, "misalignment") and not published(finished_copy, "longbench_e")
+    assert planned(finished_copy) == {"evaluate": 5, **AFTER}
 
 
 def test_a_metric_that_joins_or_leaves_concerns_no_other(finished_copy: Path) -> None:

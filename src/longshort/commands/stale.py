@@ -61,14 +61,31 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
     the present training, are what the present rules make; but for those that read a file which is another one now.
 
     shells: rule -> its command, as it is written there.
+
+    Raises:
+        StudyError: it takes some of other code for results of the present one: `snakemake --touch` lets it, and where a
+            job fails to update them, it gives them back.
     """
-    jobs = [job for job in study.evaluation_jobs() if engine.remembers_otherwise(job, shells[job.rule])]
-    results = {result.record: result for result in study.results()} if jobs else {}
-    for job in jobs:
+    results = {result.record: result for result in study.results()}
+    taken_for_present = []
+    for job in study.evaluation_jobs():
         made = [results[output] for output in job.outputs if output in results]
+        if not engine.remembers_otherwise(job, shells[job.rule]):
+            taken_for_present += [result.record for result in made if _is_of_other_code(result)]
+            continue
         current = all(map(os.path.exists, job.outputs)) and all(map(_is_current, made))
         if current and not engine.reads_others(job, layout.RESULTS):
             engine.tell(job, shells[job.rule])
+    refuse(study, lambda record: record in taken_for_present)
+
+
+def _is_of_other_code(result: Result) -> bool:
+    if not os.path.exists(result.record):
+        return False
+    try:
+        return bool(read_record(Path(result.record), like={"code": str})["code"] != result.code)
+    except Altered:
+        return True
 
 
 def _is_current(result: Result) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from longshort.errors import JobFailed, LongshortError, in_a_line
 from longshort.evaluation import stage
 from longshort.evaluation.loaded import Models
-from longshort.jobs import heartbeat, interruption
+from longshort.jobs import engine, heartbeat, interruption
 from longshort.metrics.catalog import METRICS
 from longshort.records import hub, layout
 
@@ -62,15 +62,19 @@ def _part(
 
 def measure(parts: list[tuple[stage.Measurement[Any], argparse.Namespace]]) -> list[str]:
     """Measures what is due, one metric after the other, and returns the names of those that failed."""
-    models, failed, refused = Models(), [], False
-    # Once refused, the network is refused for good.
-    for measurement, arguments in sorted(parts, key=lambda part: not part[0].uses_network):
-        if not measurement.uses_network and not refused:
-            hub.refuse_network()
-            refused = True
+    models, failed, refused, due = Models(), [], False, []
+    for measurement, arguments in parts:
         if _stands(arguments, measurement):
             print(f"{measurement.metric}: published already, and up to date", flush=True)
             continue
+        due.append((measurement, arguments))
+        for kind in (".parquet", ".json", layout.ITEMS):
+            engine.forget_backup(arguments.out.with_suffix(kind))
+    # Once refused, the network is refused for good.
+    for measurement, arguments in sorted(due, key=lambda part: not part[0].uses_network):
+        if not measurement.uses_network and not refused:
+            hub.refuse_network()
+            refused = True
         print(f"{measurement.metric}: see {_log(arguments)}", flush=True)
         try:
             with _logged(arguments), heartbeat.beating(arguments.out, measurement.metric) as beat:

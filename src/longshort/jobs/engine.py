@@ -11,18 +11,25 @@ import inspect
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
+
+import psutil
 
 from longshort.errors import StudyError
 from longshort.records.publish import file_digest
 
 # By the name of an output in base64: how it was made, and that its job has not ended.
 RECORDS = (Path(".snakemake/metadata"), Path(".snakemake/incomplete"))
+BACKUPS = Path(".snakemake/backups")
 LONGEST_NAME = 254  # of a file there; a longer one is cut into folders, which begin with @
 LARGEST_DIGESTED = 1_000_000  # bytes of an input whose content the engine compares
 SLURM_LOGS = Path(".snakemake/slurm_logs")
@@ -75,6 +82,24 @@ def name_the_user() -> None:
         os.environ["HOME"] = os.sep  # as containers have it
 
 
+def hand_on_termination() -> None:
+    """For the engine inside a job: what it runs is told of each SIGTERM that reaches it. It only notes one itself, and
+    where SLURM tracks processes by cgroups it signals none but those that it has started."""
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+
+    def hand_on() -> None:
+        with told:  # kept open
+            while number := heard.recv(1):
+                if number[0] == signal.SIGTERM:
+                    for process in psutil.Process().children(recursive=True):
+                        with suppress(psutil.Error):
+                            process.terminate()
+
+    Thread(target=hand_on, daemon=True).start()
+
+
 # ---- what would run --------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +147,12 @@ def _error(output: str) -> str:
     """The engine's own error, without what it says before of its host and its progress."""
     error = re.search(r"^\w*(Error|Exception)\b.*", output, re.MULTILINE | re.DOTALL)
     return (error[0] if error else output).strip()
+
+
+def forget_backup(output: Path) -> None:
+    """Of an output that a job updates: where the job fails, the engine would give it back as it was, and remember it as
+    made by what the job was asked. Without it the output is gone then, and made when the engine is run again."""
+    (BACKUPS / (output.relative_to(output.anchor) if output.is_absolute() else output)).unlink(missing_ok=True)
 
 
 # ---- what it is told -------------------------------------------------------------------------------------------------

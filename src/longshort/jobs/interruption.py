@@ -35,6 +35,7 @@ def _note(number: int, frame: Any) -> None:
 
 
 def _unwind(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # SLURM may say it twice, and what ends must end
     # Not by print, which fails where the signal comes in the midst of one.
     os.write(1, b"asked to stop (SIGTERM): ending; what is finished is kept, and the next attempt goes on there\n")
     raise Interrupted
