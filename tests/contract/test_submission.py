@@ -70,12 +70,14 @@ def training(study: resolve.ResolvedStudy, attempt: int = 1) -> str:
 COMMON = "--no-requeue --ntasks=1"
 END = "--signal=TERM@120 -D /w"
 GPU = {"needs": {"device": "gpu"}}
+EARLIER = {"needs": {"save_minutes": 15}}
 
 
 @pytest.mark.parametrize(
     ("site", "changes", "line"),
     [
         ("", {}, f"-t 240 --mem 4000 {COMMON} --cpus-per-task=1 {END}"),
+        ("", EARLIER, f"-t 240 --mem 4000 {COMMON} --cpus-per-task=1 --signal=TERM@900 -D /w"),
         ("", GPU, f"-t 240 --mem 4000 --no-requeue --cpus-per-task=1 {END} --gres=gpu:1"),
         (
             "partition: long\naccount: me",
@@ -94,7 +96,7 @@ GPU = {"needs": {"device": "gpu"}}
             f"-t 30 -C 'fast&big' --qos=high --mem 9000 {COMMON} --cpus-per-task=1 {END}",
         ),
     ],
-    ids=["cpu", "gpu", "8 gpus", "2 x 8 gpus", "typed gpu", "constraint"],
+    ids=["cpu", "asked-earlier", "gpu", "8 gpus", "2 x 8 gpus", "typed gpu", "constraint"],
 )
 def test_a_training_asks_for(study_of: Any, site: str, changes: dict[str, Any], line: str) -> None:
     assert training(study_of(site, **changes)) == line

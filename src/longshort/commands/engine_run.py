@@ -32,6 +32,8 @@ PROGRAMS = Path("slurm/bin")
 # How long a job may take to save; after it, it is cancelled.
 PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
+# The jobs that did not end though they were cancelled, as on a node that is gone: nobody waits for them twice.
+GIVEN_UP = "LONGSHORT_GIVEN_UP"
 
 
 def settle() -> None:
@@ -171,6 +173,7 @@ def clear_orphans(study: Wired, submits: bool) -> bool:
         if time.monotonic() > until:
             print(f"cancelling jobs that did not end: {', '.join(job.id for job in left)}", flush=True)
             slurm.ask("scancel", *(job.id for job in left))
+            os.environ[GIVEN_UP] = " ".join([os.environ.get(GIVEN_UP, ""), *(job.id for job in left)])
             break  # should one of them still write, its lock is waited for
         time.sleep(BETWEEN_LOOKS)
     return True
@@ -178,7 +181,7 @@ def clear_orphans(study: Wired, submits: bool) -> bool:
 
 def orphans(study: Wired) -> list[slurm.Job] | None:
     """Jobs in the queue that make results of this study in this folder, and of no other one that is being driven; None
-    if SLURM does not say. Called before this run has submitted any."""
+    if SLURM does not say. Called before this run has submitted any; those that were given up do not count."""
     jobs = slurm.jobs_of(str(Path.cwd()))
     if jobs is None:
         return None
@@ -187,7 +190,8 @@ def orphans(study: Wired) -> list[slurm.Job] | None:
     for other in Path().glob(layout.made_by_engine_run("*")):
         if other.parent.name != study.name and ownership.is_owned(other.parent):
             ids -= set(read_json(other, [str]))
-    return [job for job in jobs if ids & engine.ids_in(job.comment)]
+    given_up = os.environ.get(GIVEN_UP, "").split()
+    return [job for job in jobs if ids & engine.ids_in(job.comment) and job.id not in given_up]
 
 
 def explain(logs: list[str]) -> None:

@@ -314,8 +314,8 @@ def make(data: Path, search: KeyTokenSearch, out: Path, work: Path, code: str, b
             found[name] = value
         _refuse_none(found, search)
         owner.refuse_if_lost()
+        # The journal stays: where the corpus is prepared again, they are published again in seconds.
         _publish(found, {**made, "by": canonical(search)}, out)
-        (place / "journal").unlink(missing_ok=True)
 
 
 def _of_document(

@@ -35,6 +35,8 @@ NAMES = r"^[\w.,:+-]+$"
 FEATURES = r"^[\w.,:+&|*\[\]()-]+$"
 # What a job needs that trains nothing and measures nothing: a corpus', or of a base that is taken as it is.
 LITTLE = 4000, 240
+# Ahead of the limit of any job, in slurm/config.yaml.
+PROFILE_MINUTES = 2
 Resources = dict[str, Any]
 
 
@@ -110,6 +112,11 @@ def training(site: Site, gpus: int, nodes: int) -> Resources:
     """Where a training runs: one launcher a node, which srun starts where there are several."""
     several = {"nodes": nodes, "tasks": nodes, "mpi": "srun"} if nodes > 1 else {}
     return {**site.resources(gpus), **several}
+
+
+def asked_to_save(minutes: int) -> Resources:
+    """When SLURM asks a training to end; without more, when the profile says."""
+    return {} if minutes == PROFILE_MINUTES else {"slurm_extra": f"--signal=TERM@{60 * minutes}"}
 
 
 def growing(asked: int | dict[str, int], most: int | None = None) -> Callable[..., int]:

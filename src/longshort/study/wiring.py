@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from longshort.data import seen
+from longshort.errors import StudyError
 from longshort.identity.code import code_hash
 from longshort.identity.spec import canonical, dumps
 from longshort.jobs import engine
@@ -100,8 +101,9 @@ class ResolvedStudy(Wired):
 
     def base_record(self, run: str) -> list[str]:
         """The record of the run that this one starts from; none for the base itself."""
-        base = self.runs[run].base
-        return [self.record(base)] if base else []
+        if (spec := self.runs.get(run)) is None:  # a job parses the study again when it starts
+            raise StudyError(f"run {run} is of no arm of study {self.name} as it stands now: run snakemake again")
+        return [self.record(spec.base)] if spec.base else []
 
     def training_code(self, run: str) -> str:
         return self._accepted(self.record(run), code_hash(TRAINING, self.runs[run].modules))
@@ -203,8 +205,7 @@ class ResolvedStudy(Wired):
         for arm, runs in self.arm_runs.items():
             for seed, run in runs.items():
                 names.setdefault(run, []).append(f"{arm}, {seed}")
-        if self.long_base is not None:
-            names[self.long_base] = ["long base"]
+        names |= {} if self.long_base is None else {self.long_base: ["long base"]}
         return {self.data: "all", **{run: "; ".join(given) for run, given in names.items()}}
 
     def identities(self) -> set[str]:
@@ -221,10 +222,8 @@ class ResolvedStudy(Wired):
 
     def _accepted(self, record: str, code: str) -> str:
         """The code that a result was made with, where a person declared that `code` would give the same."""
-        for change in self.accepted:
-            if change["to"] == code and record in change["records"]:
-                return str(change["from"])
-        return code
+        said = (change for change in self.accepted if change["to"] == code and record in change["records"])
+        return str(next(said, {"from": code})["from"])
 
     def cpus(self, run: str) -> int:
         training = self.runs[run].training
@@ -238,7 +237,8 @@ class ResolvedStudy(Wired):
             each[run] = resources.training(self.site, gpus, spec.training.nodes if spec.training else 1)
             asked = (needs.training_memory_mb, needs.training_minutes) if spec.training else resources.LITTLE
             memory_mb[run], minutes[run] = asked
-        return {**resources.memory_and_time(self.site, memory_mb, minutes), **resources.by_run(each)}
+        found = {**resources.memory_and_time(self.site, memory_mb, minutes), **resources.by_run(each)}
+        return {**found, **resources.asked_to_save(needs.save_minutes)}
 
     def evaluation_resources(self) -> resources.Resources:
         needs = self.study.needs

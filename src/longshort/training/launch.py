@@ -65,12 +65,18 @@ def complete(
             for step in checkpoints.steps_there(work):
                 if resume < step <= max(targets) and step not in sound:  # what is saved over it must not mix with it
                     checkpoints.remove(work, step)
-            log.forget_steps(work / log.NAME, resume, max(targets))
+            # Steps up to a sound one keep their rows, beside new ones: this piece may never be ended.
+            log.forget_steps(work / log.NAME, max([resume, *sound]), max(targets))
             passed = [step for step in sound if resume < step < max(targets)]
             piece = {"resume": resume, "targets": targets, "keep": keep, "passed": passed}
             write_json(job_file, {**job, **piece, "owner": owner.token, "host": socket.gethostname()})
             since, cpu_since = time.monotonic(), heartbeat.cpu_seconds()
-            stopped = _run_processes(job_file, job, training, owner)
+            try:
+                stopped, said = _run_processes(job_file, job, training, owner)
+            except JobFailed:
+                # Where the disk is full, half a checkpoint would leave no room for what says so, nor for any other job.
+                checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
+                raise
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
             end = int(min(max(targets), checkpoints.diverged_at(work)))
@@ -84,13 +90,18 @@ def complete(
             add_spent(work, reached - resume, time.monotonic() - since, cpu_seconds)
             note_piece(work, [step for step in targets if step in sound], job["made"])
             if interrupted:
+                if said and newest == resume:
+                    checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
+                    raise JobFailed(f"the training was asked to stop, and failed to save: {said}")
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise Interrupted
     there = [step for step in wanted if step in sound]
     lost = [step for step in wanted if step not in sound and step < checkpoints.diverged_at(work)]
     if lost:
         raise JobFailed(f"the training ended without the checkpoints of steps {lost}")
-    checkpoints.settle(work, keep, job["end"])
+    # One that has not ended, for another study, was stopped: it is resumed from what a finished one needs no more.
+    if all(checkpoints.is_sealed(work, step) for step in keep if step < checkpoints.diverged_at(work)):
+        checkpoints.settle(work, keep, job["end"])
     return there, trained, time.monotonic() - began
 
 
@@ -180,8 +191,8 @@ def environment(threads: int) -> dict[str, str]:
     return values
 
 
-def _run_processes(job_file: Path, job: dict[str, Any], training: Training, owner: Owner) -> bool:
-    """Runs the training processes to their end; whether they were asked to stop.
+def _run_processes(job_file: Path, job: dict[str, Any], training: Training, owner: Owner) -> tuple[bool, str]:
+    """Runs the training processes to their end; whether they were asked to stop, and their error where that made one.
 
     SIGTERM is for the training processes, which save and end; torchrun would kill them instead, so it ignores it. One
     that reaches this process alone is handed on by a file, which also a process sees that is just starting.
@@ -215,13 +226,13 @@ def _run_processes(job_file: Path, job: dict[str, Any], training: Training, owne
                 process.wait()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        asked = request.exists()
+        asked, said = request.exists(), text_of(last_words) if code and last_words.exists() else ""
         if code and not asked:
-            if last_words.exists():
-                raise JobFailed(f"the training failed: {text_of(last_words)}")
+            if said:
+                raise JobFailed(f"the training failed: {said}")
             code = code if code > 0 else 128 - code
             raise JobFailed(f"exit code {code}; its log says why", code)
-    return asked
+    return asked, said
 
 
 def _processes(job_file: Path, training: Training, threads: int) -> tuple[list[str], dict[str, str]]:
@@ -229,7 +240,8 @@ def _processes(job_file: Path, training: Training, threads: int) -> tuple[list[s
 
     torchrun sets those itself. A single process does without it: it would only import torch once more.
     """
-    python = ["env", "--ignore-signal=TERM", sys.executable, "-m"]  # what comes while a process starts must not end it
+    # A SIGTERM that comes while a process starts must not end it. (`env --ignore-signal` is missing on old clusters.)
+    python = ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh", sys.executable, "-m"]
     worker = ["longshort.training.worker", "--job", str(job_file)]
     if training.world_size == 1:
         return [*python, *worker], ALONE

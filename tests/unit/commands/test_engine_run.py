@@ -72,6 +72,16 @@ def test_no_answer_does_not_mean_that_there_are_no_orphans(study: Any, monkeypat
         engine_run.clear_orphans(study, submits=True)
 
 
+def test_a_job_that_does_not_end_is_waited_for_once(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on a node that is gone stays in the queue (COMPLETING)."""
+    monkeypatch.setattr(engine_run, "PATIENCE", 0.0)
+    monkeypatch.setenv(engine_run.GIVEN_UP, "5")
+    asked = queue(monkeypatch, [job("5", BASE), job("7", ARM)])
+    assert engine_run.clear_orphans(study, submits=True)
+    assert asked == [("scancel", "--signal=TERM", "7"), ("scancel", "7")]
+    assert not engine_run.clear_orphans(study, submits=True)
+
+
 def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of this run saw the results as they were before: it gives way to one that looks again."""
     begun: list[list[str]] = []

@@ -47,6 +47,12 @@ def test_own_harness_tasks_are_inputs_with_names_of_their_own(config: Path) -> N
         load(config, evaluations__harness=harness)
 
 
+def test_a_job_whose_run_is_of_no_arm_any_more_says_so(config: Path) -> None:
+    """The study was edited while it waited in the queue."""
+    with pytest.raises(StudyError, match=f"run {'0' * 16} is of no arm of study .* run snakemake again"):
+        load(config).base_record("0" * 16)
+
+
 def test_a_corpus_of_its_own_is_looked_after_like_the_corpus(config: Path) -> None:
     """Touched it asks for nothing, changed it does; prune leaves it alone; what lies on the hub is fetched."""
     (config.parent / "held-out").mkdir()

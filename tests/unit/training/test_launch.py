@@ -18,7 +18,7 @@ from longshort.errors import Interrupted, JobFailed, UserError
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
 from longshort.study.schema import Training
-from longshort.training import checkpoints, launch
+from longshort.training import checkpoints, launch, log
 from tests.support import corpora
 
 DIVERGES = 4
@@ -31,22 +31,28 @@ TRAINING = Training(steps=9, batch=1, learning_rate=0.1)
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A training whose processes write their checkpoints at once. Where a file says so they diverge, are asked to stop,
-    or end before the first step."""
+    end before the first step, or fail while they save."""
 
-    def run_processes(job_file: Path, *_: Any) -> bool:
+    def run_processes(job_file: Path, *_: Any) -> tuple[bool, str]:
         work = job_file.parent
         subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
         end = DIVERGES if (tmp_path / "diverges").exists() else 100
         asked = (tmp_path / "asked").exists()
         if (tmp_path / "begins").exists():
-            return asked
+            return asked, ""
+        if (tmp_path / "fails").exists():
+            checkpoints.folder(work, 1).mkdir()
+            (checkpoints.folder(work, 1) / "model.safetensors").write_text("half of it")
+            if asked:
+                return True, "OSError: no space left on device"
+            raise JobFailed("the training failed: no space left on device")
         for step in (step for step in json.loads(job_file.read_text())["targets"] if step < end):
             checkpoints.folder(work, step).mkdir()
             (checkpoints.folder(work, step) / "model.safetensors").write_text(f"step {step}")
             checkpoints.seal(checkpoints.folder(work, step))
         if max(json.loads(job_file.read_text())["targets"]) >= end:
             write_json(work / checkpoints.DIVERGED, {"step": end})
-        return asked
+        return asked, ""
 
     monkeypatch.setattr(launch, "_run_processes", run_processes)
     return {
@@ -132,6 +138,47 @@ def test_a_request_that_comes_with_the_last_step_is_heeded_before_more_is_traine
     with pytest.raises(Interrupted):
         complete(job, tmp_path / "work", [2, 6])
     assert checkpoints.steps_there(tmp_path / "work") == [2] and launch.spent(tmp_path / "work")["steps"] == 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_half_a_checkpoint_leaves_room_for_what_says_so(job: dict[str, Any], tmp_path: Path, asked: bool) -> None:
+    """One that was asked to stop and could not save has failed: it is not gone on with from there."""
+    (tmp_path / "fails").touch()
+    if asked:
+        (tmp_path / "asked").touch()
+    with pytest.raises(JobFailed, match="failed.*no space left"):
+        complete(job, tmp_path / "work", [2])
+    assert checkpoints.steps_there(tmp_path / "work") == []
+
+
+def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(job: dict[str, Any], tmp_path: Path) -> None:
+    """It was stopped at step 5 of 9; this one needs step 2 alone."""
+    work = tmp_path / "work"
+    checkpoints.keep(work, [9])
+    stopped = checkpoints.folder(work, 5)
+    stopped.mkdir()
+    for name in ("model.safetensors", "states.pt"):
+        (stopped / name).write_text("of step 5")
+    checkpoints.seal(stopped)
+    complete(job, work, [2])
+    assert checkpoints.is_resumable(work, 5)
+    assert complete(job, work, [2, 9]) == ([2, 9], 9 - 5)
+    assert checkpoints.steps_there(work) == [2, 9]
+
+
+def test_a_step_that_is_withdrawn_takes_no_row_of_the_log_along(job: dict[str, Any], tmp_path: Path) -> None:
+    """It was added, before the last or after it, trained from the start, and killed."""
+    work = tmp_path / "work"
+    complete(job, work, [6])
+    rows = "".join(json.dumps({"step": step}) + "\n" for step in range(1, 7))
+    (work / log.NAME).write_text(f'{rows}{{"ste')
+    (tmp_path / "fails").touch()
+    with pytest.raises(JobFailed):
+        complete(job, work, [2, 6])
+    assert (work / log.NAME).read_text() == rows
+    with pytest.raises(JobFailed):
+        complete(job, work, [6, 9])
+    assert (work / log.NAME).read_text() == rows
 
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:

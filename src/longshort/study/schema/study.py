@@ -44,6 +44,9 @@ class Needs(Strict):
     data_cores: int = Field(2, gt=0, description="cores that tokenise the corpus")
     training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
     training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
+    save_minutes: int = Field(
+        2, gt=0, description="how long before its time limit a training is asked to save and end, minutes"
+    )
     evaluations: Literal["together", "apart"] | None = Field(
         None,
         description="together: one job measures all that is due of a run, and loads its models once; apart: a job for "
