@@ -7,12 +7,13 @@ block made of a chunk is kept as it was made: so this is not the same as reading
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.models.llama.modeling_llama import rotate_half
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, rotate_half
 
 
 def hidden_states(decoder: Any, input_ids: Tensor, chunk: int, turns: bool) -> Tensor:
@@ -26,6 +27,8 @@ def hidden_states(decoder: Any, input_ids: Tensor, chunk: int, turns: bool) -> T
     Raises:
         ValueError: they do, and the decoder's rotary positions are not those of Llama.
     """
+    if turns:
+        _refuse_other_rotations(decoder)
     cache = UnrotatedKeys(decoder.rotary_emb) if turns else DynamicCache(config=decoder.config)
     states, length = [], 0
     for ids in input_ids.split(chunk, dim=1):
@@ -34,6 +37,23 @@ def hidden_states(decoder: Any, input_ids: Tensor, chunk: int, turns: bool) -> T
             cache.turn(decoder.get_input_embeddings().weight, length)
         states.append(decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state)
     return torch.cat(states, dim=1)
+
+
+def _refuse_other_rotations(decoder: Any) -> None:
+    """Whatever the angles look like: some families pair neighbouring features in their attention alone."""
+    like = decoder.get_input_embeddings().weight
+    cos, sin = decoder.rotary_emb(like, torch.arange(8, device=like.device)[None])
+    key = torch.arange(1.0, 8 * cos.shape[-1] + 1, device=like.device).view(1, 1, 8, -1).to(like.dtype)
+    rotate = getattr(import_module(type(decoder).__module__), "apply_rotary_pos_emb", None)
+    heads = (
+        getattr(decoder.config, "head_dim", None) or decoder.config.hidden_size // decoder.config.num_attention_heads
+    )
+    as_llama = apply_rotary_pos_emb(key, key, cos, sin)[1]
+    if rotate is None or heads != cos.shape[-1] or not torch.equal(rotate(key, key, cos, sin)[1], as_llama):
+        raise ValueError(
+            "perplexity: protocol.chunk rotates keys as Llama does, and this model's attention does otherwise; leave "
+            "chunk out"
+        )
 
 
 class UnrotatedKeys(DynamicCache):
@@ -47,12 +67,6 @@ class UnrotatedKeys(DynamicCache):
     def turn(self, like: Tensor, length: int) -> None:
         """Takes the angles of a text of so many tokens, in the type and on the device of `like`."""
         cos, sin = self._rotary(like, torch.arange(length, device=like.device)[None])
-        half = cos.shape[-1] // 2
-        if not torch.equal(cos[..., :half], cos[..., half:]):
-            raise ValueError(
-                "perplexity: protocol.chunk rotates keys as Llama does, and this model's rotary positions are laid out "
-                "otherwise; leave chunk out"
-            )
         self._cos, self._sin = cos[:, None], sin[:, None]
 
     def update(

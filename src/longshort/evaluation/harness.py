@@ -41,7 +41,7 @@ def protocol(settings: Harness, l_train: int, tokenizer: Tokenizer) -> str:
     ]
     if settings.include_path:
         given.append(f"own={_digest(Path(settings.include_path))}")
-    return f"harness/lm_eval-{version('lm_eval')}-v2?{'&'.join(given)}"
+    return f"harness/lm_eval-{version('lm_eval')}-v3?{'&'.join(given)}"
 
 
 def _digest(folder: Path) -> str:

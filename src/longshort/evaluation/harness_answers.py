@@ -64,6 +64,8 @@ def wrapped(model: Any, tokenizer: Any, max_length: int, journal: Section) -> An
                 self.model(context[:1, :1], use_cache=False)
             return super()._model_generate(context, **kwargs)
 
+    # lm_eval says how long prompt and answer are together, which a checkpoint's own max_new_tokens would override.
+    model.generation_config.max_new_tokens = None
     kind = Resetting if rope_depends_on_length(model) else Journalled
     lm = kind(pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1)
     lm.set_cache_hook(answers)

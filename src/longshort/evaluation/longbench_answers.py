@@ -71,6 +71,7 @@ def _batches(asked: Sequence[Question], equal_length: bool) -> Iterator[list[int
 
 def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope: bool) -> list[str]:
     import torch
+    from transformers import StaticCache
 
     stop = model.generation_config.eos_token_id
     if stop is None:
@@ -105,8 +106,11 @@ def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], reset_rope:
             eos_token_id=stops or None,
             pad_token_id=padding,
             stopping_criteria=[settled],
-            # The default cache copies all keys and values at each token.
-            cache_implementation="static",
+            # The default cache copies all keys and values at each token. A static one that transformers makes has the
+            # length of the longest batch before, with which rounding changes, and takes the memory for it.
+            past_key_values=StaticCache(
+                config=model.config.get_text_config(decoder=True), max_cache_len=width + batch[0].answer_length
+            ),
             disable_compile=True,
         )
     texts = []

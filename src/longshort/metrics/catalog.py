@@ -6,6 +6,7 @@ plots follow. Imports no torch: everything that parses the Snakefile imports it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def _perplexity_scores(asked: Settings) -> list[Score]:
     return [Score("perplexity", longest, None, f"log perplexity at {longest}", log=True)]
 
 
+def _perplexity_tokens(asked: Settings, l_train: int) -> float:
+    protocols = [asked["protocol"], *([asked["beside"]] if asked["beside"] else [])]
+    return float(asked["documents"] * sum(_read_of_a_document(one, asked["lengths"]) for one in protocols))
+
+
+def _read_of_a_document(protocol: Settings, lengths: list[int]) -> int:
+    if protocol["kind"] not in ("block", "sliding"):
+        return sum(lengths)
+    whole = protocol.get("tokens") or max(lengths)
+    if protocol["kind"] == "block":
+        return sum(whole // length * length for length in lengths)
+    return sum(length * (1 + math.ceil(max(0, whole - length) / min(protocol["stride"], length))) for length in lengths)
+
+
 PERPLEXITY = Metric(
     name="perplexity",
     description="perplexity on long sequences",
@@ -82,7 +97,7 @@ PERPLEXITY = Metric(
         *("nll", "nll_checkpoint_t", "nll_se", "nll_by_position", "perplexity_block", "nll_block"),
     ),
     columns=_perplexity_columns,
-    tokens=lambda asked, l_train: asked["documents"] * sum(asked["lengths"]) * (2 if asked["beside"] else 1),
+    tokens=_perplexity_tokens,
     longest=lambda asked, l_train: ("lengths", max(asked["lengths"])),
     tables={"lengths": _lengths},
     legend={

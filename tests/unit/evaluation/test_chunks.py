@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaForCausalLM
+from transformers import CohereModel, Ernie4_5Model, GPTNeoXModel, LlamaForCausalLM
 
-from longshort.evaluation import forward
+from longshort.evaluation import chunks, forward
 from tests.support.perplexity import TOKENIZER, by_key, data_folder, evaluate, extended, llama, protocol
 
 
@@ -78,3 +79,13 @@ def test_where_frequencies_stay_chunks_are_one_reading_that_scores_less(tmp_path
     ids = torch.tensor([list(range(40))])
     whole, parts = (forward.hidden_states(llama(), ids, chunk) for chunk in (None, 16))
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [CohereModel, Ernie4_5Model, GPTNeoXModel])
+def test_keys_that_are_turned_otherwise_are_refused(family: Any) -> None:
+    """Neighbouring features as pairs, in the angles or in the attention alone; a part of each head."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    torch.manual_seed(0)
+    decoder = family(family.config_class(vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=1, **shape)).eval()
+    with pytest.raises(ValueError, match="protocol.chunk rotates keys as Llama does"):
+        chunks.hidden_states(decoder, torch.arange(32)[None], 16, turns=True)

@@ -77,7 +77,7 @@ def test_only_what_overflows_for_a_diverged_model_is_infinite(tokenizer: Any, ow
 def test_the_protocol_says_what_was_done(own: Path) -> None:
     assert (
         harness.protocol(asked(None, "ruler@4096", "hellaswag", limit=10), 128, BytesTokenizer())
-        == "harness/lm_eval-0.4.13-v2?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
+        == "harness/lm_eval-0.4.13-v3?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
     )
     before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer())
     assert "limit=none&fewshot=0" in before

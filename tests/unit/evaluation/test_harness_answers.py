@@ -63,6 +63,14 @@ def test_choices_are_scored_as_by_hand(model: Any, tokenizer: Any, own: Path) ->
     assert json.loads(measured.items[0]["metrics"]).keys() == {"acc", "acc_norm"}
 
 
+def test_the_length_of_an_answer_is_the_tasks(tokenizer: Any, own: Path) -> None:
+    """And not that which a checkpoint's generation_config.json asks for."""
+    rambling = tiny_llama()
+    rambling.generation_config.max_new_tokens = 40
+    said, expected = (evaluate(model, tokenizer, asked(own, "own_answer")).items for model in (rambling, tiny_llama()))
+    assert [item["response"] for item in said] == [item["response"] for item in expected]
+
+
 def test_answers_are_greedy_and_matched(model: Any, tokenizer: Any, own: Path) -> None:
     measured = evaluate(model, tokenizer, asked(own, "own_answer"))
     expected = [greedy(model, f"{item['question']} ", 6).split("\n\n")[0] for item in ITEMS]

@@ -68,6 +68,20 @@ def test_batched_answers_equal_single_ones(tokenizer: Any, rope: dict[str, Any])
     assert len(set(together)) == len(ASKED)
 
 
+def test_a_batch_has_a_cache_of_its_own_length(tokenizer: Any) -> None:
+    """Whatever was asked before: rounding changes with the cache's length, and the memory is a batch's."""
+    model, lengths = tiny_llama(), []
+
+    def note(module: Any, args: Any, given: dict[str, Any]) -> None:
+        lengths.append(given["past_key_values"].layers[0].max_cache_len)
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    for asked in (ASKED[3], ASKED[0], ASKED[5]):
+        lengths.clear()
+        longbench_answers.predict(model, tokenizer, [asked])
+        assert set(lengths) == {len(asked.input_ids) + asked.answer_length}
+
+
 def test_shares_of_the_batches_give_the_answers_of_one_job(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(longbench_answers, "TOKENS_PER_BATCH", 150)
     model = tiny_llama()

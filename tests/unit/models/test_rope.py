@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from longshort.data.streams import generator
 from longshort.evaluation.forward import rope_depends_on_length
@@ -352,6 +360,14 @@ def test_what_has_no_rotary_positions_is_refused() -> None:
 
 
 # ---- shifted sparse attention ---------------------------------------------------------------------------------------
+
+
+def test_clex_refuses_positions_that_are_laid_out_otherwise() -> None:
+    """Of a part of each head it knows the size; of pairs of neighbours it would turn each feature at another speed."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    model = CohereForCausalLM(CohereConfig(vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=1, **shape))
+    with pytest.raises(ValueError, match="clex: CohereForCausalLM lays its rotary positions out otherwise"):
+        rope.extend(model, SETTINGS["clex"])
 
 
 def test_shifted_sparse_attention_is_masked_attention() -> None:

@@ -43,11 +43,27 @@ from longshort.models.settings import CLEX
 
 def extend(model: PreTrainedModel, settings: CLEX, seed: int) -> None:
     config, original_length = model.config, model.config.max_position_embeddings
+    _refuse_other_layouts(model)
     setattr(config, KEY, {**settings.model_dump(), "original_length": original_length})
     config.max_position_embeddings *= settings.max_factor
     rotary = ContinuousRotary(rotary_size(model), config.rope_parameters["rope_theta"], settings, original_length, seed)
     # ZeRO-3 takes weights that it divided while they were loaded, and these beside them, for ones of one type.
     model.get_decoder().rotary_emb = rotary.to(model.dtype).train(model.training)
+
+
+def _refuse_other_layouts(model: PreTrainedModel) -> None:
+    """Raises:
+    UserError: the model's attention turns other pairs of features than Llama's, features i and i + d / 2.
+    """
+    rotary = model.get_decoder().rotary_emb
+    device = rotary.inv_freq.device
+    cos, _ = rotary(torch.zeros(1, 1, device=device), torch.arange(8, device=device)[None])
+    half = rotary.inv_freq.numel()
+    if cos.shape[-1] != 2 * half or not torch.equal(cos[..., :half], cos[..., half:]):
+        raise UserError(
+            f"model.rope = clex: {type(model).__name__} lays its rotary positions out otherwise than Llama; take a "
+            "model of the Llama, Mistral or Qwen family, or another method"
+        )
 
 
 def restore(model: PreTrainedModel, kept: dict[str, Any], folder: Path) -> None:
