@@ -67,7 +67,8 @@ def compare_studies(
     frame, overall = agreement.against(*sides, every_column)
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
-        _say(json.dumps({"effects": rows, "overall": overall}, indent=2))
+        known = {key: None if value != value else value for key, value in overall.items()}  # JSON has no NaN
+        _say(json.dumps({"effects": rows, "overall": known}, indent=2, allow_nan=False))
         return
     _say(agreement.text(frame, overall, *sides))
 

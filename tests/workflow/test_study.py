@@ -122,6 +122,12 @@ def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> Non
         return {kind: rows[rows["metric"].str.fullmatch(of)]["value"].notna().any() for kind, of in kinds.items()}
 
     assert values() == {"train": True, "perplexity": True, "misalignment": True}
+    for record in finished_copy.glob("results/runs/*/training/*.json"):  # trained again, and not yet measured
+        record.with_suffix(".was").write_bytes(record.read_bytes())
+        write_record(record, {**read_record(record), "run_id": "0" * 16})
+    assert values() == {"train": True, "perplexity": False, "misalignment": False}
+    for record in finished_copy.glob("results/runs/*/training/*.was"):
+        record.rename(record.with_suffix(".json"))
     edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
     assert values() == {"train": True, "perplexity": True, "misalignment": False}
     edit(finished_copy, "src/longshort/training/trainer.py", "import argparse", "import abc\nimport argparse")

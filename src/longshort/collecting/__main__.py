@@ -27,7 +27,7 @@ def main() -> None:
         refuse_changed_code(arguments.code, "longshort.collecting.__main__")
     study = study_json.read(arguments.study, arguments.seal)
     frame = numbers.collect(study, arguments.results)
-    numbers.publish(frame, runs.collect_runs(study, arguments.results), arguments.out)
+    numbers.publish(frame, runs.collect_runs(study, arguments.results), arguments.out, study)
     links.link_arms(study, arguments.out.parent)
     print(f"{len(frame)} numbers of {frame['arm'].nunique()} arms: {arguments.out}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 
 from longshort.jobs import heartbeat
-from longshort.records import layout
+from longshort.records import layout, study_json
 from longshort.records.publish import Altered, file_digest, read_record, write_atomic, write_record
 from longshort.results.replicates import NO_ARMS, models
 
@@ -77,7 +77,8 @@ def _run(
     for metric, evaluation in study["evaluations"].items():
         job = layout.evaluation(run, metric, evaluation["id"], steps, results)
         path, measured = Path(job.numbers), Path(job.record)
-        if planned is None or (trained and path.exists() and _made_by(measured, planned[metric])):
+        of_training = record.get("run_id")
+        if planned is None or (trained and path.exists() and _made_by(measured, planned[metric], of_training)):
             lies = {"run": run, "evaluation": evaluation["id"], "steps": steps, "run_id": record["run_id"]}
             _refuse_altered(path, _record_of(measured, lies, OF_EVALUATION)["sha256"])
             frames.append(pandas.read_parquet(path).astype(TYPES))
@@ -105,8 +106,12 @@ def _record_of(path: Path, lies: dict[str, str], like: Any) -> dict[str, Any]:
     return record
 
 
-def _made_by(record: Path, code: str) -> bool:
-    return record.exists() and bool(read_record(record, like={"code": str})["code"] == code)
+def _made_by(record: Path, code: str, run_id: str | None = None) -> bool:
+    """run_id: of the training that it measured."""
+    if not record.exists():
+        return False
+    made = read_record(record, like={"code": str})
+    return bool(made["code"] == code and run_id in (None, made.get("run_id")))
 
 
 def _training(log_path: Path, record: dict[str, Any]) -> pandas.DataFrame:
@@ -140,8 +145,11 @@ def _missing(metric: str, steps: str, status: str = "missing") -> pandas.DataFra
     return rows.astype(TYPES)
 
 
-def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path) -> None:
-    """Both tables, each with a record of its hash: tables are not made from numbers that were edited."""
+def publish(metrics: pandas.DataFrame, runs: pandas.DataFrame, out: Path, study: dict[str, Any]) -> None:
+    """Both tables, each with a record of its hash, and of the study that it was collected for: tables are not made from
+    numbers that were edited, and none are shown as those of another study."""
+    collected_for = study_json.seal_of(study)
     for path, frame in {Path(layout.runs(out.parent)): runs, out: metrics}.items():
         write_atomic(path, frame.to_parquet(index=False))
-        write_record(path.with_suffix(".json"), {"sha256": file_digest(path), "rows": len(frame)})
+        record = {"sha256": file_digest(path), "rows": len(frame), "study": collected_for}
+        write_record(path.with_suffix(".json"), record)

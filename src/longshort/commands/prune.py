@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,4 +175,8 @@ def _work_of(results: Path) -> set[str]:
 
 
 def size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a job that runs has removed it
+            total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+    return total

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from longshort.errors import StudyError
+from longshort.records import provenance, study_json
 from longshort.results import long_table, published
 from longshort.results.columns import columns_of
 from longshort.results.replicates import NO_ARMS, models
@@ -29,8 +30,19 @@ def published_file(study: str) -> Path:
 
 
 def write(study: Wired, path: Path) -> str:
-    """Publishes a study's numbers, with what they were made by."""
-    count = published.write(path, _metrics(study), json.loads(study.summary_text()), made(study))
+    """Publishes a study's numbers, with what they were made by.
+
+    Raises:
+        StudyError: they are not there, or of the study as it was; something else is at `path`.
+    """
+    metrics, summary = _metrics(study), json.loads(study.summary_text())
+    made_for = {key: value for key, value in summary.items() if key != "seal"}
+    if study_json.is_another(RESULTS / study.name / "metrics.parquet", made_for):
+        raise StudyError(
+            f"the numbers of study {study.name} are of the study as it was before it was changed: run `snakemake all "
+            f"--cores 2 --config study={study.name}`"
+        )
+    count = published.write(path, metrics, summary, made(study))
     return f"{count} numbers of study {study.name} are in {path}"
 
 
@@ -68,14 +80,33 @@ def compare(study: Wired, path: Path) -> list[str]:
     if absent := int(both["value"].isna().sum()):
         said.append(f"{absent} numbers are absent here: `longshort status --study {study.name}` says why")
     said += _by_metric(both["metric"], away)
-    differs = [f"{what}: {before[what]}; here {now[what]}" for what in now if before.get(what) != now[what]]
-    if any(before.get(what) != now[what] for what in OF_THE_PROCESSOR):
+    differs = _other_settings(then.study, summary)
+    differs += [f"{what}: {before.get(what)}; here {now[what]}" for what in now if before.get(what) != now[what]]
+    if any(before.get(what) != now.get(what, before.get(what)) for what in OF_THE_PROCESSOR):
         differs.append(
             "another processor rounds otherwise: of a sound run it moved perplexities by up to 0.1 %, calibration "
             "errors by 2 %, and by whole tokens what a threshold chooses, as LongPPL's are (docs/findings.md)"
         )
     verdict = "Reproduced in part" if same else "Not reproduced"
     return [f"{verdict}: {said[0]}", *said[1:], *(differs or ["nothing that is recorded differs"])]
+
+
+def _other_settings(then: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    """In which settings an arm is another one than that which was published by its name."""
+    theirs, said = {arm["name"]: arm["settings"] for arm in then["arms"]}, []
+    for arm in summary["arms"]:
+        published, here = (_flat(one) for one in (theirs.get(arm["name"], arm["settings"]), arm["settings"]))
+        others = [key for key in sorted({*published, *here}) if published.get(key) != here.get(key)]
+        said += [f"{arm['name']}: {key}: {published.get(key)}; here {here.get(key)}" for key in others]
+    return said
+
+
+def _flat(settings: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    if not isinstance(settings, dict):
+        return {name: settings}
+    parts = (_flat(value, f"{name}.{key}".lstrip(".")) for key, value in settings.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _seeds_as_in(then: dict[str, Any], summary: dict[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,18 +129,22 @@ def headline(metrics: pd.DataFrame, summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def made(study: Wired) -> dict[str, str]:
-    """What numbers depend on besides the study: corpus, code, lock, processor, and what torch uses of it."""
+    """What numbers depend on besides the study: corpus, code, lock, processor, and what torch uses of it, where this is
+    the machine that made them."""
     from torch.backends.cpu import get_cpu_capability
 
     metrics = _metrics(study)
     runs = long_table.read_runs(RESULTS / study.name / "runs.parquet")
-    return {
+    found = {
         "corpus": _joined(metrics["data"]),
         "lock and versions": _joined(metrics["environment"]),
         "processor": _joined(runs["hardware"]),
         "torch's CPU capability": get_cpu_capability(),
         "commit": _joined(metrics["commit"]),
     }
+    if found["processor"] != provenance.machine()["device"]:
+        del found["torch's CPU capability"]
+    return found
 
 
 def _metrics(study: Wired) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from longshort.results import answers, components, long_table, published, tables
 from longshort.study.wired import Wired
 
 WIDTH = 120
+AGAIN = "run `snakemake all --cores 2 --config study={}`"
 
 
 def printed(study: Wired, show: str | None, partial: bool, margin: str | None, file: Path | None) -> str:
@@ -50,17 +51,18 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
             f"part of them; `longshort status --study {study.name}` says which are there"
         )
     folder = layout.partial(study.name) if partial else layout.tables(study.name)
-    if partial:
-        _make_partial(study, Path(folder))
+    summary = _make_partial(study, Path(folder)) if partial else None
     path = Path(layout.table(folder, show, "md"))
     if not path.exists():
         raise UserError(_not_yet(path, study.name))
     behind = folder if partial else layout.study_folder(study.name)
     made_from = Path(layout.study_json(study.name))
-    fitted = _fitted(behind, made_from, show) if study.kind == "language-models" else None
-    said = [fitted or path.read_text(encoding="utf-8")]
     read = read_record if study.kind == "synthetic" else study_json.read
-    if not partial and made_from.exists() and sealed(read(made_from)) != json.loads(study.summary_text()):
+    if summary is None and made_from.exists():
+        summary = read(made_from)
+    fitted = _fitted(behind, summary, show) if study.kind == "language-models" and summary else None
+    said = [fitted or path.read_text(encoding="utf-8")]
+    if not partial and summary and _has_changed(study, summary):
         said.append(
             "The configuration has changed since this table was made: run snakemake again to bring it up to date."
         )
@@ -69,15 +71,22 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
 
 
 def _not_yet(path: Path, study: str) -> str:
-    return f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study}`"
+    return f"{path} does not exist yet; {AGAIN.format(study)}"
 
 
-def _fitted(folder: str, study: Path, table: str) -> str | None:
-    """The table in blocks of columns that fit the terminal; None where there is no narrow terminal."""
+def _has_changed(study: Wired, summary: dict[str, Any]) -> bool:
+    """Whether the study was another one when its tables were made. summary: as study.json has it, which is written
+    before what comes of it."""
+    metrics = Path(layout.metrics(layout.study_folder(study.name)))
+    return sealed(summary) != json.loads(study.summary_text()) or study_json.is_another(metrics, summary)
+
+
+def _fitted(folder: str, summary: dict[str, Any], table: str) -> str | None:
+    """The table in blocks of columns that fit the terminal; None where there is no narrow terminal, or where the
+    numbers are of the study as it was."""
     width = shutil.get_terminal_size().columns
-    if not sys.stdout.isatty() or width >= 200 or not study.exists():
+    if not sys.stdout.isatty() or width >= 200 or study_json.is_another(Path(layout.metrics(folder)), summary):
         return None
-    summary = study_json.read(study)
     read, runs = long_table.read_with_costs(Path(layout.metrics(folder)), Path(layout.runs(folder)), summary)
     return tables.format_table(read, summary, table, max(width, 100), runs)
 
@@ -110,12 +119,19 @@ def _finished(study: Wired, file: Path | None) -> tuple[pd.DataFrame, dict[str, 
     path = Path(layout.metrics(layout.study_folder(study.name)))
     if not path.exists():
         raise UserError(_not_yet(path, study.name))
-    return long_table.read(path), study_json.read(Path(layout.study_json(study.name)))
+    summary = study_json.read(Path(layout.study_json(study.name)))
+    if study_json.is_another(path, summary):
+        raise UserError(f"{path} is of the study as it was before it was changed: {AGAIN.format(study.name)}")
+    return long_table.read(path), summary
 
 
-def _make_partial(study: Wired, folder: Path) -> None:
+def _make_partial(study: Wired, folder: Path) -> dict[str, Any]:
+    """Makes them from what is there, and returns the study that they are of."""
     summary = json.loads(study.summary_text())
+    summary.pop("seal")
     results, metrics, runs = Path(layout.RESULTS), Path(layout.metrics(folder)), Path(layout.runs(folder))
-    numbers.publish(numbers.collect(summary, results, study.codes()), how_made.collect_runs(summary, results), metrics)
+    found = numbers.collect(summary, results, study.codes())
+    numbers.publish(found, how_made.collect_runs(summary, results), metrics, summary)
     read, costs = long_table.read_with_costs(metrics, runs, summary)
     tables.write_tables(read, summary, folder, costs)
+    return summary

@@ -40,6 +40,7 @@ def unknown_commit() -> str | None:
 def _commit() -> tuple[str, str | None]:
     """The commit, and in git's words why there is none."""
     try:
+        _git("ls-files", "--error-unmatch", "pyproject.toml")  # a repository around an unpacked source is another one
         head = _git("rev-parse", "HEAD")
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""), None
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from longshort.records.publish import HASHES, Altered, read_record
+from longshort.records.publish import HASHES, Altered, read_record, sealed, whole_record
 
 TEXT_OR_NONE = (str, type(None))
 # What every version has written.
@@ -22,6 +22,17 @@ LIKE = {
     "evaluations": {str: {"id": str}},
     "tables": [{"name": str, "title": str, "arms": [str], "compare_with": str}],
 }
+
+
+def seal_of(study: dict[str, Any]) -> str:
+    """The seal that study.json has, or would have."""
+    return str(sealed(study)["seal"])
+
+
+def is_another(metrics: Path, study: dict[str, Any]) -> bool:
+    """Whether numbers were collected for a study as it was before; never of an earlier version's, which do not say."""
+    collected_for = whole_record(metrics.with_suffix(".json")).get("study")
+    return collected_for not in (None, seal_of(study))
 
 
 def read(path: Path, seal: str | None = None) -> dict[str, Any]:

@@ -67,8 +67,12 @@ def read(path: Path) -> Side:
             raise UserError(f"{said}{needed} does not exist: give a folder results/STUDY, or its metrics.parquet")
     if "arms" not in read_json(table.with_name("study.json"), dict):
         raise UserError(f"{table.with_name('study.json')} is of no study of language models; give one with arms")
-    study = read_json(table.with_name("study.json"), READ)  # an earlier version did not seal it
+    study = read_json(table.with_name("study.json"), READ)
     sealed = table.with_suffix(".json").exists()  # which a table that was sent alone has left behind
+    if "seal" in study:  # which an earlier version did not write
+        study = study_json.read(table.with_name("study.json"))
+        if study_json.is_another(table, study):
+            raise UserError(f"{table} is of the study as it was before study.json was written: run snakemake again")
     try:
         metrics = long_table.read(table) if sealed else long_table.checked(table)
     except (pyarrow.ArrowException, OSError) as error:

@@ -132,7 +132,9 @@ def _answer(numbers: compare.Numbers, study: dict[str, Any], subject: str, pairs
         if runs[arm] == runs[reference]:
             parts.setdefault("the same run", []).append(name)
         elif found.n < len(seeds):
-            parts.setdefault("not measured with every seed", []).append(name)
+            asked = ((one, numbers.absence(column, one, int(step), seeds)) for one in (arm, reference))
+            absent = "; ".join(f"{one} {what}" for one, what in asked if what != "ok")
+            parts.setdefault("not measured with every seed", []).append(f"{name} ({absent})")
         elif study.get("primary") != column.key:
             shown = _shown(found._replace(low=math.nan), column)
             parts.setdefault("no claim is made (the study names no primary number)", []).append(f"{name} {shown}")

@@ -163,6 +163,7 @@ class Numbers:
     def __init__(self, metrics: pd.DataFrame, study: dict[str, Any]) -> None:
         self._unit_of = replicates.unit_of(study)
         self._single = long_table.single(metrics)
+        self._diverged = long_table.first_diverged_steps(metrics)
         of_documents = metrics[metrics["document"].notna()]
         # 0 stands for no length, as NaN would equal no key.
         lengths = of_documents["length"].fillna(0).astype("int64")
@@ -188,6 +189,10 @@ class Numbers:
             }
         values = self._by_seed[column].get((arm, step), pd.Series(dtype="float64", name="value"))
         return values.reindex(pd.Index(seeds, name="seed"))
+
+    def absence(self, column: Column, arm: str, step: int, seeds: list[int]) -> str:
+        """What is absent among the values of `seeds`, as long_table.absence says it."""
+        return long_table.absence(self.by_seed(column, arm, step, seeds), arm, step, self._diverged)
 
     def by_document(self, column: Column, arm: str, step: int) -> Documents | None:
         """The numbers of single documents; None where there are none."""

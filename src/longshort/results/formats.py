@@ -291,7 +291,7 @@ def _latex_cell(cell: Cell) -> str:
 
 def _breakable(text: str) -> str:
     """Lets LaTeX break the long protocol names."""
-    return re.sub(r"(\\&|[/?=,])(?=\S)", r"\1\\allowbreak{}", text)
+    return re.sub(r"(\\&|(?<!\\)[/?=,])(?=\S)", r"\1\\allowbreak{}", text)
 
 
 # ---- for a browser ---------------------------------------------------------------------------------------------------

@@ -213,7 +213,8 @@ def refuse_mixed_protocols(metrics: pd.DataFrame) -> None:
             raise UserError(
                 f"the column {metric}{place} holds two protocols, {found}, whose numbers are not comparable: "
                 f"measure them all by the present one with `snakemake all --cores 2 --forcerun {of_row(metric).name} "
-                f"--config study={metrics['study'].iloc[0]}`, or put these arms into two studies"
+                f"--config study={metrics['study'].iloc[0]}` (`--forcerun evaluate` where one job "
+                "measures all), or put these arms into two studies"
             )
 
 

@@ -83,7 +83,9 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         look = looks[arm]
         differences = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
         axes.axvline(0, color="0.3", linewidth=0.6, zorder=0.6)
-        axes.set_title(look.label.replace(" = ", "\n= "), fontsize=7, loc="left")
+        status = numbers.absence(overall, arm, step, seeds)
+        label = look.label if status == "ok" else f"{look.label}, {status}"
+        axes.set_title(label.replace(" = ", "\n= "), fontsize=7, loc="left")
         for y, difference, name in zip(places, differences, names, strict=True):
             if math.isfinite(difference.mean):
                 if math.isfinite(difference.low):
@@ -148,10 +150,13 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(WIDTH, height))
     box = (left / WIDTH, below / height, (WIDTH - left - right) / WIDTH, (height - below - 0.12) / height)
     axes = figure.add_axes(box)
-    base = numbers.by_seed(hours, reference, step, seeds).mean()
     axes.axhline(0, color="0.3", linewidth=0.6, zorder=0.6)
     for place, (arm, look) in enumerate(looks.items()):
-        cost = numbers.by_seed(hours, arm, step, seeds).mean() / base
+        # A training that diverged has cost less: it says nothing of what the arm costs.
+        measured_at = numbers.by_seed(column, arm, step, seeds)
+        whole = [seed for seed in seeds if math.isfinite(measured_at[seed])]
+        cost = numbers.by_seed(hours, arm, step, whole).mean() / numbers.by_seed(hours, reference, step, whole).mean()
+        status = numbers.absence(column, arm, step, seeds)
         difference = numbers.compared(column, arm, reference, step, seeds)
         if arm == reference:
             difference = difference._replace(mean=0.0, low=math.nan)
@@ -163,7 +168,8 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                 [cost], [difference.mean], color=look.colour, marker=look.marker, markersize=4.5, linestyle="none",
                 markerfacecolor="white",
             )  # fmt: skip
-        named = look if there else look._replace(label=f"{look.label}: missing")
+        status = "missing" if status == "ok" and not there else status
+        named = look if status == "ok" else look._replace(label=f"{look.label}: {status}")
         _legend(figure, named, place, height, right, 0.12)
     better = "higher" if column.higher_is_better else "lower"
     unit = "%" if column.relative else "difference"

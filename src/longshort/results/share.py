@@ -88,7 +88,9 @@ def _sentence(numbers: compare.Numbers, study: dict[str, Any], column: Column, a
     claimed = {arm for arm, _ in compare.claims(study)} if study.get("claims") else set(arms)
     farthest = max(known, key=lambda arm: known[arm].ratio)
     said = [f"{arm} {_shown(share)}" for arm, share in known.items() if arm in claimed]
-    said += [f"{arm} not measured with every seed" for arm in shares if arm not in known and arm in claimed]
+    seeds = [int(seed) for seed in study["seeds"]]
+    absent = [arm for arm in shares if arm not in known and arm in claimed]
+    said += [f"{arm} {numbers.absence(column, arm, int(step), seeds)}" for arm in absent]
     runs = {arm["name"]: arm["runs"] for arm in study["arms"]}
     if all(runs[farthest] != runs[arm] for arm in claimed):
         said.append(f"and {farthest}, farthest of those that are not claimed, {_shown(known[farthest])}")

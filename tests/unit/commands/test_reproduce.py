@@ -48,7 +48,11 @@ def test_numbers_that_come_out_again_and_that_do_not(
     ]
     numbers.loc[changed, "value"] *= 2
     other = dict(reproduce.made(study), corpus="another one")
-    altered = pyarrow.Table.from_pandas(numbers).replace_schema_metadata(table.schema.metadata)
+    whole = json.loads(table.schema.metadata[published.STUDY])
+    [constant] = [arm for arm in whole["arms"] if arm["name"] == "constant"]
+    constant["settings"]["alignment"]["alpha"] = 2.0  # as where the arm was edited since
+    metadata = {**table.schema.metadata, published.STUDY: json.dumps(whole).encode()}
+    altered = pyarrow.Table.from_pandas(numbers).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(altered, path)
     with monkeypatch.context() as on_another:
         on_another.setattr(reproduce, "made", lambda study: other)  # as a run on another corpus would write it
@@ -60,7 +64,10 @@ def test_numbers_that_come_out_again_and_that_do_not(
     count = int(there["metric"].eq("perplexity").sum())
     assert of_metric["perplexity"] == f"    perplexity: {count - 1} of {count}, the largest difference 0.5"
     corpus = reproduce._joined(reproduce._metrics(study)["data"])
-    assert said[2 + len(of_metric) :] == [f"corpus: {corpus}; here another one"]
+    assert said[2 + len(of_metric) :] == [
+        "constant: alignment.alpha: 2.0; here 1.0",
+        f"corpus: {corpus}; here another one",
+    ]
 
     # The only base of a part is one of several of the whole.
     whole = json.loads(table.schema.metadata[published.STUDY])

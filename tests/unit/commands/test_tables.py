@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from longshort import studies
-from longshort.commands import tables
+from longshort.commands import reproduce, tables
 from longshort.errors import UserError
+from longshort.records import layout
 from longshort.results import answers, published
-from tests.support.project import ROOT
+from tests.support.project import ROOT, edit_study
 
 LAPTOP = ROOT / "docs/findings/laptop.parquet"
 
@@ -40,3 +42,23 @@ def test_what_cannot_be_shown_is_said(
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=message):
         tables.printed(studies.load(study), show, False, margin, file)
+
+
+def test_numbers_of_the_study_as_it_was_are_not_shown_as_those_of_what_it_is(
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """study.json is written first, and the numbers last, or never if a job fails."""
+    monkeypatch.chdir(finished_copy)
+    edit_study(finished_copy, seeds=[0, 1])
+    study = studies.load("tiny")
+    assert "The configuration has changed" in tables.printed(study, None, False, None, None)
+    Path(layout.study_json("tiny")).write_text(study.summary_text())
+    assert "The configuration has changed" in tables.printed(study, None, False, None, None)
+    with pytest.raises(UserError, match="is of the study as it was"):
+        tables.printed(study, "answers", False, None, None)
+    with pytest.raises(UserError, match="are of the study as it was"):
+        reproduce.write(study, finished_copy / "tiny.parquet")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    Path(layout.study_json("tiny")).unlink()  # of what is asked for now, whatever was finished before
+    assert "missing" in tables.printed(study, None, True, None, None)

@@ -16,7 +16,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, "/dev/null")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
     subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message=x"], check=True)
+    (tmp_path / "pyproject.toml").touch()
+    subprocess.run([*git, "add", "pyproject.toml"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message=x"], check=True)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     for cached in (provenance.commit, provenance._commit):
         monkeypatch.setattr(provenance, cached.__name__, cached.__wrapped__)
@@ -37,3 +39,12 @@ def test_what_lies_outside_a_repository_has_no_commit(repository: Path, monkeypa
     monkeypatch.setattr(provenance, "ROOT", repository / "gone")
     assert provenance.commit() == "unknown"
     assert "take a git checkout" in str(provenance.unknown_commit())
+
+
+def test_the_commit_of_a_repository_around_an_unpacked_source_is_not_its_own(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "unpacked").mkdir()
+    (repository / "unpacked/pyproject.toml").touch()
+    monkeypatch.setattr(provenance, "ROOT", repository / "unpacked")
+    assert provenance.commit() == "unknown" and "pyproject.toml" in str(provenance.unknown_commit())

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from longshort.cli import app
+from longshort.collecting import numbers
 from longshort.errors import UserError
+from longshort.records.publish import Altered, sealed, write_json, write_record
 from longshort.results import agreement
-from tests.support.results import make_metrics, make_study
+from tests.support.results import make_metrics, make_runs, make_study
 
 
 def results(folder: Path, metrics: pd.DataFrame, **given: Any) -> agreement.Side:
@@ -114,3 +118,24 @@ def test_two_draws_have_no_p_and_a_seed_that_is_absent_is_counted(tmp_path: Path
     lacking = moved.drop(moved.index[moved["arm"].eq("baseline") & moved["seed"].eq(2)])
     other = results(tmp_path / "lacking", lacking)
     assert " (n = 2)" in agreement.text(*agreement.against(one, other), one, other)
+
+
+def test_a_study_that_was_edited_or_is_of_later_than_its_numbers_is_refused(tmp_path: Path) -> None:
+    metrics, study = make_metrics(), {**make_study(), "steps_key": "2-4", "base_steps": 4}
+    study["evaluations"] = {name: {**asked, "id": name} for name, asked in study["evaluations"].items()}
+    numbers.publish(metrics, make_runs(), tmp_path / "metrics.parquet", study)
+    write_record(tmp_path / "study.json", study)
+    assert agreement.read(tmp_path).study == study
+    write_json(tmp_path / "study.json", {**sealed(study), "margin": 50})
+    with pytest.raises(Altered, match="study.json is not the record that was published"):
+        agreement.read(tmp_path)
+    write_record(tmp_path / "study.json", {**study, "margin": 50})
+    with pytest.raises(UserError, match="is of the study as it was before study.json was written"):
+        agreement.read(tmp_path)
+
+
+def test_what_is_said_for_scripts_is_json(tmp_path: Path) -> None:
+    """Where no p is known, too: JSON has no NaN."""
+    results(tmp_path / "one", make_metrics())
+    done = CliRunner().invoke(app, ["compare", *[str(tmp_path / "one")] * 2, "--json"])
+    assert done.exit_code == 0 and "NaN" not in done.output and json.loads(done.output)["overall"]["effects"] >= 0

@@ -90,3 +90,11 @@ def test_the_smallest_effect_that_would_be_seen() -> None:
     assert (low > 0).mean() == pytest.approx(components.POWER, abs=0.08)
     few, numbers = study_of([0, 1])
     assert components.answer(compare.Numbers(numbers, few), few) == []
+
+
+def test_a_seed_that_diverged_is_called_that() -> None:
+    study, metrics = study_of(SEEDS)
+    lost = metrics["arm"].eq("constant") & metrics["seed"].eq(5)
+    metrics.loc[lost, ["value", "status"]] = math.nan, "diverged"
+    [said] = [one for one in answers.answers(metrics, study) if "not measured with every seed" in one]
+    assert "not measured with every seed: constant to baseline (constant diverged (1 of 6))" in said

@@ -19,11 +19,16 @@ WRITTEN = "Größe α ≤ 0.5 ± ∞, «é» — Łódź, Erdős, piñata,\n\n�
         ("Größe, e\u0301", r"Gr\"{o}\ss{}e, \'{e}"),
         ("長", r"\unicodeletter{9577}{長}"),
         ("one\n\n two\x07", "one two"),
+        ("a | b", r"a \textbar{} b"),
         ("-3 [-1, a-2]", "$-$3 [$-$1, a-2]"),
     ],
 )
 def test_text_is_escaped(text: str, said: str) -> None:
     assert latex.escape(text) == said
+
+
+def test_a_line_breaks_at_signs_of_a_protocol_and_not_within_a_letter() -> None:
+    assert formats._breakable(latex.escape("a/b?c=ā")) == r"a/\allowbreak{}b?\allowbreak{}c=\allowbreak{}\={a}"
 
 
 @pytest.mark.latex

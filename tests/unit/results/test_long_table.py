@@ -14,7 +14,7 @@ from tests.support.results import make_runs
 
 
 def test_a_table_that_was_edited_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    numbers.publish(metrics, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(metrics, make_runs(), tmp_path / "metrics.parquet", {})
     assert len(long_table.read(tmp_path / "metrics.parquet")) == len(metrics)
     metrics.assign(value=metrics["value"] * 2).to_parquet(tmp_path / "metrics.parquet", index=False)
     with pytest.raises(ValueError, match="metrics.parquet is not the file that was collected; delete it"):
@@ -34,7 +34,7 @@ def test_two_protocols_in_a_column_are_refused(
     mixed = metrics.copy()
     at = mixed["length"].eq(length).fillna(False) if length else mixed["length"].isna()
     mixed.loc[mixed["arm"].eq("twin") & mixed["metric"].eq(metric) & at, "protocol"] = f"{metric}/v2"
-    numbers.publish(mixed, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(mixed, make_runs(), tmp_path / "metrics.parquet", {})
     place = f"{metric} at length {length}" if length else metric
     said = (
         rf"{place} holds .*'{metric}/v1'.*'{metric}/v2' \(twin\).*--forcerun {rule} --config study=tiny`.*two studies"
@@ -46,7 +46,7 @@ def test_two_protocols_in_a_column_are_refused(
 def test_a_number_twice_is_refused(metrics: pd.DataFrame, tmp_path: Path) -> None:
     trained = metrics[metrics["metric"].str.startswith("train/")]
     twice = pd.concat([metrics, trained.head(1), metrics[metrics["metric"].eq("sce")].head(1)])
-    numbers.publish(twice, make_runs(), tmp_path / "metrics.parquet")
+    numbers.publish(twice, make_runs(), tmp_path / "metrics.parquet", {})
     with pytest.raises(ValueError, match=r"sce of arm \(base\), seed -1, step 0, length 8 more than once"):
         long_table.read(tmp_path / "metrics.parquet")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.text import Text
 
 from longshort.results import long_table, plots_compared
 from tests.support.results import make_runs
@@ -19,3 +20,20 @@ def test_costs_that_hardly_differ_have_ticks_that_do(metrics: pd.DataFrame, stud
     said = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     plt.close(figure)
     assert len(said) > 2 and len(set(said)) == len(said)
+
+
+def test_an_arm_that_lost_a_seed_says_so_and_costs_what_the_others_did(
+    metrics: pd.DataFrame, study: dict[str, Any]
+) -> None:
+    runs = make_runs()
+    lost = runs["arm"].eq("broken") & runs["stage"].eq("training") & runs["status"].eq("diverged")
+    runs.loc[lost, "device_seconds"] *= 0.01
+    with_costs = long_table.with_costs(metrics, runs, 4)
+    for draw in (plots_compared.draw_gain, plots_compared.draw_tasks):
+        figure = draw(with_costs, study)
+        said = [text.get_text() for text in figure.findobj(Text)]
+        assert sum("broken" in one and "diverged (1 of 2)" in one for one in said) == 1
+        plt.close(figure)
+    [axes] = plots_compared.draw_gain(with_costs, study).axes
+    at = [float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1]
+    assert at and all(place == 1 for place in at)
