@@ -58,9 +58,9 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
     max_left_out: share of the documents of each that may be lost.
     """
     tokenizer = tokenizers.load(spec.tokenizer)
-    total, held_out = _held_out(spec, max_left_out)
+    total, held_out, read = _held_out(spec, max_left_out)
     left_out = LeftOut()
-    documents = _disjoint(spec, held_out, left_out)
+    documents = _disjoint(spec, held_out, read, left_out)
     # Of a tokenizer in a folder the specification says but the name; what it puts between documents is in no split.
     by = {name: file_digest(path) for name, path in seen.tokenizer_files(spec.tokenizer).items()}
     own = {"tokenizer": digest(dumps(by))} if by else {}
@@ -107,25 +107,40 @@ def prepare(spec: Data, out: Path, max_left_out: float = 0.05) -> dict[str, Any]
     }
 
 
-def _held_out(spec: Data, max_left_out: float) -> tuple[int, dict[str, HeldOut]]:
-    """How many documents there are, and what is held out for validation and test."""
-    total = 0
+class Read:
+    """Which documents were read of a corpus, by split, name and length."""
+
+    def __init__(self) -> None:
+        self.count, self._digest = 0, hashlib.sha256()
+
+    def add(self, document: shards.Document) -> None:
+        self.count += 1
+        self._digest.update(f"{document.split}\0{document.name}\0{len(document.text)}\n".encode())
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+
+def _held_out(spec: Data, max_left_out: float) -> tuple[int, dict[str, HeldOut], dict[str, Read]]:
+    """How many documents there are, what is held out for validation and test, and what was read of each corpus."""
+    total, read = 0, {key: Read() for key in spec.corpora}
     held_out = {split: HeldOut(set(), near_copies.HeldOut()) for split in ("validation", "test")}
     for key, corpus in spec.corpora.items():
-        count, left_out = 0, LeftOut()
-        for split, name, text in _documents(spec, key, left_out):
-            count += 1
+        left_out = LeftOut()
+        for document in _documents(spec, key, left_out):
+            read[key].add(document)
+            split, name, text = document
             if split in held_out:
                 held_out[split].texts.add(_fingerprint(text))
                 if spec.near_copies:
                     held_out[split].passages.add(name, text)
-        if not count:
+        if not (count := read[key].count):
             raise ValueError(
                 f"the corpus {canonical(corpus)} holds no document; give another one. Left out:\n{left_out.in_lines()}"
             )
         left_out.refuse_too_many(count, max_left_out)
         total += count
-    return total, held_out
+    return total, held_out, read
 
 
 def _documents(spec: Data, key: str, left_out: LeftOut) -> Iterator[shards.Document]:
@@ -136,15 +151,28 @@ def _documents(spec: Data, key: str, left_out: LeftOut) -> Iterator[shards.Docum
         yield shards.Document(drawn if key == "corpus" else key.removesuffix("_corpus"), name, text)
 
 
-def _disjoint(spec: Data, held_out: dict[str, HeldOut], left_out: LeftOut) -> Iterator[shards.Document]:
-    """The documents with their split, less those whose text, or much of it, is held out from theirs."""
+def _disjoint(
+    spec: Data, held_out: dict[str, HeldOut], read: dict[str, Read], left_out: LeftOut
+) -> Iterator[shards.Document]:
+    """The documents with their split, less those whose text, or much of it, is held out from theirs.
+
+    Raises:
+        ValueError: they are not those that were read first: what is held out may be among the others, or some are lost.
+    """
     for key in spec.corpora:
+        again = Read()
         for document in _documents(spec, key, left_out):
+            again.add(document)
             if (copy := _copy(document, held_out, spec.near_copies)) is None:
                 yield document
             else:
                 words, more = copy
                 left_out.add(Reason(words, "nothing needs to be done", lost=False), document.name, more)
+        if again.digest() != read[key].digest():
+            raise ValueError(
+                f"data.{key}: {read[key].count} documents were read first, and then {again.count}, or others: a file "
+                "changed meanwhile, or could not be read once; run again when it holds still"
+            )
 
 
 def _copy(document: shards.Document, held_out: dict[str, HeldOut], share: float | None) -> tuple[str, str] | None:

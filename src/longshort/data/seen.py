@@ -18,6 +18,7 @@ RECORD = "corpus.json"
 DATASET, TOKENIZER = "/dataset/", "/tokenizer/"
 TOKENIZER_SUFFIXES = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 OF_THE_MODEL = {"config.json", "generation_config.json", "model.safetensors.index.json"}  # which lie beside them
+NOT_READABLE = "not readable"  # in place of the hash of a file's content
 FIRST = "first"  # the state of files of which nothing is recorded
 
 
@@ -102,7 +103,9 @@ def _known(record: Path) -> dict[str, Any]:
 def _is_same(file: tuple[str, Path], known: dict[str, Any]) -> bool:
     name, path = file
     size, time, content = known["files"][name]
-    return [size, time] == _hint(path) or (size == _hint(path)[0] and content == _hash(path))
+    if content != NOT_READABLE and [size, time] == _hint(path):  # permissions that change leave both
+        return True
+    return bool(size == _hint(path)[0] and content == _hash(path))
 
 
 def _hint(file: Path) -> list[int]:
@@ -114,4 +117,4 @@ def _hash(file: Path) -> str:
     try:
         return file_digest(file)
     except OSError:  # it is left out when it is read
-        return "not readable"
+        return NOT_READABLE

@@ -47,7 +47,8 @@ def find(path: str, left_out: LeftOut, key: str = "data.corpus") -> list[Path]:
     """
     root = root_of(path)
     found = []
-    for file in _in_folder(root, left_out) if Path(path).is_dir() else _in_glob(path, root, left_out):
+    files = _in_folder(root, left_out, key) if Path(path).is_dir() else _in_glob(path, root, left_out, key)
+    for file in files:
         where = file.relative_to(root).as_posix()
         if kind_of(file) is None:
             left_out.add(why.OTHER_KIND, where)
@@ -99,11 +100,19 @@ def documents(corpus: TextCorpus, left_out: LeftOut, key: str = "data.corpus") -
             left_out.add(why.UNREADABLE if unreadable else why.DAMAGED, name, said)
 
 
-def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
+def _refuse_folder(key: str, folder: object, error: OSError) -> None:
+    """How much it holds is not known, and it may be most of the corpus."""
+    raise ValueError(
+        f"{key}.path: the folder {folder} cannot be read ({error.strerror}): check its permissions, or take it out of "
+        "the path"
+    ) from None
+
+
+def _in_folder(root: Path, left_out: LeftOut, key: str) -> Iterator[Path]:
     """Links to folders are followed, but none that leads into itself."""
 
     def refused(error: OSError) -> None:
-        left_out.add(why.UNREADABLE, error.filename, str(error.strerror))
+        _refuse_folder(key, error.filename, error)
 
     for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
         here = Path(folder)
@@ -124,9 +133,9 @@ def _in_folder(root: Path, left_out: LeftOut) -> Iterator[Path]:
                 left_out.add(why.HIDDEN, (here / name).relative_to(root).as_posix())
 
 
-def _in_glob(path: str, root: Path, left_out: LeftOut) -> Iterator[Path]:
+def _in_glob(path: str, root: Path, left_out: LeftOut, key: str) -> Iterator[Path]:
     skipped: dict[Path, why.Reason] = {}
-    for file in sorted(set(_matching(root, Path(path).parts[len(root.parts) :], root, skipped))):
+    for file in sorted(set(_matching(root, Path(path).parts[len(root.parts) :], root, skipped, key))):
         if not file.is_dir():
             yield file
         elif kind_of(file):
@@ -135,7 +144,9 @@ def _in_glob(path: str, root: Path, left_out: LeftOut) -> Iterator[Path]:
         left_out.add(reason, folder.relative_to(root).as_posix())
 
 
-def _matching(folder: Path, pattern: tuple[str, ...], root: Path, skipped: dict[Path, why.Reason]) -> Iterator[Path]:
+def _matching(
+    folder: Path, pattern: tuple[str, ...], root: Path, skipped: dict[Path, why.Reason], key: str
+) -> Iterator[Path]:
     """What glob.glob finds below a folder, links to folders followed but for those that lead into themselves: it would
     go round each forty times, and every way round several."""
     if not pattern:
@@ -143,18 +154,18 @@ def _matching(folder: Path, pattern: tuple[str, ...], root: Path, skipped: dict[
         return
     part, rest = pattern[0], pattern[1:]
     if part == "**":
-        yield from _matching(folder, rest, root, skipped)
+        yield from _matching(folder, rest, root, skipped, key)
     try:
         inside = _fitting(folder, part)
-    except PermissionError:
-        skipped[folder] = why.UNREADABLE
+    except PermissionError as error:
+        _refuse_folder(key, folder, error)
         return
     for one in inside:
         if one.is_dir() and _goes_through_itself(one, root):
             skipped[one] = why.LOOP
         else:
             deeper = part == "**" and one.is_dir()
-            yield from _matching(one, pattern if deeper else rest, root, skipped)
+            yield from _matching(one, pattern if deeper else rest, root, skipped, key)
 
 
 def _fitting(folder: Path, part: str) -> list[Path]:

@@ -82,6 +82,17 @@ def check_study(name: str, study: Study, arms: Arms, tables: dict[str, Table]) -
     _check_bases(where, study)
     _check_evaluator(where, study)
     _check_jobs(where, study)
+    _check_temperatures(where, study)
+
+
+def _check_temperatures(where: str, study: Study) -> None:
+    """They are fitted on validation documents, and would be missed when everything is trained."""
+    asked, data = study.evaluations.perplexity, study.data
+    if asked and asked.temperature_documents and not data.validation and not data.validation_corpus:
+        raise StudyError(
+            f"{where}: evaluations.perplexity.temperature_documents = {asked.temperature_documents}: data.validation "
+            "is 0, so that there are none to fit a temperature on; give 0 here, or a share there"
+        )
 
 
 def _check_jobs(where: str, study: Study) -> None:

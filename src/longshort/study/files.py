@@ -173,7 +173,11 @@ def _refuse_bombs(content: dict[Any, Any], path: Path) -> None:
         count += 1
         if count > MOST_VALUES:
             raise StudyError(f"{path} stands for more than {MOST_VALUES} values; write out what its aliases (*) repeat")
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise StudyError(
+                f"{path}: {short(value)} holds half a surrogate pair (\\ud83d and the like); write the letter"
+            )
         if isinstance(value, dict):
-            waiting += value.values()
+            waiting += [*value, *value.values()]
         elif isinstance(value, list):
             waiting += value

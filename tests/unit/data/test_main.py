@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -114,6 +116,22 @@ def of_a_corpus_for_each_split(tmp_path: Path, **changes: object) -> Data:
             (tmp_path / name / f"{number}.txt").write_text(text)
     paths = {key: {"kind": "text", "path": str(tmp_path / key.split("_")[0])} for key in CORPORA}
     return Data.model_validate({**paths, **changes})
+
+
+def test_a_corpus_that_is_another_one_when_it_is_read_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network disk failed once: what is held out would not be known, or a document would be lost without a word."""
+    spec, read, times = of_a_corpus_for_each_split(tmp_path), corpora.documents, []
+
+    def documents(corpus: Any, left_out: LeftOut, key: str) -> Iterator[tuple[str, str]]:
+        times.append(key)
+        found = list(read(corpus, left_out, key))
+        yield from found[1:] if times.count("data.test_corpus") == 2 and key == "data.test_corpus" else found
+
+    monkeypatch.setattr(corpora, "documents", documents)
+    with pytest.raises(ValueError, match="data.test_corpus: 6 documents were read first, and then 5"):
+        stage.prepare(spec, tmp_path / "out")
 
 
 CORPORA = ("corpus", "validation_corpus", "test_corpus")

@@ -100,3 +100,16 @@ def test_a_dataset_in_a_folder_counts(tmp_path: Path) -> None:
     assert seen.state(paths, tmp_path / "corpus.json") == seen.FIRST
     (tmp_path / "dataset/train.jsonl").write_text('{"text": "b!"}')
     assert seen.state(paths, tmp_path / "corpus.json") != seen.FIRST
+
+
+def test_a_file_that_can_be_read_at_last_is_read(tmp_path: Path) -> None:
+    """Permissions change neither its size nor its time."""
+    root, record = tmp_path / "corpus", tmp_path / "corpus.json"
+    root.mkdir()
+    (root / "a.txt").write_text("a document")
+    path = {"": str(root)}
+    seen.write(path, seen.FIRST, record)
+    known = json.loads(record.read_text())
+    known["files"]["a.txt"][2] = seen.NOT_READABLE
+    record.write_text(json.dumps(known))
+    assert seen.state(path, record) != seen.FIRST

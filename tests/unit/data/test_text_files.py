@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import gzip
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -265,3 +268,22 @@ def test_a_glob_reads_the_same_files_by_the_same_names(tmp_path: Path) -> None:
     assert names == [
         name for name, _ in corpora.documents(corpus.model_copy(update={"path": f"{root}/**/*.txt"}), LeftOut())
     ]
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.txt"])
+def test_a_folder_that_cannot_be_read_is_no_lost_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """It may hold most of the corpus."""
+    put(tmp_path / "corpus/mine/a.txt", b"a text")
+    put(tmp_path / "corpus/theirs/b.txt", b"a text")
+
+    def refusing(look: Callable[[Any], Any], path: Any) -> Any:
+        if Path(path).name == "theirs":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    for name in ("scandir", "listdir"):  # the tests' own user may be root, whom no permissions hold
+        monkeypatch.setattr(os, name, functools.partial(refusing, getattr(os, name)))
+    with pytest.raises(ValueError, match=r"data.corpus.path: the folder .*theirs cannot be read \(Permission denied\)"):
+        text_files.find(str(tmp_path / "corpus" / pattern), LeftOut())

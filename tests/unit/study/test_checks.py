@@ -48,6 +48,15 @@ def test_what_is_claimed_is_of_the_primary_number_and_of_an_arm_that_is_compared
     refused(folder, said, **{"primary": "perplexity@32", **given})
 
 
+def test_temperatures_are_fitted_on_documents_that_there_are(folder: Path) -> None:
+    data = {"corpus": {"kind": "text", "path": "corpus"}, "validation": 0, "test": 0.3}
+    perplexity = {"lengths": [16, 32], "documents": 3}
+    refused(
+        folder, "temperature_documents = 8: data.validation is 0", data=data, evaluations={"perplexity": perplexity}
+    )
+    check(folder, data=data, evaluations={"perplexity": {**perplexity, "temperature_documents": 0}})
+
+
 def test_several_jobs_share_out_what_is_a_job_of_its_own(folder: Path) -> None:
     longbench = {"source": {"kind": "stand-in", "items_per_task": 1}, "max_length": 128, "max_new_tokens": 4, "jobs": 2}
     evaluations = {"longbench_e": longbench}

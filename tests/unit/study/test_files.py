@@ -20,6 +20,7 @@ from longshort.study.files import json_object, text, yaml_mapping
         (b"title: Another", r"tiny.yaml, line \d+: 'title' stands there twice"),
         (b"[1, 2]: x", r"tiny.yaml, line \d+: \[1, 2\] is no key"),
         (b"name: caf\xe9", r"tiny.yaml is no UTF-8 text"),
+        (rb'note: "\ud83d\ude00"', r"tiny.yaml: '\\ud83d\\ude00' holds half a surrogate pair"),
         (b"a: b: c", r"tiny.yaml is no valid YAML"),
     ],
 )
