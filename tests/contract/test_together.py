@@ -91,6 +91,9 @@ def test_a_metric_that_joins_or_leaves_concerns_no_other(finished_copy: Path) ->
     edit_study(finished_copy, evaluations={**asked, "misalignment": {**misalignment, "sequences": 5}})
     assert planned(finished_copy) == {"specification": 1, "evaluate": 5, **RESULTS}
     assert due(finished_copy) == {"misalignment": 5}
+    edit(finished_copy, "src/longshort/evaluation/perplexity.py", "import torch\n", "import abc\nimport torch\n")
+    assert planned(finished_copy) == {"specification": 1, "evaluate": 5, **RESULTS}
+    assert due(finished_copy) == {"misalignment": 5, "perplexity": 5}
 
 
 def test_the_numbers_are_those_of_jobs_apart_and_one_that_fails_loses_no_other(finished_copy: Path) -> None:

@@ -26,6 +26,7 @@ from longshort.records.publish import read_json, text_of, write_json
 from longshort.studies import Budget, Resolved, check_fetched
 from longshort.study.resources import SITE_FILE, VARIABLES
 from longshort.study.wired import Wired
+from longshort.study.wiring import ResolvedStudy
 from longshort.terminal import begin_in_utf8
 
 PROGRAMS = Path("slurm/bin")
@@ -149,7 +150,8 @@ def plan_anew(submits: bool) -> None:
 
 def clear_orphans(study: Wired, submits: bool) -> bool:
     """Whether there were any."""
-    left = orphans(study)
+    saves = study.study.needs.save_minutes if isinstance(study, ResolvedStudy) else 0
+    left, patience = orphans(study), max(PATIENCE, 60.0 * saves)
     until = time.monotonic() + PATIENCE
     while left is None and submits:  # jobs that still run would be taken for none
         if time.monotonic() > until:
@@ -167,7 +169,7 @@ def clear_orphans(study: Wired, submits: bool) -> bool:
     if running:
         print(f"asking {len(running)} running jobs of an earlier snakemake to save and end: {', '.join(running)}")
         slurm.ask("scancel", "--signal=TERM", *running)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while (now := orphans(study)) != []:
         left = left if now is None else now
         if time.monotonic() > until:

@@ -35,14 +35,7 @@ def write(study: Wired, path: Path) -> str:
     Raises:
         StudyError: they are not there, or of the study as it was; something else is at `path`.
     """
-    metrics, summary = _metrics(study), json.loads(study.summary_text())
-    made_for = {key: value for key, value in summary.items() if key != "seal"}
-    if study_json.is_another(RESULTS / study.name / "metrics.parquet", made_for):
-        raise StudyError(
-            f"the numbers of study {study.name} are of the study as it was before it was changed: run `snakemake all "
-            f"--cores 2 --config study={study.name}`"
-        )
-    count = published.write(path, metrics, summary, made(study))
+    count = published.write(path, _metrics(study), json.loads(study.summary_text()), made(study))
     return f"{count} numbers of study {study.name} are in {path}"
 
 
@@ -81,8 +74,9 @@ def compare(study: Wired, path: Path) -> list[str]:
         said.append(f"{absent} numbers are absent here: `longshort status --study {study.name}` says why")
     said += _by_metric(both["metric"], away)
     differs = _other_settings(then.study, summary)
-    differs += [f"{what}: {before.get(what)}; here {now[what]}" for what in now if before.get(what) != now[what]]
-    if any(before.get(what) != now.get(what, before.get(what)) for what in OF_THE_PROCESSOR):
+    others = [what for what in now if what in before and before[what] != now[what]]
+    differs += [f"{what}: {before[what]}; here {now[what]}" for what in others]
+    if OF_THE_PROCESSOR & set(others):
         differs.append(
             "another processor rounds otherwise: of a sound run it moved perplexities by up to 0.1 %, calibration "
             "errors by 2 %, and by whole tokens what a threshold chooses, as LongPPL's are (docs/findings.md)"
@@ -151,8 +145,12 @@ def _metrics(study: Wired) -> pd.DataFrame:
     path = RESULTS / study.name / "metrics.parquet"
     if study.kind != "language-models":
         raise StudyError(f"study {study.name} is synthetic: its numbers are not published; name another study")
+    run = f"run `snakemake all --cores 2 --config study={study.name}`"
     if not path.exists():
-        raise StudyError(f"{path} does not exist yet; run `snakemake all --cores 2 --config study={study.name}`")
+        raise StudyError(f"{path} does not exist yet; {run}")
+    summary = json.loads(study.summary_text())
+    if study_json.is_another(path, {key: value for key, value in summary.items() if key != "seal"}):
+        raise StudyError(f"{path} is of the study as it was before it was changed: {run}")
     return long_table.read(path)
 
 

@@ -70,8 +70,9 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
     taken_for_present = []
     for job in study.evaluation_jobs():
         made = [results[output] for output in job.outputs if output in results]
-        if not engine.remembers_otherwise(job, shells[job.rule]):
+        if engine.keeps(job, shells[job.rule]):
             taken_for_present += [result.record for result in made if _is_of_other_code(result)]
+        if not engine.remembers_otherwise(job, shells[job.rule]):
             continue
         current = all(map(os.path.exists, job.outputs)) and all(map(_is_current, made))
         if current and not engine.reads_others(job, layout.RESULTS):

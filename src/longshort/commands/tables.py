@@ -20,6 +20,7 @@ from longshort.results import answers, components, long_table, published, tables
 from longshort.study.wired import Wired
 
 WIDTH = 120
+CHANGED = "The configuration has changed since this was made: run snakemake again to bring it up to date."
 AGAIN = "run `snakemake all --cores 2 --config study={}`"
 
 
@@ -38,7 +39,9 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
     if show in ("components", "answers"):
         if partial:
             raise UserError(f"--partial makes tables; leave it out with --show {show}, which needs all that is asked")
-        return _components(study, margin, file) if show == "components" else _answers(study, file)
+        said = _components(study, margin, file) if show == "components" else _answers(study, file)
+        here = file is None and _has_changed(study, study_json.read(Path(layout.study_json(study.name))))
+        return f"{said}\n\n{CHANGED}" if here else said
     if file is not None:
         raise UserError("--published goes with --show answers and --show components; leave it out")
     names = study.table_names()
@@ -63,9 +66,7 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
     fitted = _fitted(behind, summary, show) if study.kind == "language-models" and summary else None
     said = [fitted or path.read_text(encoding="utf-8")]
     if not partial and summary and _has_changed(study, summary):
-        said.append(
-            "The configuration has changed since this table was made: run snakemake again to bring it up to date."
-        )
+        said.append(CHANGED)
     plots = "" if partial else f"plots: {layout.plots(study.name)}/   "
     return "\n".join([*said, f"All tables: {folder}/   {plots}every number: {layout.metrics(behind)}"])
 

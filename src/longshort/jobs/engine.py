@@ -95,7 +95,8 @@ def hand_on_termination() -> None:
                 if number[0] == signal.SIGTERM:
                     for process in psutil.Process().children(recursive=True):
                         with suppress(psutil.Error):
-                            process.terminate()
+                            if process.name() != "srun":  # which would end what it has started
+                                process.terminate()
 
     Thread(target=hand_on, daemon=True).start()
 
@@ -201,6 +202,19 @@ def remembers_otherwise(job: RememberedJob, shell: str) -> bool:
     told = _told(job, shell)
     known = [_memory_of(output) for output in job.outputs]
     return all(known) and any(said.get(key) != value for said in known for key, value in told.items())
+
+
+def keeps(job: RememberedJob, shell: str) -> bool:
+    """Whether the engine takes what is there for the outputs of a job as it is now: all are there, none was left by a
+    job that was killed, and it remembers each as made by the same parameters, inputs and command."""
+    told = _told(job, shell)
+    for output in job.outputs:
+        said = _memory_of(output)
+        if not os.path.exists(output) or RECORDS[1].joinpath(*_record_parts(output)).exists():
+            return False
+        if any(said.get(key) != value for key, value in told.items()):
+            return False
+    return True
 
 
 def tell(job: RememberedJob, shell: str) -> None:

@@ -84,7 +84,7 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
         differences = [numbers.compared(column, arm, reference, step, seeds) for column in columns]
         axes.axvline(0, color="0.3", linewidth=0.6, zorder=0.6)
         status = numbers.absence(overall, arm, step, seeds)
-        label = look.label if status == "ok" else f"{look.label}, {status}"
+        label = look.label if status == "ok" else f"{look.label}\n{status}"
         axes.set_title(label.replace(" = ", "\n= "), fontsize=7, loc="left")
         for y, difference, name in zip(places, differences, names, strict=True):
             if math.isfinite(difference.mean):
@@ -95,7 +95,15 @@ def draw_tasks(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
                     markerfacecolor=look.colour if name == "mean" else "white", linestyle="none",
                 )  # fmt: skip
         if not any(math.isfinite(difference.mean) for difference in differences):
-            axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", va="center", fontsize=LABEL_SIZE)
+            axes.text(
+                0.5,
+                0.5,
+                "missing" if status == "ok" else status,
+                transform=axes.transAxes,
+                ha="center",
+                va="center",
+                fontsize=LABEL_SIZE,
+            )
         axes.set_yticks(places, names if place % _COLUMNS == 0 else [""] * len(names), fontsize=6)
         axes.set_ylim(places[-1] - 0.7, 0.7)
         axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -153,8 +161,8 @@ def draw_gain(metrics: pd.DataFrame, study: dict[str, Any]) -> Figure:
     axes.axhline(0, color="0.3", linewidth=0.6, zorder=0.6)
     for place, (arm, look) in enumerate(looks.items()):
         # A training that diverged has cost less: it says nothing of what the arm costs.
-        measured_at = numbers.by_seed(column, arm, step, seeds)
-        whole = [seed for seed in seeds if math.isfinite(measured_at[seed])]
+        both = [numbers.by_seed(column, one, step, seeds) for one in (arm, reference)]
+        whole = [seed for seed in seeds if all(math.isfinite(values[seed]) for values in both)]
         cost = numbers.by_seed(hours, arm, step, whole).mean() / numbers.by_seed(hours, reference, step, whole).mean()
         status = numbers.absence(column, arm, step, seeds)
         difference = numbers.compared(column, arm, reference, step, seeds)

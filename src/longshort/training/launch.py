@@ -90,9 +90,10 @@ def complete(
             add_spent(work, reached - resume, time.monotonic() - since, cpu_seconds)
             note_piece(work, [step for step in targets if step in sound], job["made"])
             if interrupted:
-                if said and newest == resume:
+                if said:
                     checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
-                    raise JobFailed(f"the training was asked to stop, and failed to save: {said}")
+                    then = f"the next attempt goes on after step {newest}"
+                    raise JobFailed(f"the training was asked to stop, and failed to save: {said}; {then}")
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
                 raise Interrupted
     there = [step for step in wanted if step in sound]
@@ -173,6 +174,18 @@ ALONE = {
 }
 
 
+# A launcher gets requests to stop from SLURM, on each node, and where processes are tracked by cgroups nobody else: it
+# leaves the file that its first argument names, and waits on.
+HAND_ON = """
+stop="$1"; shift
+(trap '' TERM; exec "$@") & launched=$!
+trap 'touch "$stop"' TERM
+wait "$launched"; code=$?
+while kill -0 "$launched" 2>/dev/null; do wait "$launched"; code=$?; done
+exit "$code"
+"""
+
+
 def environment(threads: int) -> dict[str, str]:
     """The environment of the training processes."""
     here = Path(sys.executable).parent
@@ -246,7 +259,7 @@ def _processes(job_file: Path, training: Training, threads: int) -> tuple[list[s
     if training.world_size == 1:
         return [*python, *worker], ALONE
     nodes = _nodes(training)
-    command = [*_on_every_node(nodes, training, threads), *python]
+    command = [*_on_every_node(nodes, training, threads, job_file.with_name(checkpoints.STOP)), *python]
     command += ["torch.distributed.run", "--signals-to-handle=SIGINT", *_rendezvous(nodes, training)]
     return [*command, "--module", *worker], {}
 
@@ -262,12 +275,16 @@ def _nodes(training: Training) -> list[str]:
     return nodes
 
 
-def _on_every_node(nodes: list[str], training: Training, threads: int) -> list[str]:
-    """One launcher a node. The engine runs the rule once, on the first node, without SLURM's variables."""
+def _on_every_node(nodes: list[str], training: Training, threads: int, request: Path) -> list[str]:
+    """One launcher a node. The engine runs the rule once, on the first node, without SLURM's variables.
+
+    request: the file that asks all processes to save and end.
+    """
     if not nodes:
         return []
     command = ["srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1"]
-    return [*command, f"--cpus-per-task={training.processes * threads}", "--kill-on-bad-exit=1", "--export=ALL"]
+    command += [f"--cpus-per-task={training.processes * threads}", "--kill-on-bad-exit=1", "--export=ALL"]
+    return [*command, "sh", "-c", HAND_ON, "sh", str(request)]
 
 
 def _rendezvous(nodes: list[str], training: Training) -> list[str]:

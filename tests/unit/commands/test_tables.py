@@ -51,12 +51,13 @@ def test_numbers_of_the_study_as_it_was_are_not_shown_as_those_of_what_it_is(
     monkeypatch.chdir(finished_copy)
     edit_study(finished_copy, seeds=[0, 1])
     study = studies.load("tiny")
-    assert "The configuration has changed" in tables.printed(study, None, False, None, None)
+    for show in (None, "components"):
+        assert "The configuration has changed" in tables.printed(study, show, False, None, None)
     Path(layout.study_json("tiny")).write_text(study.summary_text())
     assert "The configuration has changed" in tables.printed(study, None, False, None, None)
     with pytest.raises(UserError, match="is of the study as it was"):
         tables.printed(study, "answers", False, None, None)
-    with pytest.raises(UserError, match="are of the study as it was"):
+    with pytest.raises(UserError, match="is of the study as it was"):
         reproduce.write(study, finished_copy / "tiny.parquet")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "100")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,6 +21,7 @@ from longshort.records.publish import Altered, write_json, write_record
 from longshort.study.schema import Training
 from longshort.training import checkpoints, launch, log
 from tests.support import corpora
+from tests.support.waiting import PATIENCE, wait_until
 
 DIVERGES = 4
 TICKS = 0.04  # seconds: the system's clock of processes counts hundredths, for user and system of each
@@ -179,6 +181,23 @@ def test_a_step_that_is_withdrawn_takes_no_row_of_the_log_along(job: dict[str, A
     with pytest.raises(JobFailed):
         complete(job, work, [6, 9])
     assert (work / log.NAME).read_text() == rows
+
+
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])
+def test_a_launcher_hands_a_request_to_stop_on_by_a_file(tmp_path: Path, tell: Any) -> None:
+    """Whether SLURM signals it alone (proctrack/cgroup) or all that it has started, which is ended by neither."""
+    begun, stop = tmp_path / "begun", tmp_path / "stop"
+    code = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\n"
+    code += "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.02)\nsys.exit(7)"
+    command = ["sh", "-c", launch.HAND_ON, "sh", str(stop), sys.executable, "-c", code, str(begun), str(stop)]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        wait_until(begun.exists, lambda: "it does not begin")
+        tell(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE) == 7
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ class Needs(Strict):
     evaluation_memory_mb: int = Field(4000, gt=0, description="main memory of an evaluation job, MB")
     evaluation_minutes: int = Field(240, gt=0, description="time limit of an evaluation job, minutes")
 
+    @model_validator(mode="after")
+    def _time_is_left(self) -> Needs:
+        if self.save_minutes >= self.training_minutes:
+            raise ValueError(
+                f"needs.save_minutes = {self.save_minutes} leaves a training no minute of needs.training_minutes = "
+                f"{self.training_minutes}; lower it"
+            )
+        return self
+
     @property
     def are_together(self) -> bool:
         """Whether the evaluations of a run are one job."""
