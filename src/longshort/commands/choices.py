@@ -62,7 +62,7 @@ def split(texts: OwnTexts) -> Split:
     """The fewer documents, the larger the shares."""
     if texts.tokens is None:
         return Split(0.01, 0.02, None)
-    documents = len(texts.tokens)
+    documents = max(len(texts.tokens), texts.documents)
     validation, test = (0.1, 0.25) if documents < 200 else (0.05, 0.1) if documents < 2000 else (0.01, 0.05)
     tokens: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for name, count in texts.tokens.items():

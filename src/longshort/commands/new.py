@@ -234,7 +234,7 @@ def _of_corpus(texts: OwnTexts, documents: Split) -> str:
         )
     counts = {name: len(tokens) for name, tokens in documents.tokens.items()}
     total = sum(map(sum, documents.tokens.values()))
-    looked_at = "" if texts.whole else " Only its first documents were looked at."
+    looked_at = "" if texts.whole else f" Only its first documents were looked at, of about {texts.documents:,}."
     return (
         f"corpus: {counts['train']} documents for training, {counts['validation']} for validation, {counts['test']} "
         f"for tests; {total:,} tokens, counted {texts.counted}.{looked_at}"

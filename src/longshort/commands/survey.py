@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from longshort.commands import memory
-from longshort.data import corpora
+from longshort.data import corpora, text_files
 from longshort.data.left_out import LeftOut
 from longshort.data.settings import HubCorpus, PretrainedTokenizer, TextCorpus
 from longshort.errors import StudyError, UserError
@@ -67,12 +68,14 @@ class OwnTexts(NamedTuple):
         tokens: name of a document -> its tokens, at least; None where the corpus is not here.
         whole: whether all of its documents were looked at.
         counted: how tokens are known, in words.
+        documents: about how many it has in all, at least.
     """
 
     corpus: TextCorpus | HubCorpus
     tokens: dict[str, int] | None
     whole: bool
     counted: str
+    documents: int = 0
 
 
 class Machine(NamedTuple):
@@ -169,10 +172,11 @@ def texts(
             return OwnTexts(corpus, None, False, "the corpus is not here")
     try:
         tokens, whole = _counted(corpus, tokenizer)
+        documents = len(tokens) if whole else _estimated(corpus, tokens)
     except (OSError, ValueError) as error:  # names key, value and remedy
         raise StudyError(f"{where}: --corpus {name}: {error}") from None
     counted = "by the model's tokenizer" if tokenizer else f"at {CHARACTERS_A_TOKEN} characters a token"
-    return OwnTexts(corpus, tokens, whole, counted)
+    return OwnTexts(corpus, tokens, whole, counted, documents)
 
 
 def _counted(corpus: TextCorpus | HubCorpus, tokenizer: PreTrainedTokenizerBase | None) -> tuple[dict[str, int], bool]:
@@ -192,6 +196,16 @@ def _counted(corpus: TextCorpus | HubCorpus, tokenizer: PreTrainedTokenizerBase 
         raise ValueError(f"no document there that can be used. Left out:\n{left_out.in_lines()}")
     left_out.refuse_too_many(len(tokens), 0.05)  # as the study would, by data.max_left_out
     return tokens, whole
+
+
+def _estimated(corpus: TextCorpus | HubCorpus, looked_at: Collection[str]) -> int:
+    """How many documents a corpus has, by the size of its files and of those that the documents are in."""
+    if not isinstance(corpus, TextCorpus):
+        return len(looked_at)
+    root = text_files.root_of(corpus.path)
+    sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in text_files.find(corpus.path, LeftOut())}
+    begun = {name if name in sizes else name.rpartition("#")[0] for name in looked_at}
+    return round(len(looked_at) * sum(sizes.values()) / sum(sizes[name] for name in begun))
 
 
 def machine(device: str | None, gigabytes: float | None) -> Machine:

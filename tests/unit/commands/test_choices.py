@@ -129,3 +129,5 @@ def test_of_few_documents_more_are_held_out() -> None:
     assert sorted(number for counts in few.tokens.values() for number in counts) == list(range(100))
     assert few.at_least("test", 50) == sum(number >= 50 for number in few.tokens["test"])
     assert split(2000).test == 0.05
+    looked_at = OwnTexts(TextCorpus(kind="text", path="books"), {"a.txt": 9, "b.txt": 9}, False, "by hand", 28_000)
+    assert choices.split(looked_at).test == 0.05
