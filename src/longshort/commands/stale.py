@@ -70,9 +70,10 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
     taken_for_present = []
     for job in study.evaluation_jobs():
         made = [results[output] for output in job.outputs if output in results]
-        if engine.keeps(job, shells[job.rule]):
+        remembered = engine.remembers(job, shells[job.rule])
+        if remembered and engine.is_done(job):
             taken_for_present += [result.record for result in made if _is_of_other_code(result)]
-        if not engine.remembers_otherwise(job, shells[job.rule]):
+        if remembered is not False:
             continue
         current = all(map(os.path.exists, job.outputs)) and all(map(_is_current, made))
         if current and not engine.reads_others(job, layout.RESULTS):
@@ -81,8 +82,6 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
 
 
 def _is_of_other_code(result: Result) -> bool:
-    if not os.path.exists(result.record):
-        return False
     try:
         return bool(read_record(Path(result.record), like={"code": str})["code"] != result.code)
     except Altered:

@@ -196,25 +196,18 @@ def _record_parts(output: str) -> list[str]:
     return [*(f"@{part}" for part in parts[:-1]), parts[-1]]
 
 
-def remembers_otherwise(job: RememberedJob, shell: str) -> bool:
-    """Whether the engine knows each output of a job, and one of them as made by other parameters, inputs or another
-    command. shell: the command of its rule, as it is written there."""
+def remembers(job: RememberedJob, shell: str) -> bool | None:
+    """Whether the engine knows each output of a job as made by its parameters, inputs and command as they are now; None
+    where it does not know them all. shell: the command of its rule, as it is written there."""
     told = _told(job, shell)
     known = [_memory_of(output) for output in job.outputs]
-    return all(known) and any(said.get(key) != value for said in known for key, value in told.items())
+    return all(said.get(key) == value for said in known for key, value in told.items()) if all(known) else None
 
 
-def keeps(job: RememberedJob, shell: str) -> bool:
-    """Whether the engine takes what is there for the outputs of a job as it is now: all are there, none was left by a
-    job that was killed, and it remembers each as made by the same parameters, inputs and command."""
-    told = _told(job, shell)
-    for output in job.outputs:
-        said = _memory_of(output)
-        if not os.path.exists(output) or RECORDS[1].joinpath(*_record_parts(output)).exists():
-            return False
-        if any(said.get(key) != value for key, value in told.items()):
-            return False
-    return True
+def is_done(job: RememberedJob) -> bool:
+    """Whether all outputs of a job are there, and none was left by one that was killed."""
+    left = any(RECORDS[1].joinpath(*_record_parts(output)).exists() for output in job.outputs)
+    return all(map(os.path.exists, job.outputs)) and not left
 
 
 def tell(job: RememberedJob, shell: str) -> None:
