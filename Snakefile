@@ -4,12 +4,11 @@ from longshort import studies
 from longshort.commands import engine_run
 from longshort.metrics.catalog import METRICS
 from longshort.identity.code import code_hash
-from longshort.jobs import engine
 from longshort.records import layout
 
 engine_run.settle()
 if not workflow.is_main_process:
-    engine.hand_on_termination()
+    engine_run.hand_on_termination()
 STUDY = studies.of_config(config)
 engine_run.keep_to_its_device(STUDY)
 

@@ -1,4 +1,5 @@
 from longshort.errors import in_a_line
+from longshort.jobs import engine
 
 
 onstart:

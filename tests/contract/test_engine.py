@@ -106,7 +106,7 @@ def test_an_engine_inside_a_job_hands_a_request_to_stop_on(workflow: Path) -> No
     asks = re.search(r"if not workflow.is_main_process:\n.*\n", (ROOT / "Snakefile").read_text())
     assert asks is not None
     rule = f'rule:\n    output: "out"\n    shell: "{heeds}"\n'
-    workflow.write_text(f"from longshort.jobs import engine\n{asks[0]}{rule}")
+    workflow.write_text(f"from longshort.commands import engine_run\n{asks[0]}{rule}")
     process = subprocess.Popen([PYTHON, "-m", "snakemake", "--cores", "1", "--mode", "subprocess", "out"])
     try:
         wait_until(Path("begun").exists, lambda: "no job began")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,16 @@ MAX_EXTRA |= {"curriculum": [4, 10, 16], "curriculum-control": [10] * STEPS}
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.ResolvedStudy, Path]:
+def in_this_process() -> Iterator[pytest.MonkeyPatch]:
+    """Trainings are; what they need of the environment is of no other test's."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield monkeypatch
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    in_this_process: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[resolve.ResolvedStudy, Path]:
     """All arms resolved, the corpus tokenised, the base made; DeepSpeed with one process in this one."""
     folder = tmp_path_factory.mktemp("arms")
     (folder / "config" / "studies").mkdir(parents=True)
@@ -75,7 +84,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[resolve.Resolved
     (folder / "config" / "studies" / "all.yaml").write_text(yaml.safe_dump(values))
     resolved = resolve.load("all", folder / "config")
     data_stage.prepare(resolved.study.data, folder / "data")
-    os.environ.update({**launch.environment(1), **launch.ALONE})
+    for name, value in {**launch.environment(1), **launch.ALONE}.items():
+        in_this_process.setenv(name, value)
     unpickling.allow_the_states_of_deepspeed()
     train(resolved, folder, resolved.bases[0], resolved.base_steps, None)
     return resolved, folder

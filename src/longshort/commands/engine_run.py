@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
+
+import psutil
 
 from longshort.commands import cost, replaced, stale
 from longshort.errors import UserError
@@ -49,6 +54,25 @@ def settle() -> None:
         MPLBACKEND="agg",  # a notebook has another one, which may not be installed
         HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
     )
+
+
+def hand_on_termination() -> None:
+    """For the engine inside a job: what it runs is told of each SIGTERM that reaches it. It only notes one itself, and
+    where SLURM tracks processes by cgroups it signals none but those that it has started."""
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+
+    def hand_on() -> None:
+        with told:  # kept open
+            while number := heard.recv(1):
+                if number[0] == signal.SIGTERM:
+                    for process in psutil.Process().children(recursive=True):
+                        with suppress(psutil.Error):
+                            if process.name() != "srun":  # which would end what it has started
+                                process.terminate()
+
+    Thread(target=hand_on, daemon=True).start()
 
 
 def keep_to_its_device(study: Resolved) -> None:

@@ -84,8 +84,8 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
 def _is_of_other_code(result: Result) -> bool:
     try:
         return bool(read_record(Path(result.record), like={"code": str})["code"] != result.code)
-    except Altered:
-        return True
+    except Altered:  # who reads it says so
+        return False
 
 
 def _is_current(result: Result) -> bool:

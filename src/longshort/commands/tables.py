@@ -39,9 +39,9 @@ def printed(study: Wired, show: str | None, partial: bool, margin: str | None, f
     if show in ("components", "answers"):
         if partial:
             raise UserError(f"--partial makes tables; leave it out with --show {show}, which needs all that is asked")
-        said = _components(study, margin, file) if show == "components" else _answers(study, file)
-        here = file is None and _has_changed(study, study_json.read(Path(layout.study_json(study.name))))
-        return f"{said}\n\n{CHANGED}" if here else said
+        found = _components(study, margin, file) if show == "components" else _answers(study, file)
+        is_old = file is None and _has_changed(study, study_json.read(Path(layout.study_json(study.name))))
+        return f"{found}\n\n{CHANGED}" if is_old else found
     if file is not None:
         raise UserError("--published goes with --show answers and --show components; leave it out")
     names = study.table_names()

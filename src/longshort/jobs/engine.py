@@ -11,18 +11,12 @@ import inspect
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
-
-import psutil
 
 from longshort.errors import StudyError
 from longshort.records.publish import file_digest
@@ -80,25 +74,6 @@ def name_the_user() -> None:
         os.environ["LOGNAME"] = str(os.getuid())
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = os.sep  # as containers have it
-
-
-def hand_on_termination() -> None:
-    """For the engine inside a job: what it runs is told of each SIGTERM that reaches it. It only notes one itself, and
-    where SLURM tracks processes by cgroups it signals none but those that it has started."""
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-
-    def hand_on() -> None:
-        with told:  # kept open
-            while number := heard.recv(1):
-                if number[0] == signal.SIGTERM:
-                    for process in psutil.Process().children(recursive=True):
-                        with suppress(psutil.Error):
-                            if process.name() != "srun":  # which would end what it has started
-                                process.terminate()
-
-    Thread(target=hand_on, daemon=True).start()
 
 
 # ---- what would run --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,7 +164,7 @@ class Numbers:
     def __init__(self, metrics: pd.DataFrame, study: dict[str, Any]) -> None:
         self._unit_of = replicates.unit_of(study)
         self._single = long_table.single(metrics)
-        self._diverged = long_table.first_diverged_steps(metrics)
+        self._metrics = metrics
         of_documents = metrics[metrics["document"].notna()]
         # 0 stands for no length, as NaN would equal no key.
         lengths = of_documents["length"].fillna(0).astype("int64")
@@ -193,6 +194,10 @@ class Numbers:
     def absence(self, column: Column, arm: str, step: int, seeds: list[int]) -> str:
         """What is absent among the values of `seeds`, as long_table.absence says it."""
         return long_table.absence(self.by_seed(column, arm, step, seeds), arm, step, self._diverged)
+
+    @cached_property
+    def _diverged(self) -> dict[tuple[str, int], int]:
+        return long_table.first_diverged_steps(self._metrics)
 
     def by_document(self, column: Column, arm: str, step: int) -> Documents | None:
         """The numbers of single documents; None where there are none."""

@@ -51,7 +51,7 @@ def test_numbers_of_the_study_as_it_was_are_not_shown_as_those_of_what_it_is(
     monkeypatch.chdir(finished_copy)
     edit_study(finished_copy, seeds=[0, 1])
     study = studies.load("tiny")
-    for show in (None, "components"):
+    for show in (None, "answers"):
         assert "The configuration has changed" in tables.printed(study, show, False, None, None)
     Path(layout.study_json("tiny")).write_text(study.summary_text())
     assert "The configuration has changed" in tables.printed(study, None, False, None, None)

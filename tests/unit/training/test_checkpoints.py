@@ -55,14 +55,14 @@ def trained(monkeypatch: pytest.MonkeyPatch, work: Path, every: int = 1) -> list
     callbacks do; the jobs that it is given."""
     jobs = []
 
-    def run(job_file: Path, *_: Any) -> bool:
+    def run(job_file: Path, *_: Any) -> tuple[bool, str]:
         job = json.loads(job_file.read_text())
         jobs.append(job)
         for step in range(job["resume"] + 1, max(job["targets"]) + 1):
             if step in job["targets"] or (step % every == 0 and step not in job["passed"]):
                 save(work, step)
                 checkpoints.thin(work, job["keep"], step)
-        return False
+        return False, ""
 
     monkeypatch.setattr(launch, "_run_processes", run)
     return jobs
@@ -71,7 +71,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, work: Path, every: int = 1) -> list
 def test_what_is_saved_over_a_damaged_checkpoint_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice a training of 9 steps, with a checkpoint after each, is killed after the fourth."""
 
-    def killed(job_file: Path, *_: Any) -> bool:
+    def killed(job_file: Path, *_: Any) -> None:
         for step in range(json.loads(job_file.read_text())["resume"] + 1, 5):
             save(tmp_path, step)
         raise SystemExit(137)
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_node_is_waited_for_and_one_of_this_node_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     """Its manifest is shown late."""
-    monkeypatch.setattr(launch, "_run_processes", lambda *_: False)
+    monkeypatch.setattr(launch, "_run_processes", lambda *_: (False, ""))
     save(tmp_path, 2)
     (tmp_path / "job.json").write_text(json.dumps({"host": host}))
     manifest = tmp_path / "checkpoint-2" / checkpoints.MANIFEST
