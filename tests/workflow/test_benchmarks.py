@@ -59,10 +59,8 @@ EXPECTED = {
     "name",
     [
         "dag",
-        "data",
-        "memory",
-        "startup",
         "synthetic",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("data", "memory", "startup")),
         pytest.param("slurm", marks=[pytest.mark.slurm, pytest.mark.long]),
     ],
 )

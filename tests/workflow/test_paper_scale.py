@@ -202,7 +202,11 @@ def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("every_arm", [False, pytest.param(True, marks=pytest.mark.long)], ids=["two", "every"])
-@pytest.mark.parametrize("name", FROM_THE_HUB)
+@pytest.mark.parametrize(
+    "name",
+    # The other study of SmolLM2 is of the same architecture, and that of Llama-3 also extends by YaRN.
+    [pytest.param(name, marks=pytest.mark.long if name == "smollm2-135m-pg19" else ()) for name in FROM_THE_HUB],
+)
 def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bool, tmp_path: Path) -> None:
     study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()), every_arm)
     serve_from(tmp_path / "hub", study)
