@@ -1,6 +1,6 @@
 """Each study of the paper's size, as it stands but for its sizes: a model of the same architecture with a few random
 weights, from a hub on loopback, extended, trained by two processes and measured through the same jobs. Two arms each,
-and the first three bases where each seed has its own; `make long` runs every arm."""
+and the first three bases where each seed has its own; `make long` runs every arm, and ABF's study."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ def shrunk(study: dict[str, Any], every_arm: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("every_arm", [False, pytest.param(True, marks=pytest.mark.long)], ids=["two", "every"])
 @pytest.mark.parametrize(
     "name",
-    # The other study of SmolLM2 is of the same architecture, and that of Llama-3 also extends by YaRN.
-    [pytest.param(name, marks=pytest.mark.long if name == "smollm2-135m-pg19" else ()) for name in FROM_THE_HUB],
+    # Of two that differ by their extension alone, that which a user is told to try first.
+    [pytest.param(name, marks=pytest.mark.long if name == "smollm2-135m-abf-pg19" else ()) for name in FROM_THE_HUB],
 )
 def test_a_study_of_the_papers_size_runs_at_a_small_one(name: str, every_arm: bool, tmp_path: Path) -> None:
     study = shrunk(yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text()), every_arm)

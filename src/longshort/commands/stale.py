@@ -63,8 +63,8 @@ def keep_together_or_apart(study: ResolvedStudy, shells: dict[str, str]) -> None
     shells: rule -> its command, as it is written there.
 
     Raises:
-        StudyError: it takes some of other code for results of the present one: `snakemake --touch` lets it, and where a
-            job fails to update them, it gives them back.
+        StudyError: the engine takes results of other code for those of the present one: `snakemake --touch` told it to,
+            or a job failed to update them, and it gave them back.
     """
     results = {result.record: result for result in study.results()}
     taken_for_present = []

@@ -65,7 +65,7 @@ def yaml_mapping(path: Path, *, typed: bool = True, remedy: str = "see config/RE
         return {}
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds no mapping of keys; {remedy}")
-    _refuse_bombs(content, path)
+    _check_values(content, path)
     return content
 
 
@@ -164,8 +164,8 @@ def _with_name(error: Exception, path: Path) -> str:
     return str(error).replace("<unicode string>", str(path))
 
 
-def _refuse_bombs(content: dict[Any, Any], path: Path) -> None:
-    """Aliases of aliases are a few lines and stand for billions of values."""
+def _check_values(content: dict[Any, Any], path: Path) -> None:
+    """Aliases of aliases are a few lines and stand for billions of values; half a letter can be written nowhere."""
     waiting: list[Any] = [content]
     count = 0
     while waiting:

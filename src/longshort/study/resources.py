@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from longshort.jobs import engine
 from longshort.study.files import yaml_mapping
 from longshort.study.parsing import parse
+from longshort.study.schema.study import PROFILE_MINUTES
 
 SITE_FILE = Path("slurm/site.yaml")
 # Field of the site -> environment variable; the first four are sbatch's own.
@@ -35,8 +36,6 @@ NAMES = r"^[\w.,:+-]+$"
 FEATURES = r"^[\w.,:+&|*\[\]()-]+$"
 # What a job needs that trains nothing and measures nothing: a corpus', or of a base that is taken as it is.
 LITTLE = 4000, 240
-# Ahead of the limit of any job, in slurm/config.yaml.
-PROFILE_MINUTES = 2
 Resources = dict[str, Any]
 
 

@@ -74,8 +74,7 @@ def complete(
             try:
                 stopped, said = _run_processes(job_file, job, training, owner)
             except JobFailed:
-                # Where the disk is full, half a checkpoint would leave no room for what says so, nor for any other job.
-                checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
+                remove_half_a_checkpoint(work, training, owner)
                 raise
             sound += [step for step in targets if checkpoints.is_sealed(work, step)]
             newest = checkpoints.newest(work, resume, max(targets))
@@ -91,7 +90,7 @@ def complete(
             note_piece(work, [step for step in targets if step in sound], job["made"])
             if interrupted:
                 if said:
-                    checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
+                    remove_half_a_checkpoint(work, training, owner)
                     then = f"the next attempt goes on after step {newest}"
                     raise JobFailed(f"the training was asked to stop, and failed to save: {said}; {then}")
                 print(f"asked to stop (SIGTERM): the next attempt goes on after step {newest}", flush=True)
@@ -104,6 +103,14 @@ def complete(
     if all(checkpoints.is_sealed(work, step) for step in keep if step < checkpoints.diverged_at(work)):
         checkpoints.settle(work, keep, job["end"])
     return there, trained, time.monotonic() - began
+
+
+def remove_half_a_checkpoint(work: Path, training: Training, owner: Owner) -> None:
+    """Of a training that failed: on a full disk it would leave no room for what says so, nor for any other job. What
+    another job writes here, which has taken the folder over, stays.
+    """
+    owner.refuse_if_lost()
+    checkpoints.remove_unfinished(work, LATE if training.nodes > 1 else 0.0)
 
 
 def refuse_foreign(checkpoint: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from longshort.errors import Interrupted, JobFailed, UserError
+from longshort.errors import Interrupted, JobFailed, LongshortError, UserError
 from longshort.jobs.ownership import sole_owner
 from longshort.records.publish import Altered, write_json, write_record
 from longshort.study.schema import Training
@@ -43,6 +43,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         if (tmp_path / "begins").exists():
             return asked, ""
         if (tmp_path / "fails").exists():
+            if (tmp_path / "loses").exists():
+                write_json(work / "owner.json", {**json.loads((work / "owner.json").read_text()), "token": "another"})
             checkpoints.folder(work, 1).mkdir()
             (checkpoints.folder(work, 1) / "model.safetensors").write_text("half of it")
             if asked:
@@ -151,6 +153,14 @@ def test_half_a_checkpoint_leaves_room_for_what_says_so(job: dict[str, Any], tmp
     with pytest.raises(JobFailed, match="failed.*no space left"):
         complete(job, tmp_path / "work", [2])
     assert checkpoints.steps_there(tmp_path / "work") == []
+
+
+def test_what_another_job_writes_that_took_the_folder_over_stays(job: dict[str, Any], tmp_path: Path) -> None:
+    for said in ("fails", "loses"):
+        (tmp_path / said).touch()
+    with pytest.raises(LongshortError):
+        complete(job, tmp_path / "work", [2])
+    assert checkpoints.steps_there(tmp_path / "work") == [1]
 
 
 def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(job: dict[str, Any], tmp_path: Path) -> None:

@@ -52,8 +52,10 @@ def extend(model: PreTrainedModel, settings: CLEX, seed: int) -> None:
 
 
 def _refuse_other_layouts(model: PreTrainedModel) -> None:
-    """Raises:
-    UserError: the model's attention turns other pairs of features than Llama's, features i and i + d / 2.
+    """Its angles are paired as Llama's are, features i and i + d / 2.
+
+    Raises:
+        UserError: those of the model are not.
     """
     rotary = model.get_decoder().rotary_emb
     device = rotary.inv_freq.device

@@ -14,6 +14,8 @@ from longshort.study.schema.tables import Published, Table
 from longshort.study.schema.training import Training
 
 MOST_RUNS = 10_000
+# Ahead of its time limit, whatever that is, slurm/config.yaml has any job asked to end.
+PROFILE_MINUTES = 2
 
 
 class Lengths(Strict):
@@ -45,7 +47,7 @@ class Needs(Strict):
     training_memory_mb: int = Field(4000, gt=0, description="main memory of a training on each node, MB")
     training_minutes: int = Field(240, gt=0, description="time limit of a training, minutes")
     save_minutes: int = Field(
-        2, gt=0, description="how long before its time limit a training is asked to save and end, minutes"
+        PROFILE_MINUTES, gt=0, description="how long before its time limit a training is asked to save and end, minutes"
     )
     evaluations: Literal["together", "apart"] | None = Field(
         None,
@@ -57,7 +59,7 @@ class Needs(Strict):
 
     @model_validator(mode="after")
     def _time_is_left(self) -> Needs:
-        if self.save_minutes > 2 and self.save_minutes >= self.training_minutes:  # the profile asks any job at 2
+        if PROFILE_MINUTES < self.save_minutes >= self.training_minutes:
             raise ValueError(
                 f"needs.save_minutes = {self.save_minutes} leaves a training no minute of needs.training_minutes = "
                 f"{self.training_minutes}; lower it"
