@@ -134,7 +134,7 @@ def _answer(numbers: compare.Numbers, study: dict[str, Any], subject: str, pairs
         elif found.n < len(seeds):
             asked = ((one, numbers.absence(column, one, int(step), seeds)) for one in (arm, reference))
             absent = "; ".join(f"{one} {what}" for one, what in asked if what != "ok")
-            parts.setdefault("not measured with every seed", []).append(f"{name} ({absent})")
+            parts.setdefault("not measured with every seed", []).append(f"{name} ({absent})" if absent else name)
         elif study.get("primary") != column.key:
             shown = _shown(found._replace(low=math.nan), column)
             parts.setdefault("no claim is made (the study names no primary number)", []).append(f"{name} {shown}")
