@@ -110,6 +110,8 @@ metrics.json, runs.json, accepted.json, job.json, keep.json, spent.json, log.jso
 diverged.json, owner.json, makes.json, finished.json, journal
 """
 NAMES = [name.strip() for name in FILES.replace("\n", " ").split(",")]
+# Nearly all commands read them.
+SLOW = {"record of a training", "heartbeat", "owner.json"}
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +273,7 @@ def answer(command: Callable[[], object], capsys: pytest.CaptureFixture[str]) ->
     return "" if said == WORKS else said
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.wide if name in SLOW else ()) for name in NAMES])
 def test_a_damaged_file_is_refused_by_name_or_of_no_matter(
     world: World, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_run_of_two_arms_is_counted_once(finished_copy: Path) -> None:
     assert "\n  alpha-1x: the same run as constant\n" in said and len(counts) == 1 and "alpha-1x" not in counts[0]
 
 
+@pytest.mark.wide
 def test_of_one_target_nothing_is_said_of_the_others(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
     assert longshort(finished_copy, "plan", "results/tiny/study.json", "--study", "tiny").stdout == (
@@ -187,6 +188,7 @@ def test_what_a_killed_job_left_is_planned(finished_copy: Path) -> None:
     assert sum(jobs.get("perplexity", 0) for jobs in plan(finished_copy)["jobs"].values()) == 1
 
 
+@pytest.mark.wide
 def test_a_training_goes_on_only_where_what_it_went_on_from_is_there(finished_copy: Path) -> None:
     edit_study(finished_copy, arms=["baseline"], overrides={}, evaluations={"perplexity": PERPLEXITY})
     edit_study(finished_copy, training__learning_rate_schedule="constant")
@@ -338,6 +340,7 @@ def test_prune_shows_what_is_needed_and_deletes_what_is_named(finished_copy: Pat
     assert planned(finished_copy).keys() <= RESULTS.keys()
 
 
+@pytest.mark.wide
 def test_prune_takes_the_states_that_an_older_version_kept(finished_copy: Path) -> None:
     """A study that was finished then is read as it is; what is trained on from there is tested with the stage."""
     for other in (finished_copy / "config/studies").glob("*.yaml"):

@@ -163,6 +163,7 @@ def test_an_arm_that_is_taken_out_loses_no_results(finished_copy: Path) -> None:
     assert set(metrics["arm"]) == {"(base)", "baseline", "constant"}
 
 
+@pytest.mark.wide
 def test_a_killed_study_goes_on_where_it_was(finished_copy: Path) -> None:
     """Engine and jobs are killed together, between and within jobs: what was finished is not touched. What a killed
     training's numbers are: tests/workflow/test_faults.py. A killed engine whose jobs live: there, and on a cluster in

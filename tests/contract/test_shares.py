@@ -27,6 +27,7 @@ def numbers(project: Path) -> pandas.DataFrame:
     return metrics[metrics["metric"] == "longbench_e"].reset_index(drop=True)
 
 
+@pytest.mark.wide
 def test_another_number_of_jobs_reruns_nothing_that_is_finished(finished_copy: Path) -> None:
     for jobs in (JOBS, 2, 1):
         share_out(finished_copy, jobs)

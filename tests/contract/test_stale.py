@@ -23,7 +23,7 @@ def without_records(project: Path) -> None:
     ("module", "jobs"),
     [
         ("models/head.py", dict.fromkeys(("train", "perplexity", "misalignment", "longbench_e"), 5)),
-        ("evaluation/misalignment.py", {"misalignment": 5}),
+        pytest.param("evaluation/misalignment.py", {"misalignment": 5}, marks=pytest.mark.wide),
     ],
 )
 def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: str, jobs: dict[str, int]) -> None:
@@ -54,6 +54,7 @@ def test_results_are_kept_in_order_longer_than_what_they_were_made_from(finished
     assert "study tiny needs" in longshort(finished_copy, "prune").stdout
 
 
+@pytest.mark.wide
 def test_where_the_engine_was_told_that_they_are_up_to_date(finished_copy: Path) -> None:
     edit(finished_copy, "src/longshort/evaluation/misalignment.py", "import torch\n", "import abc\nimport torch\n")
     run_snakemake(finished_copy, "all", "--touch")
@@ -74,6 +75,7 @@ def test_a_measurement_of_another_training(finished_copy: Path) -> None:
     assert f"{record.relative_to(finished_copy)}: it measured the training {'0' * 16}" in done.stdout + done.stderr
 
 
+@pytest.mark.wide
 def test_a_corpus_that_is_another_one_now(finished_copy: Path) -> None:
     """Or that other code would prepare otherwise, in a checkout that results were copied to."""
     without_records(finished_copy)

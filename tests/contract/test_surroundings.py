@@ -85,6 +85,7 @@ def latin_1(tmp_path: Path) -> dict[str, str]:
     return LOCALE
 
 
+@pytest.mark.wide
 def test_a_corpus_in_a_folder_with_an_umlaut_is_prepared_where_the_locale_is_latin_1(
     foreign: Path, latin_1: dict[str, str]
 ) -> None:

@@ -35,7 +35,7 @@ def due(project: Path) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("ages", ["as they are", "reversed"])
+@pytest.mark.parametrize("ages", ["as they are", pytest.param("reversed", marks=pytest.mark.wide)])
 def test_a_switch_reruns_nothing_and_each_metric_keeps_its_own_invalidation(finished_copy: Path, ages: str) -> None:
     before = published(finished_copy)
     switch(finished_copy, "together")
@@ -51,6 +51,7 @@ def test_a_switch_reruns_nothing_and_each_metric_keeps_its_own_invalidation(fini
     assert planned(finished_copy) == {"misalignment": 5, **AFTER}
 
 
+@pytest.mark.wide
 def test_what_is_not_due_is_not_measured_again_even_where_work_is_gone(finished_copy: Path) -> None:
     before = published(finished_copy)
     switch(finished_copy, "together")
@@ -67,6 +68,7 @@ def test_what_is_not_due_is_not_measured_again_even_where_work_is_gone(finished_
     assert planned(finished_copy) == {"perplexity": 5, **AFTER}
 
 
+@pytest.mark.wide
 def test_what_an_update_fails_to_measure_stays_due(finished_copy: Path) -> None:
     """The engine gives back the outputs of a job that fails, and remembers them as made by what it was asked."""
     switch(finished_copy, "together")

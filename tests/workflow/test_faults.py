@@ -202,6 +202,7 @@ def test_an_engine_that_was_killed_and_started_again_waits_for_its_orphan(finish
     assert steps == list(range(1, STEPS + 1)) == list(pandas.read_parquet(record.with_suffix(".parquet"))["step"])
 
 
+@pytest.mark.wide
 def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_one(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_lock_that_a_killed_process_left_on_what_deepspeed_compiled_stops_no_o
     long_stage(finished, tmp_path).run("1")
 
 
+@pytest.mark.wide
 def test_another_number_of_processes_is_refused(finished: Path, tmp_path: Path) -> None:
     stage = long_stage(finished, tmp_path)
     stage.run("2")

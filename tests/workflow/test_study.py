@@ -74,6 +74,7 @@ def test_a_diverged_arm_is_marked_and_the_others_finish(finished: Path) -> None:
     assert re.search(r"step-linear +\| +diverged", table) and "Diverged: step-linear, seed 0" in table
 
 
+@pytest.mark.wide
 def test_the_same_run_again_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     """From nothing: corpus, base, arm, evaluation."""
     again = make_project(tmp_path / "again", TINY)
@@ -112,6 +113,7 @@ def test_a_failed_study_still_shows_what_it_has(finished_copy: Path) -> None:
     )
 
 
+@pytest.mark.wide
 def test_partial_tables_show_no_number_of_other_code(finished_copy: Path) -> None:
     """Trainings stay, misalignment is stale; then the trainings are, and what was measured on them."""
 

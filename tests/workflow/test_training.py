@@ -34,7 +34,7 @@ from tests.support.waiting import PATIENCE
         ("zero3", 2, "fp32", 1e-3),
         pytest.param("zero2", 2, "bf16", 3e-2, marks=pytest.mark.wide),
         pytest.param("zero2-offload", 2, "fp32", 1e-3, marks=pytest.mark.wide),
-        ("zero3-offload", 2, "bf16", 3e-2),
+        pytest.param("zero3-offload", 2, "bf16", 3e-2, marks=pytest.mark.wide),
     ],
 )
 def test_every_zero_stage_computes_the_same(

@@ -65,7 +65,10 @@ def reduced(
     return metrics[rows], small
 
 
-@pytest.mark.parametrize(("seeds", "lengths", "arms"), [(1, 3, 5), (2, 1, 5), (2, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("seeds", "lengths", "arms"),
+    [*(pytest.param(*few, marks=pytest.mark.wide) for few in [(1, 3, 5), (2, 1, 5), (2, 3, 1)]), (1, 1, 1)],
+)
 def test_one_seed_one_length_and_one_arm_are_drawn(
     metrics: pd.DataFrame, study: dict[str, Any], tmp_path: Path, seeds: int, lengths: int, arms: int
 ) -> None:
