@@ -25,7 +25,6 @@ ELSEWHERE = {
     "records/study_json.py": "contract/test_damaged.py",
     "training/__main__.py": "workflow/test_training.py",
     "training/trainer.py": "workflow/test_training.py",
-    "training/callbacks.py": "workflow/test_resume.py",
     "training/log.py": "workflow/test_resume.py",
     "training/tracking.py": "workflow/test_training.py",
     "training/worker.py": "workflow/test_faults.py",
