@@ -26,7 +26,6 @@ ELSEWHERE = {
     "training/__main__.py": "workflow/test_training.py",
     "training/trainer.py": "workflow/test_training.py",
     "training/log.py": "workflow/test_resume.py",
-    "training/tracking.py": "workflow/test_training.py",
     "training/worker.py": "workflow/test_faults.py",
     "training/extensions.py": "workflow/test_faults.py",
     "collecting/__main__.py": "workflow/test_study.py",
