@@ -214,6 +214,25 @@ def test_what_was_finished_with_all_states_is_found_finished(tmp_path: Path, mon
     assert checkpoints.sound_steps(tmp_path) == ([3, 7, 9], [])
 
 
+def test_a_training_is_named_by_all_that_its_weights_come_from() -> None:
+    """Where one of them is another, under the same name, its checkpoints are those of another training."""
+    spec = {"training": {"steps": 9, "learning_rate_schedule": "cosine"}}
+    splits = {"train": {"sha256": "a"}, "test": {"sha256": "b"}}
+    asked: dict[str, Any] = {"spec": spec, "code": "c", "manifest": {"splits": splits}, "base": {"model": "d"}}
+    others: list[dict[str, Any]] = [
+        {"spec": {"training": {**spec["training"], "steps": 10}}},
+        {"code": "another"},
+        {"manifest": {"splits": {**splits, "train": {"sha256": "another"}}}},
+        {"manifest": {"splits": splits, "tokenizer": "another"}},
+        {"base": {"model": "another"}},
+        {"base": None},
+    ]
+    names = {checkpoints.identity_of(**{**asked, **other}) for other in ({}, *others)}
+    assert len(names) == 1 + len(others)
+    untrained = {"splits": {**splits, "test": {"sha256": "another"}}}
+    assert checkpoints.identity_of(**{**asked, "manifest": untrained}) in names
+
+
 def test_the_end_is_the_last_step_where_a_schedule_knows_it() -> None:
     spec: dict[str, Any] = {"training": {"steps": 9, "learning_rate_schedule": "constant"}}
     assert checkpoints.end_of(spec) is None
