@@ -163,8 +163,10 @@ def test_what_another_job_writes_that_took_the_folder_over_stays(job: dict[str, 
     assert checkpoints.steps_there(tmp_path / "work") == [1]
 
 
-def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(job: dict[str, Any], tmp_path: Path) -> None:
-    """It was stopped at step 5 of 9; this one needs step 2 alone."""
+def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped at step 5 of 9; this one needs step 2 alone. What lies there is unpickled, so not of anybody."""
     work = tmp_path / "work"
     checkpoints.keep(work, [9])
     stopped = checkpoints.folder(work, 5)
@@ -174,6 +176,9 @@ def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(job: dict
     checkpoints.seal(stopped)
     complete(job, work, [2])
     assert checkpoints.is_resumable(work, 5)
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="checkpoint-5 is not resumed from"):
+        patched.setattr(os, "getuid", lambda: 4242)
+        complete(job, work, [2, 9])
     assert complete(job, work, [2, 9]) == ([2, 9], 9 - 5)
     assert checkpoints.steps_there(work) == [2, 9]
 
@@ -208,6 +213,16 @@ def test_a_launcher_hands_a_request_to_stop_on_by_a_file(tmp_path: Path, tell: A
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_process_that_the_system_killed_ends_with_the_code_that_a_shell_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """137, as for want of memory: errors.py tells what it means."""
+    monkeypatch.setattr(launch, "_processes", lambda *_: (["sh", "-c", "kill -9 $$"], {}))
+    with sole_owner(tmp_path) as owner, pytest.raises(JobFailed, match="exit code 137") as failed:
+        launch._run_processes(tmp_path / "job.json", {"threads": 1, "report_to": []}, TRAINING, owner)
+    assert failed.value.exit_code == 137
 
 
 def test_an_altered_corpus_is_refused_before_a_step_is_trained(job: dict[str, Any], tmp_path: Path) -> None:
