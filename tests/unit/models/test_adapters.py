@@ -1,14 +1,26 @@
-"""Adapters that do not fit the model, or are not whole, are refused."""
+"""Adapters are what a study says; those that do not fit the model, or are not whole, are refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from longshort.models import adapters, load
 from longshort.models.settings import Adapter
+
+
+def test_an_adapter_is_what_a_study_says_and_begins_with_the_weights_of_its_seed(folder: Path) -> None:
+    settings = Adapter(kind="lora", rank=3, alpha=5.0, dropout=0.3, targets=["q_proj"])
+    made = [adapters.attach(load.load(folder), settings, seed) for seed in (1, 1, 0)]
+    told = made[0].peft_config["default"]
+    assert (told.r, told.lora_alpha, told.lora_dropout, told.target_modules) == (3, 5.0, 0.3, ["q_proj"])
+    first, again, other = (
+        next(weight for name, weight in model.named_parameters() if "lora_A" in name) for model in made
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_an_adapter_of_a_layer_that_is_not_there_is_refused(folder: Path) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from longshort.data import tokenizers
 from longshort.data.settings import PretrainedTokenizer
 from longshort.models import load
+from longshort.models.settings import Architecture
+from tests.support.models import ARCHITECTURE
 
 Weights = dict[str, Tensor]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -55,6 +57,32 @@ def test_a_model_that_lacks_a_weight_or_has_another_is_refused_by_name(
     with pytest.raises(ValueError, match=said) as refused:
         load.load(folder)
     assert str(folder) in str(refused.value) and "take a whole copy" in str(refused.value)
+
+
+def test_a_model_from_scratch_has_the_shape_that_a_study_says() -> None:
+    """With a value for each setting that is nobody's default."""
+    odd = Architecture(hidden_size=24, intermediate_size=40, layers=2, heads=3, rope_theta=5000.0)
+    assert all(getattr(odd, name) != field.default for name, field in Architecture.model_fields.items())
+    config = load.from_scratch(odd, vocabulary=31, separator=7, length=48, seed=0).config
+    expected = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "vocab_size": 31,
+        "eos_token_id": 7,
+        "max_position_embeddings": 48,
+    }
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.rope_parameters["rope_theta"] == 5000.0
+
+
+def test_a_model_from_scratch_has_the_weights_of_its_seed() -> None:
+    def weights(seed: int) -> Tensor:
+        return load.from_scratch(ARCHITECTURE, vocabulary=31, separator=7, length=48, seed=seed).lm_head.weight
+
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(0))
 
 
 @pytest.mark.parametrize("tied", [False, True])
