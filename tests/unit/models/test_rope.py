@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "pi": Interpolation(kind="pi", factor=4.0),
     "ntk": Interpolation(kind="ntk", factor=4.0),
     "dynamic-ntk": Interpolation(kind="dynamic-ntk", factor=4.0),
-    "yarn": YaRN(kind="yarn", factor=4.0, beta_fast=4.0),
+    "yarn": YaRN(kind="yarn", factor=4.0, beta_fast=4.0, beta_slow=0.5),
     "abf": ABF(kind="abf", theta=500000.0),
     "eabf": EABF(kind="eabf", plain_layers=1),
     "clex": CLEX(kind="clex", max_factor=4, time_step=0.05, draws_per="step"),
@@ -102,7 +102,7 @@ EXPONENT = -INDEX / (SIZE - 2)
         ("ntk", 64, PLAIN * 4**EXPONENT),
         ("dynamic-ntk", 32, PLAIN),
         ("dynamic-ntk", 128, PLAIN * (4 * 4 - 3) ** EXPONENT),
-        ("yarn", 64, yarn_frequencies(4.0, 4.0, 1.0)),
+        ("yarn", 64, yarn_frequencies(4.0, 4.0, 0.5)),
         ("abf", 64, 500000.0 ** (-INDEX / SIZE)),
         ("eabf", 64, 500000.0 ** (-INDEX / SIZE)),
     ],
@@ -341,6 +341,30 @@ def test_positions_of_clex_are_distinct_ascending_and_reach_both_ends() -> None:
     assert factors == {1, 2, 3, 4}
 
 
+def test_positions_of_a_view_beyond_the_original_length_stay_below_t_times_that() -> None:
+    """The last one goes back by less than a token, as in CLEX's own code."""
+    rotary = extended("clex").get_decoder().rotary_emb
+    positions, factor = rotary._random_positions(4 * ORIGINAL, generator("clex", 0, 0))
+    assert len(positions) == 4 * ORIGINAL and positions.max() < factor * ORIGINAL
+    assert (positions[:-1].diff() >= 1 / 4).all()
+
+
+@pytest.mark.parametrize(("draws_per", "drawn"), [("step", ("clex", 3, 5)), ("window", ("clex window", 3, 7))])
+def test_a_training_draws_by_its_seed(draws_per: str, drawn: tuple[str, int, int]) -> None:
+    model = extended("clex", draws_per=draws_per)
+    rope.at_forward(model, 3)(5, [7])
+    assert model.get_decoder().rotary_emb._drawn == [drawn]
+
+
+def test_clex_begins_with_the_weights_of_its_seed() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        model = plain()
+        rope.extend(model, SETTINGS["clex"], seed)
+        return model.get_decoder().rotary_emb.inv_freq_up
+
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(0))
+
+
 def test_all_weights_of_clex_have_a_gradient_at_every_step() -> None:
     model = extended("clex").train()
     rotary = model.get_decoder().rotary_emb
@@ -382,9 +406,9 @@ def test_shifted_sparse_attention_is_masked_attention() -> None:
             allowed[:2, q, k] = q // size == k // size
             allowed[2:, q, k] = (q + size // 2) // size == (k + size // 2) // size
     module = torch.nn.Module()  # in training mode
-    ours, _ = shifted_sparse.attention(module, query, key, value, None)
+    ours, _ = shifted_sparse.attention(module, query, key, value, None, scaling=0.3)
     dense = torch.nn.functional.scaled_dot_product_attention(
-        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=allowed
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), attn_mask=allowed, scale=0.3
     )
     torch.testing.assert_close(ours, dense.transpose(1, 2))
 
