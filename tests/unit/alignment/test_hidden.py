@@ -14,3 +14,13 @@ def test_hidden_distances_by_hand() -> None:
     assert distance("mse", a, b).item() == pytest.approx(1 / 12.5, rel=1e-6)
     assert distance("cosine", a, b).item() == pytest.approx(1 - 24 / 25)
     assert distance("mse", a, 10 * a).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine"])
+def test_states_in_half_precision_have_their_distance_in_single_precision(kind: str) -> None:
+    """In bfloat16 one minus the cosine similarity of states that are nearly equal is 0, or 0.004."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(1, 64, generator=generator).bfloat16()
+    b = a + (torch.randn(1, 64, generator=generator) / 30).bfloat16()
+    expected = distance(kind, a.double(), b.double())
+    torch.testing.assert_close(distance(kind, a, b), expected.float(), rtol=1e-3, atol=0)

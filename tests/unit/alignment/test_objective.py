@@ -45,6 +45,8 @@ def compare(
         if hidden.distance == "logit-lens":
             a, b = (plain.lm_head(plain.model.norm(x)) for x in (a, b))
             return reference.divergence(hidden.divergence, a, b, hidden.stop_gradient)
+        a = a.detach() if hidden.stop_gradient == "first" else a
+        b = b.detach() if hidden.stop_gradient == "second" else b
         if hidden.distance == "cosine":
             return 1 - torch.dot(a, b) / (a.norm() * b.norm())
         a, b = (x / (x.square().mean() + 1e-6).sqrt() for x in (a, b))
@@ -78,7 +80,8 @@ def compare(
         aligned(output="symmetric-kl", overlap={"kind": "last"}),
         aligned(output="js", overlap={"kind": "last-k", "k": 2}, stop_gradient="first"),
         aligned(layers=[1, 2]),
-        aligned(output="kl", layers=[2], distance="cosine"),
+        aligned(layers=[1], hidden_stop_gradient="first"),
+        aligned(output="kl", layers=[2], distance="cosine", hidden_stop_gradient="second"),
         aligned(layers=[1], distance="logit-lens", lens="symmetric-kl"),
         aligned(output="sce", layers=[1, 2], distance="logit-lens", lens="kl", hidden_stop_gradient="second"),
     ],
