@@ -24,7 +24,6 @@ ELSEWHERE = {
     "records/hub.py": "workflow/test_fetch.py",
     "records/study_json.py": "contract/test_damaged.py",
     "training/__main__.py": "workflow/test_training.py",
-    "training/trainer.py": "workflow/test_training.py",
     "training/log.py": "workflow/test_resume.py",
     "training/worker.py": "workflow/test_faults.py",
     "training/extensions.py": "workflow/test_faults.py",
