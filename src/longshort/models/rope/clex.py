@@ -155,7 +155,8 @@ class ContinuousRotary(torch.nn.Module):
         factor = int(random.integers(1, self.max_factor + 1))
         inner = random.choice(length * factor - 2, size=length - 2, replace=False, shuffle=False)
         inner.sort()
-        # Where a view is longer than the original length, its positions are brought back to t l0.
+        # Where a view is longer than the original length, its positions are brought back to t l0: all but the last one
+        # in fractions, as CLEX's own code does, so that the last one may lie up to a position before those ahead of it.
         shrink = max(1, length // self.original_length)
         last = length * factor // shrink - 1
         positions = [0.0, *((inner + 1) / shrink).tolist(), float(last)]
