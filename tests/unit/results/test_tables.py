@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from longshort.errors import UserError
+from longshort.evaluation.prompts import TASKS
 from longshort.results import answers, columns, compare, components, formats, long_table, report, tables
 from longshort.results.notes import exact_test, notes_of
 from tests.support.results import cell, line_of, make_metrics, make_runs, make_study, tidy_of
@@ -41,6 +43,22 @@ def test_table_numbers_by_hand(metrics: pd.DataFrame, study: dict[str, Any]) -> 
     # Thirteen tasks of three documents each, which differ as the tasks do.
     of_tasks = cell(tidy_of(metrics, study), "constant", "longbench_e")
     assert of_tasks["difference"] == pytest.approx(-3) and of_tasks["difference_documents"] == 39
+
+
+def test_every_task_counts_alike_whatever_the_number_of_its_documents(
+    metrics: pd.DataFrame, study: dict[str, Any]
+) -> None:
+    """As in the macro mean beside it: 12 tasks lose 3 points, and the one of three times as many documents gains 10."""
+    of_task = metrics["metric"].eq("longbench_e") & metrics["task"].eq(TASKS[0]) & metrics["document"].notna()
+    rows = metrics[of_task & metrics["arm"].isin(["baseline", "constant"])]
+    more = [metrics, *(rows.assign(document=rows["document"] + again) for again in ("2", "3"))]
+    more = pd.concat(more, ignore_index=True)
+    more.loc[more["task"].eq(TASKS[0]) & more["arm"].eq("constant"), "value"] += 13
+    more.loc[more["metric"].eq("longbench_e") & more["task"].eq("overall") & more["arm"].eq("constant"), "value"] += 1
+    row, reference = (cell(tidy_of(more, study), arm, "longbench_e") for arm in ("constant", "baseline"))
+    assert row["difference_documents"] == 13 * 3 + 6
+    assert row["difference"] == pytest.approx((12 * -3 + 10) / 13)
+    assert row["difference"] == pytest.approx(row["mean"] - reference["mean"])
 
 
 def with_five_seeds() -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -86,10 +104,15 @@ def test_an_effect_is_claimed_of_the_primary_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "primary", ["longbench_e", *(pytest.param(name, marks=pytest.mark.wide) for name in ("perplexity@32", "symkl@32"))]
+    ("primary", "verdict"),
+    [
+        ("longbench_e", "worse"),
+        *(pytest.param(name, "better", marks=pytest.mark.wide) for name in ("perplexity@32", "symkl@32")),
+    ],
 )
-def test_any_number_may_be_the_primary_one(primary: str) -> None:
-    """One in per cent, one in nats, one in points: it alone is claimed, and all pages speak of it."""
+def test_any_number_may_be_the_primary_one(primary: str, verdict: str) -> None:
+    """One in per cent, one in nats, one in points: it alone is claimed, and all pages speak of it. All are lower for
+    constant than for baseline, which of points is a loss."""
     together, study = with_five_seeds()
     together, study["primary"] = long_table.with_costs(together, make_runs(), 4), primary
     tidy = tidy_of(together, study)
@@ -99,15 +122,23 @@ def test_any_number_may_be_the_primary_one(primary: str) -> None:
     assert row["difference_unit"] == "%" if relative else pd.isna(row["difference_unit"])
     for table in study["tables"]:
         assert f"### {table['title']}" in tables.format_table(together, study, table["name"])
-    assert answers.answers(together, study)[0].startswith("Alignment")
+    first = answers.answers(together, study)[0]
+    assert first.startswith("Alignment") and f": {verdict}: constant to baseline" in first
     assert "constant to baseline" in report.page(together, make_runs(), study, [])
 
 
-def test_an_effect_that_lacks_a_seed_of_the_reference_is_no_claim() -> None:
-    """The arm itself is whole: its cell says of how many pairs the difference is."""
+@pytest.mark.parametrize("lost", [0, 4])
+def test_an_effect_that_lacks_a_seed_of_the_reference_is_no_claim(lost: int) -> None:
+    """The arm itself is whole: its cell says of how many pairs the difference is, each of the two of one seed."""
     together, study = with_five_seeds()
-    lacking = together["arm"].eq("baseline") & together["seed"].eq(4) & together["step"].eq(4)
+    lacking = together["arm"].eq("baseline") & together["seed"].eq(lost) & together["step"].eq(4)
     tidy = tidy_of(together[~lacking], study)
+    pairs = [(1.005, 1), (1, 1.01), (1.01, 0.99), (1.01, 1.02), (0.995, 1)]
+    logs = [math.log(one / other) for seed, (one, other) in enumerate(pairs) if seed != lost]
+    half = 3.182446305 * stdev(logs) / 2  # t on three degrees of freedom: all documents differ alike
+    row = cell(tidy, "step_linear")
+    assert row["difference"] == pytest.approx(100 * math.expm1(fmean(logs)))
+    assert row["low"] == pytest.approx(100 * math.expm1(fmean(logs) - half), rel=1e-6)
     row = cell(tidy, "constant")
     assert (row["status"], row["n"], row["difference_n"]) == ("ok", 5, 4) and pd.isna(row["verdict"])
     text = tables.format_table(together[~lacking], study)
