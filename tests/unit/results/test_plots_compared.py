@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import pytest
 from matplotlib.text import Text
 
 from longshort.results import long_table, plots_compared
@@ -20,6 +21,21 @@ def test_costs_that_hardly_differ_have_ticks_that_do(metrics: pd.DataFrame, stud
     said = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     plt.close(figure)
     assert len(said) > 2 and len(set(said)) == len(said)
+    # An arm that costs more lies to the right of the reference, at 1.
+    places = [float(line.get_xdata()[0]) for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert (min(places), max(places)) == (1, pytest.approx(1.03))
+
+
+def test_tasks_lie_where_the_arm_differs_from_the_reference(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    """Of all 13 tasks and their mean: 2 x 9.5 points for constant and 2 x 11 for baseline, a loss to the left of 0; the
+    interval lies around its point."""
+    figure = plots_compared.draw_tasks(metrics, study)
+    axes = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("constant"))
+    plt.close(figure)
+    lines = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
+    points, bars = ([list(x) for x in lines if len(x) == count] for count in (1, 2))
+    assert points == [[pytest.approx(-3)]] * 14
+    assert len(bars) == 14 and all(low < -3 < high for low, high in bars)
 
 
 def test_an_arm_that_lost_a_seed_says_so_and_costs_what_the_others_did(

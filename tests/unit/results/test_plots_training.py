@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from longshort.results import plots_training
+from longshort.results import drawing, plots_training
 
 
 def test_curves_far_above_the_rest_get_their_own_axis() -> None:
@@ -29,3 +30,12 @@ def test_weights_that_every_seed_draws_are_shown_of_one(metrics: pd.DataFrame, s
     assert "Drawn anew with every seed, shown of one: constant" in footer
     plain = plots_training.draw_schedules(metrics, study)
     assert not any("Drawn anew" in text.get_text() for text in plain.texts)
+
+
+def test_a_loss_above_that_of_the_reference_is_drawn_above_0(metrics: pd.DataFrame, study: dict[str, Any]) -> None:
+    """At every step 0.01 more for each point of perplexity that constant lacks of baseline's: 1 and 2, by seed."""
+    figure = plots_training.draw_training(metrics, study)
+    [axes] = [axes for axes in figure.axes if "difference to baseline" in axes.get_ylabel()]
+    lines = [line for line in axes.get_lines() if line.get_transform() == axes.transData]  # no samples of the labels
+    [drawn] = [line for line in lines if line.get_color() == drawing.looks_of(study)["constant"].colour]
+    assert list(drawn.get_ydata()) == pytest.approx([0.015] * 4)
