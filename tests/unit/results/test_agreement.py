@@ -63,7 +63,9 @@ def test_two_studies_side_by_side(tmp_path: Path) -> None:
     text = agreement.text(frame, overall, one, other)
     assert " no |" in text and "another base was not drawn" in text
     assert text.count("came without the record beside its metrics.parquet") == 2
-    assert set(agreement.against(one, other, every_column=True)[0]["column"]) > {"perplexity@32", "longbench_e"}
+    # What else was measured is shown, and is no further evidence.
+    every, of_the_primary = agreement.against(one, other, every_column=True)
+    assert set(every["column"]) > {"perplexity@32", "longbench_e"} and of_the_primary == overall
     with pytest.raises(UserError, match="gone/metrics.parquet does not exist"):
         agreement.read(tmp_path / "gone/metrics.parquet")
 
@@ -79,6 +81,7 @@ def test_documents_that_one_side_alone_holds_are_not_counted(tmp_path: Path) -> 
     for name, there in {
         "without": metrics[metrics["document"].isna()],
         "others": metrics.assign(document=metrics["document"] + " of another corpus", data="other"),
+        "other texts of the same names": metrics.assign(data="other"),
     }.items():
         frame, _ = agreement.against(one, results(tmp_path / name, there))
         errors[name] = frame.set_index(pair).loc[("constant", "baseline"), "error"]
@@ -86,6 +89,7 @@ def test_documents_that_one_side_alone_holds_are_not_counted(tmp_path: Path) -> 
     assert errors["without"] == pytest.approx(math.sqrt(2 * spread))
     of_documents = np.var([0.3, 0.0, 0.0], ddof=1) / 3
     assert errors["others"] == pytest.approx(math.sqrt(2 * (spread + of_documents)))
+    assert errors["other texts of the same names"] == errors["others"]
 
 
 def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> None:
