@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longshort.results import best_alpha, plots, plots_lengths, tables
+from longshort.results import best_alpha, columns, compare, plots, plots_lengths, tables
 
 STYLE = Path(plots.__file__).with_name("longshort.mplstyle")
 GRID = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
@@ -117,6 +117,30 @@ def test_the_edge_is_counted_in_seeds_where_bases_have_several() -> None:
     tidy = best_alpha.tidy_table(study, best_alpha.by_length(metrics, study, study["tables"][0]))
     means = tidy[tidy["row"].eq(best_alpha.MEAN) & tidy["length"].notna()]
     assert means["n"].tolist() == [4, 4, 4] and means["at_edge"].tolist() == [0, 4, 4]
+
+
+def test_a_base_with_several_seeds_is_one_draw() -> None:
+    """Of the best alphas and of the slopes: seeds that are copies add nothing."""
+
+    def best(seed: int, length: int) -> float:
+        return [0.6, 0.7, 0.65][seed] * (length / 8) ** [0.9, 1.0, 1.2][seed]
+
+    alone = found_of(study_of(3, LENGTHS), best)
+    bases = {str(seed): f"base-{seed // 2}" for seed in range(6)}
+    twice = found_of({**study_of(6, LENGTHS), "bases": bases}, lambda seed, length: best(seed // 2, length))
+    assert twice.slope == pytest.approx(alone.slope)
+    for of_bases, of_seeds in zip(twice.means, alone.means, strict=True):
+        assert of_bases == pytest.approx(of_seeds)
+
+
+def test_of_what_is_better_when_it_is_higher_the_best_alpha_has_the_most() -> None:
+    study = study_of(2, [8])
+    [accuracy] = [column for column in columns.columns_of(study) if column.metric == "accuracy"]
+    scores = metrics_of(study, lambda seed, length: [0.7, 1.5][seed])
+    scores = scores.assign(metric="accuracy", value=1 - np.log(scores["value"]) / 10)
+    grid = best_alpha.grid(study, study["tables"][0])
+    found = best_alpha._of_column(compare.Numbers(scores, study), study, accuracy, grid, {})
+    assert [2**one.log2 for one in found] == pytest.approx([0.07, 0.15])
 
 
 @pytest.mark.parametrize(

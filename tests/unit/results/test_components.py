@@ -60,6 +60,10 @@ def test_components_of_a_study() -> None:
     row = frame.set_index(["arm", "reference"]).loc[("constant", "baseline")]
     differences = [math.log(9 / 10), math.log(10 / 12)]
     assert row["variance_seed"] == pytest.approx(100**2 * np.var(differences, ddof=1)) and row["share_seed"] == 1
+    # With the margin that they have the two seeds are enough; with half of it a third is, as its t is a sixth.
+    for times, wanted in ((1.001, 2), (0.5, 3)):
+        asked = components.table(metrics, study, times * row["half_width"]).set_index(["arm", "reference"])
+        assert asked.loc[("constant", "baseline"), "draws"] == wanted
     text = components.text(frame, study, 2.0)
     assert "seeds for ± 2%" in text and "Another base was not drawn" in text and "nan" not in text
     assert components.margin_of("2%", study) == 2.0

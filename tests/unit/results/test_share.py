@@ -83,6 +83,17 @@ def test_a_seed_that_is_absent_is_no_smaller_mean_of_its_base() -> None:
     assert share.of(numbers, study, column, "constant", "long") is None
 
 
+def test_a_base_with_several_seeds_is_one_draw() -> None:
+    """Its seeds differ by their own chance; the interval is that of the bases' means."""
+    apart = {"constant": 0.1}
+    twice = {arm: tuple(log + by * apart.get(arm, 0) for log in logs for by in (-1, 1)) for arm, logs in LOGS.items()}
+    bases = {str(seed): f"base-{seed // 2}" for seed in range(6)}
+    shares = []
+    for study, metrics in (study_of(LOGS), study_of(twice, seeds=list(range(6)), bases=bases)):
+        shares.append(share.of(compare.Numbers(metrics, study), study, share.columns(study)[0], "constant", "long"))
+    assert shares[1] == pytest.approx(shares[0])
+
+
 def test_fieller_s_interval_needs_a_denominator_and_draws() -> None:
     over, under = np.array([0.3, 0.4, 0.2]), np.array([1.0, 1.2, 0.8])
     assert math.isnan(statistics.ratio_of_means(over, np.array([1.0, -1.2, 0.8])).low)
