@@ -47,6 +47,17 @@ def test_the_primary_number_is_read_first(metrics: pd.DataFrame, study: dict[str
     assert "PPL 32" in first[0] and "symKL 16" in first[1] and "PPL 32" not in first[1] and first[2] == first[0]
 
 
+def test_an_arrow_points_to_where_numbers_are_better() -> None:
+    panel = formats.Panel(
+        "", ["PPL", "score", "hours"], [False, True, None], [(4, "constant", [formats.Cell("1")] * 3)]
+    )
+    table = formats.PrintedTable("main", "Main", [panel], [])
+    assert "| PPL ↓ | score ↑ | hours |" in formats.markdown(table)
+    assert r"PPL $\downarrow$ & score $\uparrow$ & hours" in formats.latex(table, "main")
+    page = formats.fragment(table)
+    assert all(f">{header}<" in page for header in ("PPL ↓", "score ↑", "hours"))
+
+
 def test_the_formats_agree(metrics: pd.DataFrame, study: dict[str, Any], tmp_path: Path) -> None:
     together = long_table.with_costs(metrics, make_runs(), 4)
     paths = tables.write_tables(together, study, tmp_path, make_runs())
