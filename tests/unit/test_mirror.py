@@ -16,7 +16,6 @@ ELSEWHERE = {
     "jobs/slurm.py": "slurm/test_study.py",
     "commands/plan.py": "contract/test_plan.py",
     "commands/why.py": "contract/test_plan.py",
-    "commands/prune.py": "contract/test_plan.py",
     "commands/stale.py": "contract/test_stale.py",
     "commands/resuming.py": "contract/test_cost.py",
     "commands/new.py": "contract/test_new.py",
