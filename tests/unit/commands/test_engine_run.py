@@ -17,6 +17,8 @@ from longshort.errors import UserError
 from longshort.jobs import ownership, slurm
 from longshort.records import layout
 from longshort.records.publish import write_json
+from longshort.study import resolve
+from tests.support.project import edit_study
 
 BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
 
@@ -80,6 +82,21 @@ def test_a_job_that_does_not_end_is_waited_for_once(study: Any, monkeypatch: pyt
     assert engine_run.clear_orphans(study, submits=True)
     assert asked == [("scancel", "--signal=TERM", "7"), ("scancel", "7")]
     assert not engine_run.clear_orphans(study, submits=True)
+
+
+def test_a_training_that_takes_longer_to_save_is_waited_for_as_long(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cancelled meanwhile loses what it was about to save."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(engine_run, "BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(engine_run, "PATIENCE", 0.0)
+    edit_study(project, needs__save_minutes=15)
+    of_language_models = resolve.load("tiny")
+    saving = job("7", of_language_models.arm_runs["constant"][0])
+    asked = queue(monkeypatch, [saving], [saving], [])
+    assert engine_run.clear_orphans(of_language_models, submits=True)
+    assert asked == [("scancel", "--signal=TERM", "7")]
 
 
 def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
