@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -123,11 +124,37 @@ def test_operations_are_counted_of_the_whole_work_finished_or_not(here: Path) ->
         assert said == pytest.approx(6 * weights * steps * 4 * 16 * views, rel=0.02)  # the norms are hundredths
 
 
+def test_what_is_written_down_is_the_time_of_all_processes_of_a_job(here: Path) -> None:
+    """The base, whose checkpoints are there, is published by two: a start of a job each. What is done needs no time."""
+    study = resolve.load("tiny")
+    base = f"{study.bases[0]}/training/{study.base_steps}"
+    Path("results/tiny/planned.json").unlink()
+    Path(study.record(study.bases[0])).unlink()
+    cost.write_down(study)
+    planned = read_record(Path("results/tiny/planned.json"))
+    assert {job: said["seconds"] for job, said in planned.items() if "seconds" in said} == {base: 2 * cost.JOB_START}
+
+
 def test_a_training_that_is_published_again_still_tells_what_it_took(here: Path) -> None:
     """And one that diverged counts the steps until then: this one at its first."""
     study = resolve.load("tiny")
     spent = {arm: read_record(Path(study.record(study.arm_runs[arm][0])))["spent"]["steps"] for arm in study.arms}
     assert spent["constant"] == 6 and 0 < spent["step-linear"] < 6
+    # All arms read two views of as many tokens a step: what constant takes is six steps of the median one.
+    known = [read_record(Path(study.record(run)))["spent"] for run in study.runs if not study.is_base(run)]
+    a_step = median(each["seconds"] / each["steps"] for each in known)
+    anew = cost.seconds_of(study, [training(study)], data_anew=True)[training(study)]
+    assert anew == (pytest.approx(6 * a_step), "from 4 finished trainings of this model")
+
+
+def test_an_evaluation_takes_as_long_at_each_checkpoint(here: Path) -> None:
+    study = resolve.load("tiny")
+    known = {run: read_record(Path(study.evaluation_record("perplexity", run)))["seconds"] for run in study.runs}
+    one = median(seconds / (1 if study.is_base(run) else 2) for run, seconds in known.items())
+    run = study.arm_runs["constant"][0]
+    for steps, times in (("6", 1), ("2-6", 2), ("2-4-6", 3)):
+        asked = Work("perplexity", run, steps)
+        assert cost.seconds_of(study, [asked])[asked][0] == pytest.approx(times * one)
 
 
 def test_key_tokens_wait_for_their_evaluator_and_longppl_for_them(here: Path) -> None:
@@ -140,6 +167,7 @@ def test_key_tokens_wait_for_their_evaluator_and_longppl_for_them(here: Path) ->
     search, measured = Work(layout.KEY_TOKENS, study.data, ""), Work("longppl", study.bases[0], "4")
     seconds = {base: 50.0, search: 7.0, measured: 3.0, training(study): 20.0}
     assert cost._wall_seconds(study, seconds, 4) == 60
+    assert cost._wall_seconds(study, seconds, 1) == 50 + 7 + 3 + 20
     planned = cost.estimate(study, [search], 1)
     # 3 documents, each once whole and in 6 windows of 24 tokens, 2 operations for each of the blocks' weights.
     operations = 2 * 3 * (4 * 16 * 16 + 3 * 16 * 32) * 3 * (64 + 6 * 24)
