@@ -106,6 +106,13 @@ def test_an_arm_at_the_test_length_has_a_batch_that_divides(here: Path) -> None:
     assert resolve.load("mine").arms["long"].lengths is not None
 
 
+def test_main_memory_is_asked_for_of_all_processes_of_a_training(here: Path) -> None:
+    """Each holds 1.5 GB of libraries, and of this model a few megabytes; an evaluation is one process."""
+    for processes, needed in ((1, 2000), (4, 7000)):
+        needs = written(name=f"of-{processes}", processes=processes)["needs"]
+        assert (needs["training_memory_mb"], needs["evaluation_memory_mb"]) == (needed, 2000)
+
+
 def test_a_model_of_the_hub_is_asked_for_and_fetched_later(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "home", lambda: here / "huggingface")
     refused("--model some/model-7b: no folder there, hence a hub id: give --revision", model="some/model-7b")
