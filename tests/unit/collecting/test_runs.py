@@ -15,6 +15,7 @@ from longshort.records import layout
 from longshort.records.publish import write_record
 
 BEAT = {"state": heartbeat.FINISHED, "host": "h", "pid": 1, "began": 0.0, "beat": 1.0, "attempt": 2}
+STUDY = {"name": "s", "base": "b", "base_steps": 4, "seeds": [0], "arms": [], "evaluations": {}, "steps_key": "6"}
 SPENT = {"steps": 6, "seconds": 50.0, "cpu_seconds": 90.0}
 
 
@@ -33,7 +34,6 @@ SPENT = {"steps": 6, "seconds": 50.0, "cpu_seconds": 90.0}
 def test_cpu_time_holds_all_attempts_or_is_unknown(
     tmp_path: Path, record: dict[str, Any], beat: dict[str, Any], cpu_seconds: float | None
 ) -> None:
-    study = {"name": "s", "base": "b", "base_steps": 4, "seeds": [0], "arms": [], "evaluations": {}, "steps_key": "6"}
     files = layout.training("b", "4", tmp_path)
     Path(files.record).parent.mkdir(parents=True)
     write_record(Path(files.record), record)
@@ -41,6 +41,28 @@ def test_cpu_time_holds_all_attempts_or_is_unknown(
     planned = Path(layout.planned("s", tmp_path))
     planned.parent.mkdir(parents=True)
     write_record(planned, {"b/training/4": {"operations": 7e12}})
-    row = runs.collect_runs(study, tmp_path).iloc[0]
+    row = runs.collect_runs(STUDY, tmp_path).iloc[0]
     assert row["operations"] == 7e12 and pandas.isna(row["planned_seconds"])
     assert row["cpu_seconds"] == cpu_seconds or (cpu_seconds is None and pandas.isna(row["cpu_seconds"]))
+
+
+@pytest.mark.parametrize(
+    ("record", "beat", "seconds"),
+    [
+        ({"seconds": 10.0}, {}, 10.0),
+        ({"seconds": 10.0}, {"seconds_before": 4.0}, 14.0),  # attempts that failed held the devices, too
+        ({"seconds": 1.0, "spent": SPENT}, {}, 50.0),  # published again
+    ],
+)
+def test_a_training_costs_its_time_on_each_device_that_it_held(
+    tmp_path: Path, record: dict[str, Any], beat: dict[str, Any], seconds: float
+) -> None:
+    """Here 2 processes on each of 3 nodes. One that diverged cost as much, and is called that."""
+    files = layout.training("b", "4", tmp_path)
+    Path(files.record).parent.mkdir(parents=True)
+    Path(layout.spec(layout.RUNS, "b", tmp_path)).write_text(json.dumps({"training": {"processes": 2, "nodes": 3}}))
+    heartbeat.path_of(Path(files.record)).write_text(json.dumps({**BEAT, **beat}))
+    for said, status in (({}, "ok"), ({"status": "diverged"}, "diverged")):
+        write_record(Path(files.record), {**record, **said})
+        row = runs.collect_runs(STUDY, tmp_path).iloc[0]
+        assert (row["status"], row["device_seconds"]) == (status, 2 * 3 * seconds)
