@@ -9,7 +9,7 @@ from longshort.synthetic.model import Transformer
 from longshort.synthetic.study import GroupSpec
 from longshort.synthetic.tasks import second_view, training_batch
 from longshort.synthetic.tasks import test_batch as fixed_batch
-from longshort.synthetic.train import Group
+from longshort.synthetic.train import Group, _rate
 
 SPEC = GroupSpec.model_validate(
     {
@@ -41,10 +41,11 @@ def test_models_that_train_together_are_what_each_alone_would_be(alpha: float) -
         assert any(not torch.equal(before[key], value) for key, value in alone.weights.items())
 
 
-def test_the_alignment_is_the_squared_difference_of_two_views() -> None:
+def test_the_loss_is_the_squared_error_of_what_is_predicted_and_the_alignment_that_of_two_views() -> None:
     group, aligned = Group(SPEC), Group(SPEC.model_copy(update={"alpha": 0.5}))
-    added = (aligned.losses(aligned.weights, 3) - group.losses(group.weights, 3)).detach()
-    for place, (_, seed) in enumerate(group.members):
+    losses = group.losses(group.weights, 3).detach()
+    added = aligned.losses(aligned.weights, 3).detach() - losses
+    for place, (name, seed) in enumerate(group.members):
         batch = training_batch(seed, 3, 4, 6)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -55,7 +56,14 @@ def test_the_alignment_is_the_squared_difference_of_two_views() -> None:
             )
             for view in (batch, second_view(batch))
         ]
+        wanted = batch.lengths.float().log() if name == "log" else batch.lengths
+        assert losses[place].item() == pytest.approx((views[0] - wanted).square().mean().item(), rel=1e-3)
         assert added[place].item() == pytest.approx(0.5 * (views[0] - views[1]).square().mean().item(), rel=1e-3)
+
+
+def test_the_learning_rate_rises_in_the_warmup_and_falls_to_0_by_a_cosine() -> None:
+    rates = [_rate(step, SPEC.training) for step in range(SPEC.training.steps + 1)]
+    assert rates[:3] == [0.5, 1, 1] and (rates[5], rates[8]) == (pytest.approx(0.5), pytest.approx(0))
 
 
 def test_errors_are_those_of_the_mapped_back_and_capped_predictions() -> None:
