@@ -13,7 +13,6 @@ SOURCE, TESTS = ROOT / "src/longshort", ROOT / "tests"
 ELSEWHERE = {
     # Processes: the real ones are started, by the engine or as it starts them.
     "jobs/engine.py": "contract/test_engine.py",
-    "jobs/slurm.py": "slurm/test_study.py",
     "commands/plan.py": "contract/test_plan.py",
     "commands/why.py": "contract/test_plan.py",
     "commands/stale.py": "contract/test_stale.py",

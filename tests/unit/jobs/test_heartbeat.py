@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from longshort.jobs import heartbeat
+from tests.support.waiting import wait_until
 
 
 def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Path) -> None:
@@ -41,3 +42,21 @@ def test_a_heartbeat_says_how_a_stage_ended_and_counts_its_attempts(tmp_path: Pa
     with heartbeat.beating(out, "training"):
         pass
     assert read()["attempt"] == 1
+
+
+def test_a_heart_beats_whatever_its_stage_does_and_outlives_a_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another node, and `longshort prune`, take a stage that is silent for dead."""
+    monkeypatch.setattr(heartbeat, "BEAT", 0.05)
+    monkeypatch.setattr(heartbeat, "SILENT", 1e6)
+    out = tmp_path / "training/6.json"
+    file = heartbeat.path_of(out)
+    with heartbeat.beating(out, "training"):
+        first = heartbeat.read(file)["beat"]
+        wait_until(lambda: heartbeat.read(file)["beat"] > first, lambda: "no beat")
+        out.parent.rename(tmp_path / "away")
+        out.parent.touch()  # no folder
+        wait_until(lambda: "no heartbeat in" in capsys.readouterr().out, lambda: "no beat failed")
+        out.parent.unlink()
+        wait_until(file.exists, lambda: "no beat after one that failed")

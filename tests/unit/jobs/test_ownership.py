@@ -14,7 +14,7 @@ import pytest
 
 from longshort.errors import Exit
 from longshort.jobs import ownership, slurm
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def test_a_second_owner_waits_for_the_first(tmp_path: Path) -> None:
@@ -60,6 +60,21 @@ def test_an_owner_on_another_host_is_waited_for_as_long_as_its_heart_beats(
     with subprocess.Popen([sys.executable, "-c", beats, str(owner)]) as beating:
         with ownership.sole_owner(tmp_path):
             assert beating.poll() is not None
+
+
+def test_an_owner_touches_its_file_as_long_as_it_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another node knows by nothing else that it lives."""
+    monkeypatch.setattr(ownership, "BEAT", 0.05)
+    with ownership.sole_owner(tmp_path) as owner:
+        for _ in range(2):
+            os.utime(owner.file, (1, 1))
+            wait_until(lambda: owner.file.stat().st_mtime > 1, lambda: "its owner did not touch it")
+
+
+def test_the_slower_one_of_two_that_find_a_dead_owner_leaves_the_new_one_its_folder(tmp_path: Path) -> None:
+    owner = write_owner(tmp_path, token="the faster one's")
+    ownership._take_away(owner, {"token": "the dead one's"})
+    assert ownership.content(owner)["token"] == "the faster one's" and list(tmp_path.iterdir()) == [owner]
 
 
 @pytest.mark.parametrize(("over", "gone"), [(None, True), (True, True), (False, False)])
