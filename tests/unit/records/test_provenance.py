@@ -35,6 +35,13 @@ def test_a_repository_of_another_owner_has_no_commit_and_says_so(
     assert said is not None and "dubious ownership" in said and f"--add safe.directory {repository}`" in said
 
 
+def test_edited_source_is_not_that_of_its_commit(repository: Path) -> None:
+    (repository / "results.csv").touch()  # which git does not track
+    clean = provenance.commit()
+    (repository / "pyproject.toml").write_text("edited")
+    assert len(clean) == 40 and provenance.commit() == f"{clean}-dirty"
+
+
 def test_what_lies_outside_a_repository_has_no_commit(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "ROOT", repository / "gone")
     assert provenance.commit() == "unknown"
