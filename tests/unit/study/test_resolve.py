@@ -14,9 +14,10 @@ import pytest
 from longshort.commands import cost
 from longshort.data.streams import extra_length
 from longshort.errors import StudyError
+from longshort.identity import kinds
 from longshort.study import resolve
 from tests.support.project import ROOT
-from tests.support.studies import POLYPYTHIAS, PRETRAINED, arms_yaml, check, load, refused
+from tests.support.studies import LORA, POLYPYTHIAS, PRETRAINED, arms_yaml, check, load, refused
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,36 @@ def test_a_list_of_harness_tasks_is_short_for_the_mapping(config: Path) -> None:
     assert load(config, evaluations__harness=written).evaluations["harness"][0] == identity
     assert load(config, evaluations__harness={**written, "limit": 5}).evaluations["harness"][0] != identity
     assert load(config).evaluations.keys() == {"perplexity", "misalignment"}
+
+
+def test_what_a_study_overrides_stands_above_what_its_arm_says(config: Path) -> None:
+    arms_yaml(config, slow={"training": {"learning_rate": 0.001, "warmup_steps": 2}})
+
+    def trained(**overrides: Any) -> tuple[float, int]:
+        study = load(config, arms=["baseline", "slow"], overrides=overrides)
+        training = study.runs[study.arm_runs["slow"][0]].training
+        return training.learning_rate, training.warmup_steps
+
+    assert trained() == (0.001, 2)
+    assert trained(slow={"training": {"learning_rate": 0.002}}) == (0.002, 2)
+
+
+# What has no default.
+ROPE = {**dict.fromkeys(("pi", "ntk", "dynamic-ntk", "yarn"), {"factor": 4.0}), "abf": {"theta": 100_000.0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "module"),
+    [
+        *(({"model__rope": {"kind": kind, **ROPE.get(kind, {})}}, module) for kind, module in kinds.ROPE.items()),
+        ({"training__attention": "shifted-sparse"}, kinds.SHIFTED_SPARSE),
+        ({"training__adapter": LORA}, kinds.ADAPTERS),
+    ],
+)
+def test_a_run_depends_on_the_code_of_what_it_chooses(config: Path, changes: dict[str, Any], module: str) -> None:
+    study, plain = load(config, **changes), load(config)
+    [run], [other] = study.arm_runs["baseline"].values(), plain.arm_runs["baseline"].values()
+    assert set(study.runs[run].modules) - set(plain.runs[other].modules) == {module}
 
 
 def test_equal_arms_are_one_run(config: Path) -> None:
