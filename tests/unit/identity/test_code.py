@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from longshort.errors import UserError
-from longshort.identity import code, syntax
+from longshort.identity import code, kinds, syntax
 from longshort.metrics.catalog import METRICS
 from longshort.study import wiring
 
@@ -152,9 +152,11 @@ def test_what_tidies_up_changes_nothing(package: Path, change: Callable[[Path], 
 
 @pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
 def test_what_computes_something_else_does(package: Path, change: Callable[[Path], None]) -> None:
-    before = fingerprint(package)
+    """Of a module of its own, too: by those a job tells whether it runs what was planned, and a person what changed."""
+    before, modules = fingerprint(package), code.modules("longshort.stage", (), package)
     change(package)
     assert fingerprint(package) != before
+    assert code.modules("longshort.stage", (), package) != modules
 
 
 def test_a_chosen_module_joins_the_code_of_its_run(package: Path) -> None:
@@ -199,6 +201,29 @@ def test_what_runs_jobs_is_no_part_of_what_they_compute(outside: str) -> None:
 
 def test_what_counts_as_outside_is_there() -> None:
     assert code.OUTSIDE <= set(code._Package.at(code.SOURCE).files)
+
+
+# Below the wings that compute: what only says what is asked, names or runs.
+COMPUTES_NOTHING = """
+alignment.schedules alignment.settings data.left_out data.seen data.settings evaluation.__main__ evaluation.sharing
+metrics.settings models.settings training.__main__ training.launch training.tracking training.unpickling training.worker
+synthetic.study
+""".split()
+
+
+def test_all_that_computes_numbers_is_part_of_what_they_are_known_by() -> None:
+    """A module that were outside could be changed and leave the old numbers up to date."""
+    stages = [wiring.TRAINING, wiring.KEY_TOKENS, *(metric.module for metric in METRICS.values())]
+    stages += ["longshort.data.__main__", "longshort.evaluation.standin"]
+    stages += ["longshort.synthetic.train", "longshort.synthetic.results"]
+    chosen = [*kinds.DIVERGENCES.values(), *kinds.ROPE.values(), kinds.SHIFTED_SPARSE, kinds.ADAPTERS]
+    chosen += [kinds.ALIGNMENT, kinds.HIDDEN]
+    within = {module for entry in (*stages, *chosen) for module in code.closure(entry)}
+    package = code._Package.at(code.SOURCE)
+    wings = ("alignment", "data", "evaluation", "metrics", "models", "synthetic", "training")
+    code_of = [m for m in package.files if m.startswith(tuple(f"longshort.{w}." for w in wings))]
+    outside = {m for m in code_of if m not in within and package.parsed(m).tree != syntax.EMPTY}
+    assert outside == {f"longshort.{module}" for module in COMPUTES_NOTHING}
 
 
 def test_an_evaluation_is_no_part_of_another_one() -> None:
