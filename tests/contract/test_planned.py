@@ -132,6 +132,8 @@ def test_nothing_after_other_code_that_runs_jobs(finished_copy: Path) -> None:
     [
         ("results/plots", {"plots": 1, "report": 1}),
         ("results/tables", {"tables": 1, "report": 1}),
+        ("results/report", {"report": 1}),
+        ("collecting/numbers", AFTER),
         ("results/statistics", {"tables": 1, "plots": 1, "report": 1}),
         ("evaluation/misalignment", {"misalignment": 5, **AFTER}),
         ("evaluation/standin", {"longbench_stand_in": 1, "longbench_e": 5, **AFTER}),

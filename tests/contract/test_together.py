@@ -51,6 +51,14 @@ def test_a_switch_reruns_nothing_and_each_metric_keeps_its_own_invalidation(fini
     assert planned(finished_copy) == {"misalignment": 5, **AFTER}
 
 
+def test_a_switch_does_not_hide_that_what_is_read_changed(finished_copy: Path) -> None:
+    """The engine is told of each job's inputs as they are now, so that it would notice no more."""
+    items = next(finished_copy.glob("results/data/*/longbench-e-1/manifest.json"))
+    items.write_text(items.read_text() + "\n")
+    switch(finished_copy, "together")
+    assert planned(finished_copy) == {"evaluate": 5, **AFTER}
+
+
 @pytest.mark.wide
 def test_what_is_not_due_is_not_measured_again_even_where_work_is_gone(finished_copy: Path) -> None:
     before = published(finished_copy)
