@@ -265,7 +265,8 @@ def _take_away(owner: Path, state: dict[str, Any]) -> None:
     except FileNotFoundError:
         return
     if content(aside)["token"] != state["token"]:  # another one was faster, and this is its file
-        os.link(aside, owner)
+        with suppress(FileExistsError):  # a third one has come: the faster one finds that, and ends
+            os.link(aside, owner)
     aside.unlink()
 
 

@@ -77,6 +77,22 @@ def test_the_slower_one_of_two_that_find_a_dead_owner_leaves_the_new_one_its_fol
     assert ownership.content(owner)["token"] == "the faster one's" and list(tmp_path.iterdir()) == [owner]
 
 
+def test_a_third_one_that_comes_while_the_slower_one_looks_keeps_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster one finds its token there, and ends."""
+    rename = Path.rename
+
+    def and_a_third_one_comes(file: Path, aside: Path) -> None:
+        rename(file, aside)
+        write_owner(tmp_path, token="the third one's")
+
+    owner = write_owner(tmp_path, token="the faster one's")
+    monkeypatch.setattr(Path, "rename", and_a_third_one_comes)
+    ownership._take_away(owner, {"token": "the dead one's"})
+    assert ownership.content(owner)["token"] == "the third one's" and list(tmp_path.iterdir()) == [owner]
+
+
 @pytest.mark.parametrize(("over", "gone"), [(None, True), (True, True), (False, False)])
 def test_a_silent_owner_is_gone_unless_its_job_runs(
     monkeypatch: pytest.MonkeyPatch, over: bool | None, gone: bool
