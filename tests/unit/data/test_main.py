@@ -12,9 +12,11 @@ import pytest
 from datasets import Dataset
 
 from longshort.data import __main__ as stage
-from longshort.data import corpora, seen, splits
+from longshort.data import corpora, seen, shards, splits
 from longshort.data.left_out import LeftOut
 from longshort.data.settings import Data, TextCorpus
+from longshort.data.tokenizers import byte_tokenizer
+from longshort.errors import UserError
 from longshort.jobs.ownership import sole_owner
 from tests.support.corpora import ROWS, lines, put
 
@@ -51,6 +53,46 @@ def test_text_files_of_every_kind_and_what_is_left_out(tmp_path: Path) -> None:
     assert again["content"] == manifest["content"]
     (folder / "0.txt").write_text("document x")
     assert prepare(tmp_path, "changed")["content"] != manifest["content"]
+
+
+def test_a_corpus_in_pieces_is_the_corpus_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of it, and what trainings know it by, is that of all its documents."""
+    put(tmp_path / "corpus/rows.jsonl", lines(ROWS))
+    whole = prepare(tmp_path, "whole")
+    monkeypatch.setattr(shards, "PIECE", 1000)
+    cut = prepare(tmp_path, "cut")
+    files = whole.pop("files"), cut.pop("files")
+    assert cut == whole and len(files[1]) > len(files[0])
+    assert (tmp_path / "cut/sources.jsonl").read_text() == (tmp_path / "whole/sources.jsonl").read_text()
+
+
+@pytest.mark.parametrize("changed", ["nothing", "code", "environment", "tokenizer"])
+def test_the_pieces_of_a_killed_job_serve_only_one_that_would_make_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    put(tmp_path / "corpus/rows.jsonl", lines(ROWS))
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    corpus = {"kind": "text", "path": str(tmp_path / "corpus")}
+    tokenizer = {"kind": "pretrained", "name": str(tmp_path / "tokenizer")}
+    spec = Data.model_validate({"corpus": corpus, "tokenizer": tokenizer, "test": 0.3})
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_content", killed)
+        stage.prepare(spec, tmp_path / "out")
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/*/*.arrow")}
+    match changed:
+        case "code":
+            monkeypatch.setattr(stage, "code_hash", lambda entry: "of another version")
+        case "environment":
+            monkeypatch.setattr(stage.provenance, "environment", lambda: "tokenizers=9")
+        case "tokenizer":
+            put(tmp_path / "tokenizer/added_tokens.json", b"{}")
+    stage.prepare(spec, tmp_path / "out")
+    anew = {file for file, time in written.items() if file.stat().st_mtime_ns != time}
+    assert written and anew == (set() if changed == "nothing" else set(written))
 
 
 @pytest.mark.parametrize("path", ["corpus", "corpus/*/*", "corpus/**/*.*"])
@@ -165,6 +207,12 @@ def test_near_copies_are_left_out_from_the_share_that_is_asked_for(tmp_path: Pat
     assert manifest["splits"]["train"]["documents"] == 56 and manifest["splits"]["validation"]["documents"] == 2
     looser = stage.prepare(spec.model_copy(update={"near_copies": 0.95}), tmp_path / "looser")
     assert looser["splits"]["validation"]["documents"] == 3
+    # Of 14 words, hence two passages, and one of these in common: what has just the share is left out.
+    (tmp_path / "validation/4.txt").write_text("a b c d e f g h i j k l m n")
+    (tmp_path / "test/6.txt").write_text("a b c d e f g h i j k l m o")
+    half = stage.prepare(spec.model_copy(update={"near_copies": 0.5}), tmp_path / "half")
+    named = half["left_out"]["of validation, nearly a copy of a test document"]["first"]
+    assert named[1:] == ["validation_corpus: 4.txt (50% of the shorter one in common with 6.txt)"]
 
 
 @pytest.mark.parametrize("key", CORPORA)
@@ -223,3 +271,14 @@ def test_what_another_job_prepared_meanwhile_is_left_as_it_is(tmp_path: Path) ->
     assert not stage.is_made(Namespace(**{**vars(arguments), "corpus_state": "another"}), spec)
     put(tmp_path / "corpus/more.jsonl", lines(ROWS[:3]))
     assert not stage.is_made(arguments, spec)
+
+
+def test_the_stage_lets_as_much_be_lost_as_it_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "corpus/rows.jsonl", lines(ROWS) + b"{\n" * 4)
+    spec = Data.model_validate({"corpus": {"kind": "text", "path": str(tmp_path / "corpus")}, "test": 0.3})
+    out = tmp_path / "out"
+    with sole_owner(out) as owner:
+        with pytest.raises(UserError, match="4 of 34 documents cannot be used, more than data.max_left_out = 0.1"):
+            stage.make(Namespace(out=out, corpus_state=seen.FIRST, max_left_out=0.1), spec, owner)
+        stage.make(Namespace(out=out, corpus_state=seen.FIRST, max_left_out=0.2), spec, owner)
+    assert (out / "manifest.json").exists()

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from longshort.data import shards
+from longshort.data import shards, splits
 from longshort.data.shards import Document
 from longshort.data.tokenizers import byte_tokenizer
 
@@ -48,6 +48,8 @@ def test_datasets_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         read = Dataset.load_from_disk(str(tmp_path / split))
         assert [(row["name"], row["input_ids"]) for row in read] == found[split]
         assert ("text" in read.column_names) == (split != "train")
+        ours = splits.load(tmp_path / split).to_pylist()
+        assert [(row["name"], row["input_ids"]) for row in ours] == found[split]
     texts = Dataset.load_from_disk(str(tmp_path / "test"))["text"]
     assert list(texts) == [each.text for each in corpus() if each.split == "test"]
 

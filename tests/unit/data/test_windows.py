@@ -21,16 +21,18 @@ def test_windows_without_extra_or_overlap_are_refused(tokens: int) -> None:
 SEPARATOR = 99
 
 
-def stream_of(folder: Path, documents: list[list[int]]) -> TokenStream:
+def stream_of(folder: Path, documents: list[list[int]], files: int = 1) -> TokenStream:
     names = [str(number) for number in range(len(documents))]
     split = Dataset.from_dict({"name": names, "input_ids": documents})
-    split.cast_column("input_ids", List(Value("int32"))).save_to_disk(str(folder))
+    split.cast_column("input_ids", List(Value("int32"))).save_to_disk(str(folder), num_shards=files)
     return TokenStream(folder, SEPARATOR)
 
 
-def test_the_stream_packs_documents_with_separators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_the_stream_packs_documents_with_separators(tmp_path: Path, files: int) -> None:
     documents = [[1, 2, 3], [4], [5, 6]]
-    stream = stream_of(tmp_path / "s", documents)
+    stream = stream_of(tmp_path / "s", documents, files)
+    assert len(list((tmp_path / "s").glob("*.arrow"))) == files
     whole = [1, 2, 3, SEPARATOR, 4, SEPARATOR, 5, 6, SEPARATOR]
     assert len(stream) == len(whole)
     for start in range(len(whole)):
