@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import key_tokens, longppl
 from longshort.metrics.settings import LongPPL
 from longshort.records import layout
-from longshort.records.publish import folder_digests, write_record
+from longshort.records.publish import folder_digests, read_record, write_record
 from tests.support.longppl import BY, DYNAMIC, TEXTS, llama, words
 
 TOKENIZERS = {"bytes": tokenizers.byte_tokenizer, "words": words}
@@ -77,6 +78,10 @@ class Uniform(Copies):
     sure = 0.0
 
 
+class LessSure(Copies):
+    sure = 0.8
+
+
 # Each letter follows the same one as 40 characters before: beyond a short context of 8 to 12.
 FIRST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
 SETTINGS: dict[str, Any] = {
@@ -85,20 +90,25 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+NAMES = ["near", "far", "never"]
+TEXTS_OF = [FIRST + FIRST[:20], FIRST + "OPQRSTUVWXYZ" + FIRST[:8], FIRST + "OPQRSTUVWXYZ01234567"]
+
+
+def prepare(folder: Path, texts: list[str], content: str) -> None:
+    ids = [list(text.encode()) for text in texts]
+    Dataset.from_dict({"name": NAMES, "text": texts, "input_ids": ids}).save_to_disk(str(folder / "test"))
+    files = {f"test/{name}": sha for name, sha in folder_digests(folder / "test").items()}
+    spec = {"corpus": {"kind": "stdlib"}, "tokenizer": {"kind": "bytes"}}
+    write_record(folder / "manifest.json", {"spec": spec, "content": content, "files": files})
+
+
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of bytes: a text that repeats itself after 40 characters, one that does so after 52, one that never."""
-    texts = [FIRST + FIRST[:20], FIRST + "OPQRSTUVWXYZ" + FIRST[:8], FIRST + "OPQRSTUVWXYZ01234567"]
-    ids = [list(text.encode()) for text in texts]
-    Dataset.from_dict({"name": ["near", "far", "never"], "text": texts, "input_ids": ids}).save_to_disk(
-        str(tmp_path / "test")
-    )
-    files = {f"test/{name}": sha for name, sha in folder_digests(tmp_path / "test").items()}
-    spec = {"corpus": {"kind": "stdlib"}, "tokenizer": {"kind": "bytes"}}
-    about = {"spec": spec, "content": "d", "files": files}
-    write_record(tmp_path / "manifest.json", about)
+    prepare(tmp_path, TEXTS_OF, "d")
     monkeypatch.chdir(tmp_path)
     Path("evaluator").mkdir()
+    key_tokens._digest_of.cache_clear()  # of a folder of that name of another test
     monkeypatch.setattr(key_tokens, "_loaded", lambda evaluator: (Copies(), tokenizers.byte_tokenizer()))
     return tmp_path
 
@@ -148,6 +158,42 @@ def test_models_that_copy_and_that_do_not(data: Path, monkeypatch: pytest.Monkey
         assert of_documents == {"near": 19, "far": 7}
         assert said["longppl_nll_se", 60]["value"] == pytest.approx(0, abs=1e-6)
         assert ("longppl_nll_se", 50) not in said, "one document does not say how documents differ"
+
+
+@pytest.mark.parametrize("changed", ["corpus", "evaluator"])
+def test_what_was_found_in_other_texts_or_by_another_evaluator_is_looked_for_anew(
+    data: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Work that was finished for texts of the same names lies in the same folder."""
+    find(data, SETTINGS, monkeypatch)
+    documents, loss = {"near", "far"}, -math.log(0.9)
+    if changed == "corpus":
+        prepare(data, TEXTS_OF[::-1], "e")
+        documents = {"far", "never"}
+    else:
+        (data / "evaluator/config.json").write_text("{}")
+        key_tokens._digest_of.cache_clear()
+        monkeypatch.setattr(key_tokens, "_loaded", lambda evaluator: (LessSure(), tokenizers.byte_tokenizer()))
+        loss = -math.log(0.8)
+    tokens = pandas.read_parquet(find(data, SETTINGS, monkeypatch).tokens)
+    assert set(tokens["document"]) == documents
+    assert tokens["loss_long"].to_numpy() == pytest.approx(loss, rel=1e-5)
+
+
+def test_as_many_documents_are_read_as_the_protocol_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**SETTINGS, "documents": 2}
+    first = sorted(NAMES, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:2]
+    assert read_record(Path(find(data, settings, monkeypatch).record))["documents"] == first
+    rows = evaluate(Copies(), settings, data).rows
+    assert [row["n"] for row in rows if row["metric"] == "key_tokens"] == [2, 2]
+
+
+def test_standard_errors_by_hand() -> None:
+    """Three key tokens. Losses: mean 3.5 / 3, residuals by document 2/3 and -2/3. Gains: mean 1, residuals -1 and 1.
+    The errors are sqrt(2 / 1 x the sum of squares) / 3."""
+    rows = longppl._rows(60, {"a": [2, 3.0, 1.0], "none": [0, 0.0, 0.0], "b": [1, 0.5, 2.0]})
+    errors = {row["metric"]: (row["value"], row["n"]) for row in rows if row["metric"].endswith("_se")}
+    assert errors == {"longppl_nll_se": (pytest.approx(4 / 9), 2), "lsd_se": (pytest.approx(2 / 3), 2)}
 
 
 def test_a_length_without_key_tokens_has_no_number(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
