@@ -11,7 +11,17 @@ import torch
 
 from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import harness, harness_answers
-from tests.support.harness import ITEMS, SAY, asked, by_task, choices_by_hand, evaluate, log_likelihood, tiny_llama
+from tests.support.harness import (
+    CHOOSE,
+    ITEMS,
+    SAY,
+    asked,
+    by_task,
+    choices_by_hand,
+    evaluate,
+    log_likelihood,
+    tiny_llama,
+)
 
 
 @pytest.fixture
@@ -20,18 +30,24 @@ def model() -> Any:
 
 
 def test_numbers_are_those_of_simple_evaluate(model: Any, tokenizer: Any, own: Path) -> None:
-    """And of a second checkpoint in the same process, which takes the tasks as they are loaded already."""
+    """And of a second checkpoint in the same process, which takes the tasks as they are loaded already.
+
+    A task's own number of examples gives way to the one that is asked for, unless it is 0."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     (own / "say.yaml").write_text(SAY.replace("DATA", str(own / "items.jsonl")))
-    settings = asked(own, "own_choose", "own_answer", "own_say", num_fewshot=1, limit=3)
+    for name, own_shots in (("own_two", 2), ("own_none", 0)):
+        text = CHOOSE.replace("own_choose", name).replace("DATA", str(own / "items.jsonl"))
+        (own / f"{name}.yaml").write_text(f"{text}num_fewshot: {own_shots}\n")
+    tasks = ["own_choose", "own_answer", "own_say", "own_two", "own_none"]
+    settings = asked(own, *tasks, num_fewshot=1, limit=3)
     first = evaluate(model, tokenizer, settings)
     assert evaluate(model, tokenizer, settings) == first
     theirs = lm_eval.simple_evaluate(
         HFLM(pretrained=model, tokenizer=tokenizer, max_length=128, batch_size=1),
-        tasks=["own_choose", "own_answer", "own_say"],
+        tasks=tasks,
         num_fewshot=1,
         limit=3,
         task_manager=TaskManager(include_path=str(own), include_defaults=False),

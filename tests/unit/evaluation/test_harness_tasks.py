@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation import harness_tasks
-from tests.support.harness import ITEMS, asked, by_task, evaluate, log_likelihood, tiny_llama
+from tests.support.harness import CHOOSE, ITEMS, asked, by_task, evaluate, log_likelihood, tiny_llama
 
 
 @pytest.fixture
@@ -22,13 +23,24 @@ def test_groups_stand_beside_their_tasks(
 ) -> None:
     from lm_eval.tasks import TaskManager
 
+    # Each of three choices is right for one of these tasks: means over four items differ, and their mean is 1 / 3.
+    for shift in range(3):
+        text = CHOOSE.replace("own_choose", f"own_shifted_{shift}").replace("DATA", str(own / "items.jsonl"))
+        text = text.replace("doc_to_target: gold", f"doc_to_target: '{{{{(gold + {shift}) % 3}}}}'")
+        (own / f"shifted_{shift}.yaml").write_text(f"{text}tag: own_tag\n")
+    names = [f"own_shifted_{shift}" for shift in range(3)]
+    (own / "plain.yaml").write_text(f"group: own_plain\ntask: [{', '.join(names)}]\n")
     # The whole index of lm_eval takes 20 s to read.
     only_own = TaskManager(include_path=str(own), include_defaults=False)
     monkeypatch.setattr(harness_tasks, "_manager", lambda settings: only_own)
-    rows = by_task(evaluate(model, tokenizer, asked(own, "own_group", "own_choose")).rows)
+    measured = evaluate(model, tokenizer, asked(own, "own_group", "own_choose", "own_plain", "own_tag")).rows
+    rows = by_task(measured)
     assert rows["own_group:acc"] == (rows["own_choose:acc"] + rows["own_choose_again:acc"]) / 2
     assert rows["harness:own_group"] == rows["own_group:acc"]
     assert rows["harness:own_choose"] == rows["own_choose:acc"]
+    for name in ("own_plain", "own_tag"):
+        assert rows[f"harness:{name}"] == pytest.approx(1 / 3)
+        assert [row["n"] for row in measured if row["metric"] == f"harness:{name}"] == [12]
 
 
 def test_lower_is_better_must_be_said(model: Any, tokenizer: Any, own: Path) -> None:
@@ -69,13 +81,17 @@ def test_lengths_and_answers_that_do_not_fit_are_refused(model: Any, tokenizer: 
 
 
 def test_a_length_reaches_tasks_that_make_their_data(model: Any, tokenizer: Any, own: Path) -> None:
-    """As RULER does it: items of the length that is asked for, a metric of its name, -1 for other lengths."""
+    """As RULER does it: items of the length that is asked for, a metric of its name, -1 for other lengths. What is
+    drawn for them is the same in each job: arms are compared on the same items."""
     (own / "made.py").write_text(
-        "import datasets\n"
+        "import datasets, numpy, random\n"
         "from transformers import AutoTokenizer\n"
         "def make(max_seq_lengths, tokenizer, **others):\n"
         "    count = len(AutoTokenizer.from_pretrained(tokenizer)('some text').input_ids)\n"
-        "    rows = [{'text': 'x' * (n - count), 'length': n} for n in max_seq_lengths for _ in range(2)]\n"
+        "    def row(n):\n"
+        "        drawn = f'{random.random()} {numpy.random.random()}'\n"
+        "        return {'text': 'x' * (n - count), 'length': n, 'drawn': drawn}\n"
+        "    rows = [row(n) for n in max_seq_lengths for _ in range(2)]\n"
         "    return {'test': datasets.Dataset.from_list(rows)}\n"
         "def score(doc, results):\n"
         "    return {'4096': -1.0, str(doc['length']): float(doc['length'])}\n"
@@ -85,16 +101,19 @@ def test_a_length_reaches_tasks_that_make_their_data(model: Any, tokenizer: Any,
     )
     (own / "made.yaml").write_text(
         "task: own_made\ndataset_path: ''\ndataset_name: ''\ncustom_dataset: !function made.make\n"
-        "output_type: generate_until\ntest_split: test\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{length}}'\n"
+        "output_type: generate_until\ntest_split: test\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{drawn}}'\n"
         "process_results: !function made.score\ngeneration_kwargs: {max_gen_toks: 2, do_sample: false}\n"
         "metric_list:\n  - {metric: '4096', aggregation: !function made.average, higher_is_better: true}\n"
     )
-    measured = evaluate(model, tokenizer, asked(own, "own_made@40", "own_made@64"))
+    settings = asked(own, "own_made@40", "own_made@64")
+    measured = evaluate(model, tokenizer, settings)
     rows = by_task(measured.rows)
     assert rows["harness:own_made@40"] == rows["own_made@40:40"] == 40
     assert rows["harness:own_made@64"] == rows["own_made@64:64"] == 64
     assert not any("4096" in str(row["task"]) for row in measured.rows)
     assert [item["task"] for item in measured.items] == ["own_made@40"] * 2 + ["own_made@64"] * 2
+    assert len({item["target"] for item in measured.items}) > 1
+    assert evaluate(model, byte_tokenizer(), settings).items == measured.items  # loaded anew for a tokenizer
 
 
 def test_the_tokenizer_that_tasks_load_names_no_code(tokenizer: Any, tmp_path: Path) -> None:
