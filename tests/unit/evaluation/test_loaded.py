@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from longshort.errors import UserError
 from longshort.evaluation import loaded
 from longshort.models import rope
 from longshort.models.settings import CLEX, Rope, YaRN
@@ -55,3 +56,15 @@ def test_an_extended_base_is_its_base_extended_as_before_a_training(tmp_path: Pa
     assert torch.equal(long["extended"], long["by hand"])
     assert (long["extended"][:, -1] - long["plain"][:, -1]).abs().max() > 0.1
     assert plain is models.of(checkpoint, "fp32") and not hasattr(plain.config, rope.KEY)
+
+
+@pytest.mark.parametrize("changed", ["adapter", "base"])
+def test_an_adapter_whose_weights_or_base_were_exchanged_is_refused(tmp_path: Path, changed: str) -> None:
+    parts = {}
+    for name in ("adapter", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(name)
+        parts[name] = {"path": str(tmp_path / name), "files": folder_digests(tmp_path / name)}
+    (tmp_path / changed / "model.safetensors").write_text("others")
+    with pytest.raises(UserError, match=f"not those that were trained.*/{changed}: model.safetensors is not the file"):
+        loaded.load({**parts["adapter"], "adapts": parts["base"]}, "fp32")
