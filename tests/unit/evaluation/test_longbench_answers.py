@@ -116,18 +116,31 @@ def test_answer_equals_plain_greedy_decoding(model: Any, tokenizer: Any) -> None
     assert longbench_answers.predict(model, tokenizer, ASKED[:1]) == [expected]
 
 
-def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
+def preferring(*tokens: int) -> Any:
+    """A model that says the first of them whatever it reads, and where it may not the next one."""
     import torch
 
     model = tiny_llama()
-    with torch.no_grad():  # every hidden state now prefers the newline, and then "b"
-        model.lm_head.weight.zero_()
-        model.model.norm.weight.zero_()
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(257))
     with torch.no_grad():
-        model.lm_head.bias[10], model.lm_head.bias[ord("b")] = 2.0, 1.0
+        model.lm_head.weight.zero_()
+        for place, token in enumerate(tokens):
+            model.lm_head.bias[token] = len(tokens) - place
+    return model
+
+
+def test_samsum_ends_at_a_newline_and_is_not_empty(tokenizer: Any) -> None:
+    model = preferring(10, ord("b"))
     assert longbench_answers.predict(model, tokenizer, [question("samsum", b"text", 5)]) == ["b\n"]
     assert longbench_answers.predict(model, tokenizer, [question("trec", b"text", 5)]) == ["\n" * 5]
+
+
+@pytest.mark.parametrize("stop", ["a", "b"])
+def test_each_of_a_models_stop_tokens_ends_an_answer(tokenizer: Any, stop: str) -> None:
+    """Llama-3 has two: one ends a text, the other a turn."""
+    model = preferring(ord(stop))
+    model.generation_config.eos_token_id = [ord("a"), ord("b")]
+    assert longbench_answers.predict(model, tokenizer, [question("qasper", b"text", 5)]) == [stop]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from longshort.data.tokenizers import SEPARATOR
 from longshort.evaluation import longbench_items, prompts
 from longshort.metrics.settings import TaskHub
 from longshort.records import hub
@@ -23,6 +25,13 @@ def test_the_middle_is_left_out(tokenizer: Any) -> None:
     assert longbench_items.encode(tokenizer, "0123456789", 5) == (list(b"0189"), True)
     # Half a character decodes to U+FFFD, and the text that is encoded again is longer than asked for.
     assert longbench_items.encode(tokenizer, "\u00e9" * 4, 6) == (list("\u00e9\ufffd\ufffd\u00e9".encode()), True)
+
+
+def test_what_a_tokenizer_adds_around_a_text_it_adds_once(tokenizer: Any) -> None:
+    """As Llama does it with BOS: the halves of a prompt that is cut have it already."""
+    around = TemplateProcessing(single=f"{SEPARATOR} $A {SEPARATOR}", special_tokens=[(SEPARATOR, 256)])
+    tokenizer.backend_tokenizer.post_processor = around
+    assert longbench_items.encode(tokenizer, "0123456789", 6) == ([256, *b"0189", 256], True)
 
 
 def test_prompt_and_answer_fit_into_max_length(tokenizer: Any, folder: Path) -> None:
