@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,45 @@ def test_what_perplexity_is_planned_to_read_is_what_it_reads(protocol: dict[str,
             found = protocols.readings(settings.protocol, ids, length, max(lengths), 0, bos=1)
             read += sum(reading.input_ids.numel() for reading in found)
     assert METRICS["perplexity"].tokens({"beside": None, **asked}, 8) == 3 * read
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "longbench_e": {},
+    "longbench_likelihood": {},
+    "perplexity": {"lengths": [8, 32], "temperature_documents": 1, "beside": {"kind": "block"}},
+    "longppl": {"lengths": [32]},
+    "harness": {"tasks": ["up", "down"], "lower_is_better": ["down"]},
+    "misalignment": {"beyond": [2]},
+}
+
+
+def test_which_way_a_number_is_better() -> None:
+    """Tables mark the best arm by it, and claims are read by it."""
+    assert ASKED.keys() == METRICS.keys()
+    ways: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, asked in ASKED.items():
+        metric = METRICS[name]
+        tables = [column for columns in metric.tables.values() for column in columns(asked)]
+        for column in [*metric.columns(asked, 8), *tables]:
+            ways[column.higher_is_better].add(column.metric)
+    assert ways == {
+        True: {"accuracy", "lsd", "key_tokens", "longbench_e", "longbench_gain", "harness:up"},
+        False: {
+            *("perplexity", "perplexity_checkpoint_t", "perplexity_block", "ece", "longppl", "sce", "symkl"),
+            *("longbench_likelihood", "harness:down"),
+        },
+    }
+
+
+@pytest.mark.parametrize("metric", ["longbench_e", "longbench_likelihood"])
+def test_items_of_ones_own_are_inputs_of_the_jobs_that_read_them(metric: str, tmp_path: Path) -> None:
+    """Others in their place are noticed by that."""
+    for name in ("lcc_e.jsonl", "lcc.jsonl"):
+        (tmp_path / name).touch()
+
+    def files(**source: str) -> list[str]:
+        return METRICS[metric].files({"source": source}, "corpus")
+
+    assert files(kind="folder", path=str(tmp_path)) == [str(tmp_path / "lcc_e.jsonl")]
+    assert files(kind="zip", path="data.zip") == ["data.zip"]
+    assert files(kind="hub", dataset="THUDM/LongBench", revision="0" * 40) == []
