@@ -59,6 +59,16 @@ COMMIT = "give the commit, so that the study stays the same"
             },
             ["evaluations.perplexity", "beside.chunk 16 does not divide the length 40", "change one of the two"],
         ),
+        (
+            {
+                "evaluations__perplexity": {
+                    "lengths": [16, 64],
+                    "documents": 1,
+                    "protocol": {"kind": "same-targets", "targets": 17},
+                }
+            },
+            ["evaluations.perplexity", "protocol.targets 17 is more than the shortest length", "lower it"],
+        ),
         ({"evaluations__misalignment__beyond": [2, 2]}, ["evaluations.misalignment.beyond", "2 stands there twice"]),
         ({"evaluations__misalignment__beyond": [1]}, ["evaluations.misalignment.beyond.0 = 1: must be above 1"]),
         (
