@@ -22,25 +22,37 @@ from longshort.records.publish import file_digest, folder_digests, read_record, 
 from tests.support.longbench import tiny_llama
 
 
-def evaluated(folder: Path, settings: dict[str, Any], measurement: stage.Measurement, *items: Path) -> pandas.DataFrame:
-    """What a stage publishes of the checkpoint of step 5, in folder/checkpoint if there is one."""
+def asked_of(
+    folder: Path, settings: dict[str, Any], metric: str, *items: Path, content: str = "d", precision: str = "fp32"
+) -> Namespace:
+    """What a stage is given for the checkpoint of step 5, in folder/checkpoint if there is one."""
     checkpoint = folder / "checkpoint"
     files = folder_digests(checkpoint) if checkpoint.exists() else {}
-    spec = {"metric": measurement.metric, "length": 16, "data": {"corpus": {"kind": "stdlib"}}}
+    spec = {"metric": metric, "length": 16, "data": {"corpus": {"kind": "stdlib"}}, "precision": precision}
     write_json(folder / "spec.json", {**spec, "settings": settings})
     (folder / "test").mkdir(exist_ok=True)
     (folder / "test/notes").write_text("of the corpus")
     files_of_data = {"test/notes": file_digest(folder / "test/notes")}
-    write_record(folder / "data.json", {"content": "d", "files": files_of_data})
+    write_record(folder / "data.json", {"content": content, "files": files_of_data})
     step = {"5": {"path": str(checkpoint), "files": files}}
     write_record(folder / "run.json", {"run": "s", "run_id": "r", "status": "ok", "checkpoints": step})
-    arguments = Namespace(
+    return Namespace(
         spec=folder / "spec.json", data=folder / "data.json", run=folder / "run.json", steps="5",
         out=folder / "out.parquet", code=None, items=list(items), work=folder / "work",
     )  # fmt: skip
+
+
+def published(arguments: Namespace, measurement: stage.Measurement) -> pandas.DataFrame:
+    """What a stage publishes."""
     beat: Any = SimpleNamespace(watch=lambda progress: None)
     stage.make(arguments, measurement._replace(keeps_items=False), beat)
-    return pandas.read_parquet(folder / "out.parquet")
+    return pandas.read_parquet(arguments.out)
+
+
+def evaluated(
+    folder: Path, settings: dict[str, Any], measurement: stage.Measurement, *items: Path, precision: str = "fp32"
+) -> pandas.DataFrame:
+    return published(asked_of(folder, settings, measurement.metric, *items, precision=precision), measurement)
 
 
 @pytest.fixture
@@ -123,6 +135,49 @@ def test_a_result_of_other_libraries_is_not_found_again(
     monkeypatch.setattr(provenance, "environment", lambda: "torch=9")
     again = evaluated(tmp_path, settings, measured)
     assert again["value"].tolist() == [2] and again["environment"].tolist() == ["torch=9"]
+
+
+def test_what_is_published_stands_while_it_is_what_would_be_published(
+    tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else several metrics of one job would keep the numbers of another corpus, of other weights or other items."""
+    measured = misalignment.MEASUREMENT._replace(evaluate=counting)
+    settings, item = {"sequences": 2, "lengths_per_sequence": 2, "beyond": []}, tmp_path / "item"
+    item.write_text("1")
+
+    def stands(**changed: Any) -> bool:
+        asked = asked_of(tmp_path, {**settings, **changed.pop("settings", {})}, "misalignment", item, **changed)
+        return stage.stands(asked, measured)
+
+    assert not stands()
+    published(asked_of(tmp_path, settings, "misalignment", item), measured)
+    assert stands()
+    assert not stands(content="another") and not stands(precision="bf16") and not stands(settings={"sequences": 3})
+    item.write_text("2")
+    assert not stands()
+    item.write_text("1")
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "environment", lambda: "torch=9")
+        assert stands()
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/model.safetensors").write_text("weights")
+    assert not stands()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_is_measured_in_the_precision_that_is_asked_for(tmp_path: Path, precision: str) -> None:
+    tiny_llama().save_pretrained(tmp_path / "checkpoint")
+    Dataset.from_dict({"name": ["d"], "text": [""], "input_ids": [[7] * 40]}).save_to_disk(str(tmp_path / "test"))
+    types: list[torch.dtype] = []
+
+    def evaluate(model: Any, *_: Any) -> Measured:
+        types.append(model.dtype)
+        return Measured([{"metric": "misalignment", "value": 1.0, "n": 1}])
+
+    settings = {"sequences": 2, "lengths_per_sequence": 2, "beyond": []}
+    found = evaluated(tmp_path, settings, misalignment.MEASUREMENT._replace(evaluate=evaluate), precision=precision)
+    assert types == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
+    assert found["protocol"].item().endswith("&weights=bf16") == (precision == "bf16")
 
 
 @pytest.mark.parametrize("place", ["head", "layer"])
