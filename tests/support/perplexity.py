@@ -23,6 +23,10 @@ VOCABULARY, BOS = 61, 60
 PREFIX = {"kind": "prefix"}
 TOKENIZER = SimpleNamespace(bos_token_id=BOS)
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+LONGROPE = {
+    **{"rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16},
+    **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+}
 
 
 SMALL = {

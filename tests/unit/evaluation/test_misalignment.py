@@ -161,6 +161,14 @@ def test_identical_models_give_equal_numbers(data: Path) -> None:
     assert one == other
 
 
+def test_what_is_measured_at_a_time_changes_no_number(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid's sequences among them: its third is the first of the second block."""
+    in_one = evaluate(llama(), TOKENIZER, SETTINGS, data).rows
+    monkeypatch.setattr(misalignment, "SEQUENCES_AT_ONCE", 2)
+    in_three = evaluate(llama(), TOKENIZER, SETTINGS, data).rows
+    assert in_three == [{**row, "value": pytest.approx(row["value"], rel=1e-4, abs=1e-7)} for row in in_one]
+
+
 def test_a_killed_evaluation_goes_on_and_gives_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

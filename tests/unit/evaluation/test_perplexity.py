@@ -30,6 +30,7 @@ from longshort.models import load
 from tests.support.perplexity import (
     BOS,
     DYNAMIC,
+    LONGROPE,
     PREFIX,
     SMALL,
     TOKENIZER,
@@ -57,6 +58,9 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(tmp_path: Path) -> Non
     assert by_key(rows)["perplexity", 8, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert by_key(rows)["perplexity", 40, None] == pytest.approx(VOCABULARY, rel=1e-6)
     assert [row["n"] for row in rows if row["metric"] == "perplexity"] == [16, 80]
+    # Where all are equally probable it chooses the first token, and is right where that comes, not everywhere.
+    texts = Dataset.load_from_disk(str(tmp_path / "test"))["input_ids"]
+    assert by_key(rows)["accuracy", 40, None] == sum(text[:40].count(0) for text in texts) / 80
 
 
 def test_a_model_whose_tokenizer_has_no_bos_leaves_the_first_token_unscored(tmp_path: Path) -> None:
@@ -175,7 +179,7 @@ def test_a_standard_error_over_documents(tmp_path: Path) -> None:
     assert values["perplexity", 40, None] == pytest.approx(math.exp(np.mean(of_documents)))
 
 
-@pytest.mark.parametrize("rope", [None, DYNAMIC], ids=["default", "dynamic"])
+@pytest.mark.parametrize("rope", [None, DYNAMIC, LONGROPE], ids=["default", "dynamic", "longrope"])
 def test_equals_the_plain_full_logits_computation(
     rope: dict | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -193,7 +197,7 @@ def test_equals_the_plain_full_logits_computation(
     order = sorted(["d0", "d1", "d3"], key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert [row["document"] for row in rows if row["metric"] == "nll" and row["length"] == 16] == order
     for length in (16, 24, 48):
-        # A fresh model a length: transformers' dynamic NTK remembers the longest input.
+        # A fresh model a length: transformers' dynamic NTK and longrope remember the longest input.
         expected = [plain_nll(llama(rope), documents[name], length) for name in order]
         assert [values["nll", length, name] for name in order] == pytest.approx(expected, abs=2e-6)
         assert values["perplexity", length, None] == pytest.approx(math.exp(np.mean(expected)), rel=2e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from tests.support import golden
 from tests.support.perplexity import (
     BOS,
     DYNAMIC,
+    LONGROPE,
     PREFIX,
     TOKENIZER,
     VOCABULARY,
@@ -69,13 +69,10 @@ def test_a_ramp_of_nll_gives_the_mean_over_the_scored_positions(
         assert buckets["512-1023"] == (pytest.approx((512 + 1023) / 2000), 512)
 
 
-@pytest.mark.parametrize("rope", [None, DYNAMIC, "longrope"], ids=["default", "dynamic", "longrope"])
+@pytest.mark.parametrize("rope", [None, DYNAMIC, LONGROPE], ids=["default", "dynamic", "longrope"])
 @pytest.mark.parametrize("length", [17, 32])
-def test_blocks_are_what_a_model_says_of_its_own_loss(rope: Any, length: int, tmp_path: Path) -> None:
+def test_blocks_are_what_a_model_says_of_its_own_loss(rope: dict | None, length: int, tmp_path: Path) -> None:
     """As run_clm and CLEX's scripts compute it."""
-    if rope == "longrope":
-        factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}
-        rope = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0, **factors}
     data = data_folder(tmp_path, [3 * length + 5])
     settings = {"lengths": [length], "documents": 1, "protocol": {"kind": "block", "tokens": 3 * length}}
     rows = evaluate(llama(rope), TOKENIZER, {**settings, "temperature_documents": 0}, data).rows
