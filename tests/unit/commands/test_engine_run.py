@@ -14,9 +14,8 @@ import pytest
 
 from longshort.commands import engine_run
 from longshort.errors import UserError
-from longshort.jobs import ownership, slurm
-from longshort.records import layout
-from longshort.records.publish import write_json
+from longshort.identity.code import PLANNED
+from longshort.jobs import slurm
 from longshort.study import resolve
 from tests.support.project import edit_study
 
@@ -27,6 +26,7 @@ BASE, ARM, DATA = ("0" * 15 + digit for digit in "123")
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine_run, "BETWEEN_LOOKS", 0.0)
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # which start() changes
     return SimpleNamespace(name="mine", kind="synthetic", identities=lambda: {BASE, ARM, DATA}, hub_parts=list)
 
 
@@ -53,11 +53,15 @@ def job(number: str, run: str, state: str = "RUNNING") -> slurm.Job:
 
 
 def test_a_job_that_another_living_engine_wants_is_no_orphan(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    queue(monkeypatch, [])
+    other: Any = SimpleNamespace(**{**vars(study), "name": "other", "identities": lambda: {BASE, DATA}})
+    engine_run.start(other, submits=True)
     asked = queue(monkeypatch, [job("7", BASE), job("8", ARM, "PENDING")], [])
-    write_json(Path(layout.made_by_engine_run("other")), [BASE, DATA])
-    with ownership.sole_owner(Path(layout.engine_run("other"))):
-        engine_run.clear_orphans(study, submits=True)
+    engine_run.clear_orphans(study, submits=True)
     assert asked == [("scancel", "8")]
+    at_exit.pop()()
     asked = queue(monkeypatch, [job("7", BASE)], [])
     assert engine_run.clear_orphans(study, submits=True)  # that one has ended
     assert asked == [("scancel", "--signal=TERM", "7")]
@@ -100,15 +104,22 @@ def test_a_training_that_takes_longer_to_save_is_waited_for_as_long(
 
 
 def test_how_the_orphans_ended_is_planned_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine of this run saw the results as they were before: it gives way to one that looks again."""
-    begun: list[list[str]] = []
+    """The engine of this run saw the results as they were before: it gives way to one that looks again, also at the
+    source, and knows all else that this one does."""
+    begun: list[tuple[list[str], set[tuple[str, str]]]] = []
     at_exit: list[Callable[[], None]] = []
     monkeypatch.setattr(atexit, "register", at_exit.append)
-    monkeypatch.setattr(os, "execve", lambda program, command, environment: begun.append(command))
+    monkeypatch.setenv(PLANNED, "of before")
+
+    def begin(program: str, command: list[str], environment: dict[str, str]) -> None:
+        begun.append((command, os.environ.items() - environment.items()))
+
+    monkeypatch.setattr(os, "execve", begin)
     monkeypatch.setattr(sys, "argv", ["snakemake", "--profile", "slurm", "all"])
     queue(monkeypatch, [job("7", BASE)], [])
     engine_run.start(study, submits=True)
-    assert begun == [[sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]]
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]
+    assert begun == [(command, {(PLANNED, "of before")})]
     queue(monkeypatch, [job("7", BASE)], [])
     with pytest.raises(UserError, match="run again"):
         engine_run.start(study, submits=False)
