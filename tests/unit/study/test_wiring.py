@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_job_whose_run_is_of_no_arm_any_more_says_so(config: Path) -> None:
 
 
 def test_a_corpus_of_its_own_is_looked_after_like_the_corpus(config: Path) -> None:
-    """Touched it asks for nothing, changed it does; prune leaves it alone; what lies on the hub is fetched."""
+    """Touched it asks for nothing, changed it does; prune leaves it alone."""
     (config.parent / "held-out").mkdir()
     file = config.parent / "held-out/a.txt"
     file.write_text("a test document")
@@ -67,7 +68,27 @@ def test_a_corpus_of_its_own_is_looked_after_like_the_corpus(config: Path) -> No
     file.write_text("another document")
     assert study.corpus_state() != seen.FIRST
 
-    hub = {"kind": "hub", "dataset": "owner/books", "revision": "0" * 40}
-    held_out = {"validation_corpus": {**hub, "split": "validation"}, "test_corpus": {**hub, "dataset": "owner/tests"}}
-    parts = load(config, data={"corpus": hub, **held_out}).hub_parts()
-    assert [part.name for part in parts] == ["owner/books", "owner/tests"]
+
+MODEL = {"kind": "pretrained", "name": "owner/model", "revision": "0" * 40}
+BOOKS = {"kind": "hub", "dataset": "owner/books", "revision": "0" * 40}
+HELD_OUT = {"validation_corpus": {**BOOKS, "split": "validation"}, "test_corpus": {**BOOKS, "dataset": "owner/tests"}}
+LONGBENCH = {"source": {"kind": "hub", "revision": "0" * 40}, "max_length": 64}
+LONGPPL = {"evaluator": MODEL, "short": 8, "stride": 8, "lengths": [32], "documents": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, []),
+        ({"data__tokenizer": MODEL}, ["tokenizer of owner/model"]),
+        ({"data": {"corpus": BOOKS, **HELD_OUT}}, ["documents of owner/books", "documents of owner/tests"]),
+        ({"model": {**MODEL, "layers": 3, "max_length": 128}}, ["weights of owner/model"]),
+        ({"evaluations__longbench_e": {**LONGBENCH, "max_new_tokens": 4}}, ["data.zip of THUDM/LongBench"]),
+        ({"evaluations__longbench_likelihood": {**LONGBENCH, "answer_tokens": 16}}, ["data.zip of THUDM/LongBench"]),
+        ({"evaluations__longppl": LONGPPL}, ["weights of owner/model", "tokenizer of owner/model"]),
+        ({"evaluations__harness": {"tasks": ["arc_easy"]}}, ["data of arc_easy"]),
+    ],
+)
+def test_all_that_jobs_take_from_the_hub_is_fetched(config: Path, changes: dict[str, Any], parts: list[str]) -> None:
+    """They use no network: what lacks would be missed on its node, maybe after all trainings."""
+    assert [f"{part.what.strip()} of {part.name}" for part in load(config, **changes).hub_parts()] == parts
