@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from longshort import studies
+from longshort.commands import engine_run
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.errors import StudyError
 from longshort.models import load
@@ -154,6 +155,24 @@ def test_no_length_is_beyond_the_positions_unless_they_are_extended(folder: Path
         check(max_length=256, rope=YARN)
 
 
+@pytest.mark.parametrize(
+    ("positions", "scaling", "reach"),
+    [
+        # Llama 3.1 counts its positions after the extension, Qwen 2.5 before it.
+        (131072, {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131072),
+        (32768, {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (4096, {"type": "linear", "factor": 2.0}, 8192),
+        (131072, {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}, 131072),
+    ],
+    ids=["llama-3.1", "qwen-2.5", "linear", "phi-3"],
+)
+def test_an_extended_model_is_read_as_far_as_it_was_extended(
+    positions: int, scaling: dict[str, Any], reach: int
+) -> None:
+    config = {"max_position_embeddings": positions, "rope_scaling": scaling}
+    assert model_files.reach_of(config, {}).tokens == reach
+
+
 def test_gpt2_reads_no_further_than_its_positions(folder: Path) -> None:
     config = GPT2Config(vocab_size=257, n_positions=32, n_embd=16, n_layer=3, n_head=2)
     GPT2LMHeadModel(config).save_pretrained(folder)
@@ -200,4 +219,4 @@ def test_what_was_fetched_is_looked_at_before_it_is_used(folder: Path, monkeypat
     more_tokens(folder)
     study = check(tokenizer=of_hub, **of_hub)
     with pytest.raises(StudyError, match=f"'owner/model': 268 tokens, and the model in {folder} has embeddings"):
-        studies.check_fetched(study)
+        engine_run.start(study, submits=False)
