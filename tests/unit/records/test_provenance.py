@@ -1,8 +1,10 @@
-"""The commit of a result, and what is said where there is none."""
+"""The commit of a result, what is said where there is none, and its environment."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def test_the_commit_of_a_repository_around_an_unpacked_source_is_not_its_own(
     (repository / "unpacked/pyproject.toml").touch()
     monkeypatch.setattr(provenance, "ROOT", repository / "unpacked")
     assert provenance.commit() == "unknown" and "pyproject.toml" in str(provenance.unknown_commit())
+
+
+def test_an_environment_is_known_by_its_lock_and_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two whose locks differ may give other numbers, whatever the versions of what is named here."""
+    assert "lock=none" not in provenance.environment()
+    (tmp_path / "envs").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    versions = [f"python={platform.python_version()}", f"torch={version('torch')}"]
+    assert provenance.environment.__wrapped__().split()[:3] == ["lock=none", *versions]
+    (tmp_path / "envs/requirements.lock").write_text("abc")  # whose SHA-256 stands in FIPS 180
+    assert provenance.environment.__wrapped__().split()[:3] == ["lock=ba7816bf8f01", *versions]
