@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -48,6 +49,20 @@ def test_where_a_disk_is_full_the_old_file_stays_and_the_file_system_is_named(tm
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     assert f"no space for {value}: it needs 27 kB, and the file system {tmp_path}/disk has 12.3 kB free" in done.stderr
     assert done.stdout.splitlines() == ["exit code 1", "still old: True", "new: True ['value']"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_quota_that_is_spent_is_a_full_disk_too(tmp_path: Path, number: int) -> None:
+    """Also in the words of a library that does not pass the system's own error on."""
+    with (
+        pytest.raises(publish.NoSpace, match=f"no space for {tmp_path}: it needs 27 kB") as said,
+        publish.naming_a_full_disk(tmp_path, 27_000),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert said.value.errno == number
+    assert publish.is_full(RuntimeError(f"I/O error: {os.strerror(number)} (os error {number})"))
+    with pytest.raises(PermissionError), publish.naming_a_full_disk(tmp_path, 27_000):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_a_file_that_is_shown_late_is_waited_for(tmp_path: Path) -> None:
