@@ -66,3 +66,19 @@ def test_a_training_costs_its_time_on_each_device_that_it_held(
         write_record(Path(files.record), {**record, **said})
         row = runs.collect_runs(STUDY, tmp_path).iloc[0]
         assert (row["status"], row["device_seconds"]) == (status, 2 * 3 * seconds)
+
+
+@pytest.mark.parametrize(("spec", "tokens"), [({}, 64), ({"alignment": {"alpha": 1.0}}, 128)])
+def test_a_training_that_went_on_costs_all_the_steps_of_its_log(
+    tmp_path: Path, spec: dict[str, Any], tokens: int
+) -> None:
+    """Its record knows the last attempt only. A step reads 4 texts of 16 tokens, two views of them where it aligns."""
+    files = layout.training("b", "4", tmp_path)
+    Path(files.record).parent.mkdir(parents=True)
+    settings = {"length": 16, "training": {"batch": 4}, **spec}
+    Path(layout.spec(layout.RUNS, "b", tmp_path)).write_text(json.dumps(settings))
+    pandas.DataFrame({"tokens_per_second": [10.0, 20.0]}).to_parquet(files.numbers)
+    write_record(Path(files.record), {"seconds": 1.0})
+    row = runs.collect_runs(STUDY, tmp_path).iloc[0]
+    assert row["device_seconds"] == pytest.approx(tokens / 10 + tokens / 20)
+    assert row["tokens_per_second"] == 15

@@ -60,3 +60,28 @@ def test_a_heart_beats_whatever_its_stage_does_and_outlives_a_broken_disk(
         wait_until(lambda: "no heartbeat in" in capsys.readouterr().out, lambda: "no beat failed")
         out.parent.unlink()
         wait_until(file.exists, lambda: "no beat after one that failed")
+
+
+TOOK = {"seconds_before": 12.0, "cpu_seconds_before": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds", "cpu_seconds"),
+    [
+        ({"state": "failed", "cpu_seconds": 5.0}, 30.0, 5.0),
+        ({"state": "failed", "cpu_seconds": 5.0, **TOOK}, 42.0, 12.0),
+        ({"state": "running", "cpu_seconds": 5.0, **TOOK}, 42.0, 12.0),  # it was killed
+        ({"state": "failed", "cpu_seconds": 5.0, "seconds_before": 12.0}, 42.0, None),  # of a version that did not say
+        ({"state": "failed", **TOOK}, 42.0, None),
+        ({"state": "finished", "cpu_seconds": 5.0, **TOOK}, 0.0, 0.0),
+    ],
+)
+def test_what_all_attempts_before_took_is_added_up(
+    tmp_path: Path, before: dict[str, Any], seconds: float, cpu_seconds: float | None
+) -> None:
+    """A job that was preempted often cost all of it."""
+    file = heartbeat.path_of(tmp_path / "6.json")
+    file.write_text(json.dumps({"host": "h", "pid": 1, "began": 100.0, "beat": 130.0, **before}))
+    with heartbeat.beating(tmp_path / "6.json", "training"):
+        beat = heartbeat.read(file)
+    assert (beat["seconds_before"], beat["cpu_seconds_before"]) == (seconds, cpu_seconds)
