@@ -114,6 +114,13 @@ def test_the_next_attempt_gets_no_more_than_there_is(study_of: Any) -> None:
     assert second == third and second.startswith("-t 300 --mem 4000 ")
 
 
+def test_a_study_goes_on_whatever_one_of_its_jobs_or_engines_does() -> None:
+    """Overnight: a job that fails is tried again, one that failed for good lets all others run, an engine that was
+    killed bars no other one (its lock is our own), and slurmctld may restart, for an hour."""
+    assert (PROFILE["keep-going"], PROFILE["nolock"], PROFILE["rerun-incomplete"]) == (True, True, True)
+    assert PROFILE["retries"] >= 1 and PROFILE["slurm-status-attempts"] >= 60
+
+
 def test_an_evaluation_takes_one_gpu_and_data_none(study_of: Any) -> None:
     """Nodes without GPUs have another quality of service, and none of the features of those with them."""
     site = "partition: gpus\nqos: high\nconstraint: a100\ncpu_partition: cpus"
