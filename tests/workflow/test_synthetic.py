@@ -59,11 +59,20 @@ def test_another_encoding_trains_its_own_models_only(project: Path) -> None:
     assert planned(project) == {}
 
 
-def test_other_code_trains_anew_and_none_of_it_in_secret(project: Path) -> None:
-    source = project / "src/longshort/synthetic/model.py"
+@pytest.mark.parametrize(
+    ("module", "old", "new", "jobs"),
+    [
+        ("model", "10_000.0", "20_000.0", {"synthetic": 6, "synthetic_results": 1}),
+        ("results", "import argparse", "import abc\nimport argparse", {"synthetic_results": 1}),
+    ],
+)
+def test_other_code_computes_anew_and_none_of_it_in_secret(
+    project: Path, module: str, old: str, new: str, jobs: dict[str, int]
+) -> None:
+    source = project / f"src/longshort/synthetic/{module}.py"
     before = source.read_text()
-    source.write_text(before.replace("10_000.0", "20_000.0"))
-    assert planned(project) == {"synthetic": 6, "synthetic_results": 1}
+    source.write_text(before.replace(old, new))
+    assert planned(project) == jobs
     source.write_text(before)
 
 
