@@ -229,6 +229,7 @@ def test_notation_does_not_matter_and_values_do(config: Path) -> None:
     assert load(config, **sce, **execution).arm_runs == runs
     assert load(config, alignment={"alpha": 0.1000001, "divergence": "sce"}).arm_runs["constant"] != runs["constant"]
     assert load(config, training__learning_rate=0.02).arm_runs["baseline"] != runs["baseline"]
+    assert load(config, checkpoints=[6, 2]).results() == load(config, checkpoints=[2, 6]).results()
 
 
 def test_a_single_view_reads_as_many_tokens_a_step(config: Path) -> None:
