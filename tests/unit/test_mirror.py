@@ -28,7 +28,6 @@ ELSEWHERE = {
     "collecting/__main__.py": "workflow/test_study.py",
     "collecting/links.py": "workflow/test_study.py",
     "collecting/numbers.py": "workflow/test_study.py",
-    "data/integrity.py": "contract/test_refusals.py",
     # Parts of what their wing's test tests as a whole.
     "terminal.py": "unit/commands/test_status.py",
     "identity/kinds.py": "unit/alignment/test_divergences.py",

@@ -290,13 +290,13 @@ def main() -> None:
 def make(data: Path, search: KeyTokenSearch, out: Path, work: Path, code: str, beat: heartbeat.Heartbeat) -> None:
     manifest = read_record(data, like={"content": str, "files": HASHES, "spec": dict})
     wait_for_files(data.parent, manifest["files"])
-    integrity.refuse_altered(data, "test")
     made = {"evaluator": content_of(search.evaluator), "data": manifest["content"], "code": code}
     made["environment"] = provenance.environment()
     if isinstance(search.evaluator, LongEvaluator):
         made["run_id"] = trained(search.evaluator)["run_id"]
     place = Path(layout.finished_evaluation(run_id(canonical(search), code, made), work))
     with sole_owner(place) as owner:
+        integrity.refuse_altered(data, "test", content=manifest["content"])
         journal = Journal(place / "journal")
         part = journal.of("key tokens")
         beat.watch(journal.progress)

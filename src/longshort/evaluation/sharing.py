@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     with sole_owner(place) as owner:
         if not (place / JOURNAL).exists():  # what jobs of another number have measured need not be measured again
             write_atomic(place / JOURNAL, _all_measured(of_all))
-        integrity.refuse_altered(arguments.data, "validation", "test")
+        integrity.refuse_altered(arguments.data, "validation", "test", content=content)
         journal = Journal(place / JOURNAL)
         beat.watch(journal.progress)
 

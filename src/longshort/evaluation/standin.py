@@ -25,7 +25,7 @@ from longshort.evaluation.standin_tasks import BUILDERS, RETRIEVAL_PARAGRAPHS, I
 from longshort.identity.code import refuse_changed_code
 from longshort.jobs import interruption
 from longshort.jobs.ownership import Owner, sole_owner
-from longshort.records.publish import file_digest, read_json, wait_for_files, write_atomic, write_json
+from longshort.records.publish import HASHES, file_digest, read_record, wait_for_files, write_atomic, write_json
 
 # Words of an item that is to fall into 0-4k, 4-8k, 8k+; the margins leave room for questions and whole last passages.
 WORDS = ((800, 3000), (4400, 7000), (8200, 9000))
@@ -107,12 +107,17 @@ def main() -> None:
     if arguments.code:
         refuse_changed_code(arguments.code, "longshort.evaluation.standin")
     interruption.end_at_once()
-    wait_for_files(arguments.data, read_json(arguments.data / "manifest.json", {"files": {str: str}})["files"])
-    integrity.refuse_altered(arguments.data / "manifest.json", "test")
-    test = splits.load(arguments.data / "test")
-    documents = list(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
-    with sole_owner(arguments.out) as owner:
-        write(build(documents, arguments.items, arguments.seed), arguments.out, owner)
+    make(arguments.data, arguments.items, arguments.seed, arguments.out)
+
+
+def make(data: Path, items_per_task: int, seed: int, out: Path) -> None:
+    manifest = read_record(data / "manifest.json", like={"content": str, "files": HASHES})
+    wait_for_files(data, manifest["files"])
+    with sole_owner(out) as owner:
+        integrity.refuse_altered(data / "manifest.json", "test", content=manifest["content"])
+        test = splits.load(data / "test")
+        documents = list(zip(test.column("name").to_pylist(), test.column("text").to_pylist(), strict=True))
+        write(build(documents, items_per_task, seed), out, owner)
 
 
 if __name__ == "__main__":
