@@ -14,9 +14,10 @@ import pytest
 import torch
 from datasets import Dataset
 
+from longshort.data.settings import BytesTokenizer
 from longshort.errors import UserError
 from longshort.evaluation import harness, loaded, longbench, misalignment, prompts, stage
-from longshort.evaluation.journal import Measured
+from longshort.evaluation.journal import Journal, Measured
 from longshort.records import provenance
 from longshort.records.publish import file_digest, folder_digests, read_record, write_json, write_record
 from tests.support.longbench import tiny_llama
@@ -201,3 +202,28 @@ def test_an_undefined_metric_is_no_divergence() -> None:
     assert [status("harness", math.nan), status("harness:mcc", math.nan)] == ["undefined"] * 2
     assert [status("perplexity", math.nan), status("harness", math.inf)] == ["diverged"] * 2
     assert status("harness", 0.5) == "ok"
+
+
+def test_each_checkpoint_has_its_own_numbers_also_where_a_killed_job_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items are called alike in all checkpoints."""
+    monkeypatch.setattr(stage, "_answers", lambda model, data, length: True)
+    measured = iter(range(1, 9))
+
+    def evaluate(*given: Any) -> Measured:
+        journal = given[-1]
+        if (value := journal.get("item")) is None:
+            value = next(measured)
+            journal.add("item", value)
+        return Measured([{"metric": "m", "value": value, "n": 1}])
+
+    measurement = misalignment.MEASUREMENT._replace(evaluate=evaluate)
+    run = {"status": "ok", "checkpoints": {"5": {}, "7": {}}}
+    data = SimpleNamespace(tokenizer=BytesTokenizer())
+    spec: Any = SimpleNamespace(settings=None, length=16, precision="fp32", data=data)
+    models: Any = SimpleNamespace(of=lambda checkpoint, precision: None)
+    for _ in range(2):
+        journal = Journal(tmp_path / "journal")
+        rows = stage._checkpoints(measurement, run, [5, 7], spec, tmp_path, journal, models).rows
+        assert {row["step"]: row["value"] for row in rows} == {5: 1, 7: 2}
