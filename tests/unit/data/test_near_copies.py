@@ -36,6 +36,16 @@ def test_the_share_is_that_of_the_shorter_document_whichever_that_is() -> None:
     assert index.closest(passages("fewer than thirteen words")) is None and HeldOut().closest(passages(excerpt)) is None
 
 
+def test_a_passage_that_both_repeat_counts_once() -> None:
+    """As a line of a licence, or of a table: ten times in each, it makes no copies of them."""
+    line, index = words(13, 1), HeldOut()
+    held_out, text = (" ".join([*line * 10, *words(300, seed)]) for seed in (2, 3))
+    index.add("held out", held_out)
+    closest = index.closest(passages(text))
+    share = by_definition(text, held_out)
+    assert closest is not None and closest.share == pytest.approx(share, abs=1e-12) and share < 0.1
+
+
 def test_a_passage_that_several_held_out_documents_have_counts_for_each() -> None:
     common, index = words(60, 1), HeldOut()
     index.add("first", " ".join([*common, *words(140, 2)]))
