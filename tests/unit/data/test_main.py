@@ -242,6 +242,19 @@ def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
         stage.prepare(Data.model_validate(spec), tmp_path / "out")
 
 
+def test_of_a_dataset_in_several_configurations_the_one_that_is_named_is_read(tmp_path: Path) -> None:
+    configurations = {"one": 10, "other": 20}
+    for name, count in configurations.items():
+        put(tmp_path / f"corpus/{name}/train.jsonl", lines(ROWS[:count]))
+    files = "".join(f"- config_name: {name}\n  data_files: {name}/*\n" for name in configurations)
+    put(tmp_path / "corpus/README.md", f"---\nconfigs:\n{files}---\n".encode())
+    for name, count in configurations.items():
+        corpus = {"kind": "hub", "dataset": str(tmp_path / "corpus"), "revision": "0" * 40, "configuration": name}
+        spec = Data.model_validate({"corpus": corpus, "tokenizer": {"kind": "bytes"}, "validation": 0.2, "test": 0.2})
+        manifest = stage.prepare(spec, tmp_path / name)
+        assert sum(split["documents"] for split in manifest["splits"].values()) == count
+
+
 def test_a_missing_column_and_an_empty_corpus_are_named(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     with pytest.raises(ValueError, match="no file there"):

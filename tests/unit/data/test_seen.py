@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from longshort.data import __main__ as stage
 from longshort.data import seen
 from longshort.data.settings import Data
@@ -89,6 +91,17 @@ def test_a_tokenizer_in_a_folder_is_part_of_the_corpus(tmp_path: Path) -> None:
     after = stage.prepare(data, tmp_path / "two")
     assert before["splits"] == after["splits"] and before["content"] != after["content"]
     assert identity_of({}, "code", before, None) != identity_of({}, "code", after, None)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "merges.txt", "chat_template.jinja", "qwen.tiktoken"])
+def test_each_file_that_makes_a_tokenizer_counts(tmp_path: Path, name: str) -> None:
+    corpora.put(tmp_path / "tokenizer" / name, b"one")
+    tokenizer = {"kind": "pretrained", "name": str(tmp_path / "tokenizer")}
+    paths = seen.paths(Data.model_validate({"corpus": {"kind": "stdlib"}, "tokenizer": tokenizer}))
+    seen.write(paths, seen.FIRST, tmp_path / "corpus.json")
+    assert seen.state(paths, tmp_path / "corpus.json") == seen.FIRST
+    corpora.put(tmp_path / "tokenizer" / name, b"another")
+    assert seen.state(paths, tmp_path / "corpus.json") != seen.FIRST
 
 
 def test_a_dataset_in_a_folder_counts(tmp_path: Path) -> None:
