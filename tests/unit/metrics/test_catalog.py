@@ -27,6 +27,27 @@ def test_the_catalogue_names_the_module_that_measures(metric: Metric) -> None:
     assert (measurement.keeps_items, measurement.asks) == (metric.keeps_items, metric.asks)
 
 
+def test_the_interval_of_a_number_is_that_of_its_own_values_by_document() -> None:
+    asked: dict[str, dict[str, Any]] = {
+        "perplexity": {"lengths": [8], "temperature_documents": 1, "beside": {"kind": "block"}},
+        "longppl": {"lengths": [8]},
+        "misalignment": {"beyond": [2]},
+        "longbench_e": {},
+        "longbench_likelihood": {},
+    }
+    columns = [column for name, settings in asked.items() for column in METRICS[name].columns(settings, 8)]
+    # A perplexity is exp of a mean of losses; where no document has a value, there is none.
+    assert {column.metric: column.documents for column in columns} == {
+        "perplexity": "nll",
+        "perplexity_checkpoint_t": "nll_checkpoint_t",
+        "perplexity_block": "nll_block",
+        "longppl": "longppl_nll",
+        **dict.fromkeys(("ece", "key_tokens")),
+        **{name: name for name in ("accuracy", "lsd", "sce", "symkl")},
+        **{name: name for name in ("longbench_e", "longbench_likelihood", "longbench_gain")},
+    }
+
+
 @pytest.mark.parametrize(
     "protocol",
     [
