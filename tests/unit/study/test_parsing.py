@@ -48,6 +48,16 @@ COMMIT = "give the commit, so that the study stays the same"
         ({"seeds": [2**31]}, ["seeds.0 = 2147483648: must be below 2147483648"]),
         ({"evaluations": {}}, ["evaluations", "nothing is measured", "give longbench_e"]),
         ({"evaluations__perplexity__lengths": [16, 16]}, ["evaluations.perplexity.lengths", "16 stands there twice"]),
+        *(
+            (
+                {"evaluations__perplexity": {"lengths": [16, 64], "documents": 1, **settings}},
+                ["evaluations.perplexity", f"{key}.tokens 63 is less than the longest length", "raise it"],
+            )
+            for key, settings in {
+                "protocol": {"protocol": {"kind": "sliding", "stride": 8, "tokens": 63}},
+                "beside": {"beside": {"kind": "block", "tokens": 63}},
+            }.items()
+        ),
         ({"evaluations__perplexity__lengths": [0]}, ["evaluations.perplexity.lengths.0 = 0: must be above 0"]),
         (
             {
