@@ -222,3 +222,23 @@ def test_a_training_says_itself_that_its_folder_is_not_left(tmp_path: Path, monk
     monkeypatch.setattr(trainer, "build_trainer", lambda *_: steps)
     monkeypatch.setattr(ownership, "BEAT", 0.01)
     trainer.train(job)
+
+
+def test_processes_drop_out_other_inputs_each_on_whichever_node_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of all keeps what the Trainer seeds all of them with, and so a training by one process its draws."""
+    job = job_of(tmp_path, owner="mine", resume=0, spec=str(tmp_path / "spec.json"))
+    write_json(tmp_path / "spec.json", spec_of().model_dump(mode="json"))
+    drawn = []
+    steps = SimpleNamespace(train=lambda **_: drawn.append(torch.rand(4).tolist()), is_world_process_zero=lambda: False)
+    monkeypatch.setattr(trainer.deepspeed, "init_distributed", lambda **_: None)
+    monkeypatch.setattr(trainer, "build_trainer", lambda *_: torch.manual_seed(SEED) and steps)
+    monkeypatch.setattr(TrainingArguments, "local_process_index", 0)
+    with torch.random.fork_rng():
+        for number in range(3):
+            monkeypatch.setattr(TrainingArguments, "process_index", number)
+            trainer.train(job)
+        torch.manual_seed(SEED)
+        assert drawn[0] == torch.rand(4).tolist()
+    assert len(set(map(tuple, drawn))) == 3
