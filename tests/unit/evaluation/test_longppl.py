@@ -239,7 +239,12 @@ def test_no_other_evaluator_and_no_other_settings_share_a_protocol(tmp_path: Pat
 def test_key_tokens_of_another_evaluator_or_none_at_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="were not looked for"):
         evaluate(Copies(), SETTINGS, data)
-    find(data, SETTINGS, monkeypatch)
+    scored = Path(find(data, SETTINGS, monkeypatch).scored)
+    whole = scored.read_bytes()
+    pandas.read_parquet(scored)[:-1].to_parquet(scored, index=False)
+    with pytest.raises(ValueError, match="scored.parquet is not the file that was written"):
+        evaluate(Copies(), SETTINGS, data)
+    scored.write_bytes(whole)
     (data / "evaluator" / "config.json").write_text("{}")
     key_tokens._digest_of.cache_clear()
     with pytest.raises(ValueError, match="is not the one that found"):
