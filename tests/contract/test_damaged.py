@@ -111,7 +111,8 @@ diverged.json, owner.json, makes.json, finished.json, journal
 """
 NAMES = [name.strip() for name in FILES.replace("\n", " ").split(",")]
 # Nearly all commands read them.
-SLOW = {"record of a training", "heartbeat", "owner.json"}
+SLOW = {"record of a training", "record of a base", "heartbeat", "heartbeat of an evaluation", "owner.json"}
+SLOW |= {"manifest", "planned.json"}
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def test_results_cut_or_edited_by_hand_are_refused_by_name(
     )
 
 
+@pytest.mark.wide
 def test_what_was_deleted_as_advised_is_made_again(finished_copy: Path) -> None:
     path = next((finished_copy / "results/tiny/arms/constant/seed-0").resolve().glob("perplexity/*/2-6.json"))
     path.write_text(path.read_text().replace("sha256", "SHA256"))
@@ -74,6 +75,7 @@ def test_whole_results_that_were_exchanged_are_refused_by_name(finished_copy: Pa
     assert re.search(rf"{stage}/\S*2-6.json was published for another place: its run is \w+, not \w+; delete it", said)
 
 
+@pytest.mark.wide
 def test_a_study_whose_runs_were_exchanged_is_refused(finished_copy: Path) -> None:
     path = finished_copy / "results/tiny/study.json"
     arms = [json.loads(path.read_text())["arms"][place]["runs"]["0"] for place in (0, 1)]

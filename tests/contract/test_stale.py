@@ -48,6 +48,7 @@ def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: 
     assert planned(finished_copy) == {**jobs, **AFTER}
 
 
+@pytest.mark.wide
 def test_results_are_kept_in_order_longer_than_what_they_were_made_from(finished_copy: Path) -> None:
     (finished_copy / "corpus").rename(finished_copy / "elsewhere")
     assert longshort(finished_copy, "prune", "--stale", "--dry-run").stdout.startswith("\n0 results")

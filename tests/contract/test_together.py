@@ -106,6 +106,7 @@ def test_a_metric_that_joins_or_leaves_concerns_no_other(finished_copy: Path) ->
     assert due(finished_copy) == {"misalignment": 5, "perplexity": 5}
 
 
+@pytest.mark.wide
 def test_the_numbers_are_those_of_jobs_apart_and_one_that_fails_loses_no_other(finished_copy: Path) -> None:
     before = {path: content for path, content in published(finished_copy).items() if path.suffix == ".parquet"}
     switch(finished_copy, "together")

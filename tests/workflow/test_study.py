@@ -200,6 +200,7 @@ def test_two_protocols_become_one_by_the_command_that_is_named(tmp_path: Path) -
     assert planned(project) == DRAWN
 
 
+@pytest.mark.wide
 def test_names_are_names_and_never_commands(finished: Path, tmp_path: Path) -> None:
     """Of every place that a study names; what stands in braces, in a text, is no wildcard."""
     odd = "an odd 'name' \"of\" $(touch PWNED) `touch PWNED`; touch PWNED #"

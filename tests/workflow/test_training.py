@@ -96,6 +96,7 @@ def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(fin
         assert not parts.equals(whole)  # they were computed otherwise
 
 
+@pytest.mark.wide
 def test_a_tracker_is_told_every_step_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
     """A training that is resumed goes on in the same folder, named by study, arm and seed."""
     stage = Stage(finished, tmp_path)
@@ -128,6 +129,7 @@ def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(f
     assert stage.run("6")[0]["status"] == "diverged"
 
 
+@pytest.mark.wide
 def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,7 +194,9 @@ def test_a_folder_of_a_dead_owner_is_not_owned(tmp_path: Path, owned: bool) -> N
     assert ownership.is_owned(tmp_path) is owned
 
 
-@pytest.mark.parametrize("place", ["boot", "namespace", "hidden"])
+@pytest.mark.parametrize(
+    "place", ["boot", *(pytest.param(place, marks=pytest.mark.wide) for place in ("namespace", "hidden"))]
+)
 def test_what_is_not_seen_from_here_is_owned_as_long_as_its_heart_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
