@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from longshort.identity.strict import NOT_IDENTITY
+from longshort.study.resources import VARIABLES
 from longshort.study.schema.training import Training
 from tests.support.project import edit_study, run_snakemake
 
@@ -70,7 +71,8 @@ def test_jobs_ask_for_what_the_study_says(
     with (project / "Snakefile").open("a") as file:
         file.write("\nimport os\nprint('seen:', repr(os.environ['CUDA_VISIBLE_DEVICES']))\n")
     dry_run = ("all", "--dry-run", "--printshellcmds", "--cores", "8")
-    said = run_snakemake(project, *dry_run, CUDA_VISIBLE_DEVICES="0,1").stdout
+    of_no_site = dict.fromkeys(VARIABLES.values(), "")  # as a login node may have them
+    said = run_snakemake(project, *dry_run, CUDA_VISIBLE_DEVICES="0,1", **of_no_site).stdout
     assert f"seen: {seen!r}\n" in said
     jobs = planned(said)
     found: dict[str, list[Asked]] = {}

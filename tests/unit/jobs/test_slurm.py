@@ -14,7 +14,7 @@ Runs = Callable[[str, str], None]
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Lets a program of SLURM run a script of the shell; there is no other one."""
+    """Lets a program of SLURM run a script of the shell, in place of one that is installed."""
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
     def runs(program: str, script: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from torch.utils import cpp_extension
 from transformers import TrainingArguments, get_scheduler
 
 from longshort.data.windows import TokenStream, Windows, collate
@@ -38,10 +41,17 @@ READ_ELSEWHERE = {"deepspeed", "attention", "adapter"} | OF_THE_JOB
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The world of one process, which transformers asks for; what accelerate sets for good ends with the test."""
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The world of one process, which transformers asks for; what it, accelerate and a training set for good ends with
+    the test."""
     for name, value in {**launch.ALONE, "ACCELERATE_USE_DEEPSPEED": "true"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cpp_extension, "FileBaton", cpp_extension.FileBaton)
+    yield
+    monkeypatch.undo()  # one test says itself that the processes are connected
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture
