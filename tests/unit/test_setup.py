@@ -39,8 +39,10 @@ def test_no_python(tmp_path: Path) -> None:
 
 
 def test_an_old_python(tmp_path: Path) -> None:
-    old = script(tmp_path / "bin", "python3", '[ "$1" = --version ] && echo Python 3.8.1; [ "$1" = --version ]')
-    assert "is Python 3.8.1; Python 3.11 or newer is needed" in set_up(tmp_path, str(old), os.environ["PATH"])
+    """The last one that is too old, asked in its own words."""
+    told = f'exec "{sys.executable}" -c "import sys; sys.version_info = (3, 10, 9); $2"'
+    old = script(tmp_path / "bin", "python3", f'case "$1" in --version) echo Python 3.10.9;; -c) {told};; esac')
+    assert "is Python 3.10.9; Python 3.11 or newer is needed" in set_up(tmp_path, str(old), os.environ["PATH"])
 
 
 @pytest.mark.parametrize(

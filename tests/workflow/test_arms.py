@@ -119,6 +119,29 @@ def train(
     return [json.loads(line) for line in (work / log.NAME).read_text().splitlines()]
 
 
+# What the names of arms say.
+NAMED = {
+    **{f"divergence-{kind}": {"divergence": kind} for kind in ("sce", "symmetric-kl", "kl", "reverse-kl", "js", "l2")},
+    **{f"stop-gradient-{view}": {"stop_gradient": view} for view in ("first", "second")},
+    **{f"alpha-{alpha}": {"alpha": alpha} for alpha in (0.1, 0.3, 0.5, 1.0)},
+    **{
+        f"hidden-{name}": {"alpha": 0, "hidden": {"alpha": 1.0, "layers": layers}}
+        for name, layers in {"quarter": [0.25], "three-quarters": [0.75], "all": [0.25, 0.5, 0.75]}.items()
+    },
+    **{
+        f"hidden-{distance}": {"alpha": 0, "hidden": {"alpha": 1.0, "layers": [0.5], "distance": distance}}
+        for distance in ("cosine", "logit-lens")
+    },
+    "overlap-last": {"overlap": {"kind": "last"}},
+    "overlap-last-k": {"overlap": {"kind": "last-k", "k": 16}},
+}
+
+
+def test_an_arm_does_what_its_name_says() -> None:
+    """Each is trained below by what the file says of it, which would hold of a wrong word there, too."""
+    assert {arm: ARMS[arm]["alignment"] for arm in NAMED} == NAMED
+
+
 @pytest.mark.parametrize("arm", [arm if arm in FEW else pytest.param(arm, marks=pytest.mark.wide) for arm in ARMS])
 def test_every_arm_trains_with_the_alpha_and_the_loss_of_its_formula(
     prepared: tuple[resolve.ResolvedStudy, Path], arm: str

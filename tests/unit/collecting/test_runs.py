@@ -82,3 +82,13 @@ def test_a_training_that_went_on_costs_all_the_steps_of_its_log(
     row = runs.collect_runs(STUDY, tmp_path).iloc[0]
     assert row["device_seconds"] == pytest.approx(tokens / 10 + tokens / 20)
     assert row["tokens_per_second"] == 15
+
+
+def test_the_memory_of_a_training_is_the_most_of_a_step_on_each_device(tmp_path: Path) -> None:
+    """The log has that of the first process; here there are 2 on each of 3 nodes."""
+    files = layout.training("b", "4", tmp_path)
+    Path(files.record).parent.mkdir(parents=True)
+    Path(layout.spec(layout.RUNS, "b", tmp_path)).write_text(json.dumps({"training": {"processes": 2, "nodes": 3}}))
+    pandas.DataFrame({"device_memory_mb": [100.0, 300.0, 200.0]}).to_parquet(files.numbers)
+    write_record(Path(files.record), {"seconds": 1.0})
+    assert runs.collect_runs(STUDY, tmp_path).iloc[0]["device_memory_mb"] == 2 * 3 * 300

@@ -91,6 +91,8 @@ def test_a_known_slope_is_found(slope: float, verdict: str) -> None:
     assert 2**one.log2 == pytest.approx(np.array(wanted)) and not one.at_edge.any()
     assert one.slopes == pytest.approx([slope] * 4)
     assert 2 ** one.predicted(1.0, 8)[1] == pytest.approx(2 ** one.means[1].mean)
+    # A line of the slope that they have goes through all of them.
+    assert 2 ** one.predicted(slope, 8) == pytest.approx([2**mean.mean for mean in one.means])
     one = found_of(
         study_of(4, LENGTHS), lambda seed, length: 0.7 * (length / 8) ** (slope + [0.1, -0.1, 0.05, -0.05][seed])
     )

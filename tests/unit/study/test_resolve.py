@@ -57,6 +57,9 @@ def test_pretrained_bases_go_by_the_order_of_the_seeds(config: Path) -> None:
     assert study.runs[study.bases[7]].pretrained.name == "some/model-seed1"
     assert [part.name for part in study.hub_parts()] == ["some/model-seed1", "some/model-seed2"]
     assert study.external_paths()[:2] == ["some/model-seed1", "some/model-seed2"]
+    several = load(config, model={**POLYPYTHIAS, "seeds_per_base": 2}, seeds=[7, 5, 3, 1])
+    one, another = study.bases[7], study.bases[3]
+    assert several.bases == {7: one, 5: one, 3: another, 1: another}
 
 
 # Of studies that were finished before a seed could have a base of its own.
@@ -96,6 +99,14 @@ def test_what_a_study_overrides_stands_above_what_its_arm_says(config: Path) -> 
 
     assert trained() == (0.001, 2)
     assert trained(slow={"training": {"learning_rate": 0.002}}) == (0.002, 2)
+
+
+def test_shared_tables_of_schedules_and_of_what_is_added_compare_each_arm_with_its_control(config: Path) -> None:
+    """Against the baseline they would show the effect of alpha itself."""
+    arms = ["baseline", "constant", "step-linear", "ratio-2x", "hidden+output", "alpha-0.3"]
+    tables = load(config, arms=arms, tables={}).tables
+    by_control = {name for name, table in tables.items() if table.compare_with == "control"}
+    assert by_control == {"schedules", "ratios", "layers-added"}
 
 
 # What has no default.
@@ -181,17 +192,23 @@ def test_an_arm_may_change_the_context_extension(config: Path) -> None:
 
 
 def test_what_has_no_effect_makes_no_other_run(config: Path) -> None:
-    hidden = {"alpha": 0, "hidden": {"alpha": 1, "layers": [0.5]}}
+    """A distance of states has no targets to hold constant; a divergence through the logit lens has."""
+    hidden: dict[str, Any] = {"alpha": 0, "hidden": {"alpha": 1, "layers": [0.5]}}
+    lens = {"alpha": 0, "divergence": "sce", "hidden": {**hidden["hidden"], "distance": "logit-lens"}}
     arms_yaml(
         config,
         never={"alignment": {"schedule": {"kind": "linear", "start": 0, "end": 0}}},
         states={"alignment": hidden},
         targets={"alignment": {**hidden, "stop_gradient": "targets"}},
         first={"alignment": {**hidden, "stop_gradient": "first"}},
+        lens={"alignment": lens},
+        lens_targets={"alignment": {**lens, "stop_gradient": "targets"}},
     )
-    runs = load(config, alignment={}, arms=["baseline", "never", "states", "targets", "first"]).arm_runs
+    arms = ["baseline", "never", "states", "targets", "first", "lens", "lens_targets"]
+    runs = load(config, alignment={}, arms=arms).arm_runs
     assert runs["never"] == runs["baseline"]
     assert runs["targets"] == runs["states"] != runs["first"]
+    assert runs["lens_targets"] != runs["lens"]
 
 
 def test_what_is_only_checked_of_a_pretrained_model_is_no_part_of_a_run(config: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from longshort.synthetic.model import Transformer, _bias, _turned, _turns
+from longshort.synthetic.model import Block, Transformer, _bias, _turned, _turns
 from longshort.synthetic.study import Encoding
 from longshort.synthetic.tasks import BEGIN
 from longshort.synthetic.tasks import test_batch as fixed_batch
@@ -43,3 +44,19 @@ def test_encodings_are_those_of_their_papers() -> None:
     bias = _bias(3, 4)
     assert bias[:, 2, 0].tolist() == pytest.approx([-2 * 2.0**-2, -2 * 2.0**-4, -2 * 2.0**-6, -2 * 2.0**-8])
     assert bias[0, 0].tolist() == [0, -math.inf, -math.inf] and _bias(3, 0)[0, 2].tolist() == [0, 0, 0]
+
+
+def test_a_block_is_a_pre_norm_layer_of_causal_attention_and_an_inner_layer_of_four_times_the_width() -> None:
+    """As torch's own layer computes it, with the same weights, each unlike any other."""
+    torch.manual_seed(0)
+    ours = Block(8, 2).double()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    how: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    theirs = nn.TransformerEncoderLayer(8, 2, 4 * 8, **how).double()
+    layers = {"self_attn.in_proj_": ours.attention_in, "self_attn.out_proj.": ours.attention_out}
+    layers |= {"linear1.": ours.wide, "linear2.": ours.narrow, "norm1.": ours.norms[0], "norm2.": ours.norms[1]}
+    parts = ("weight", "bias")
+    theirs.load_state_dict({f"{name}{part}": getattr(layer, part) for name, layer in layers.items() for part in parts})
+    states, causal = torch.randn(3, 5, 8, dtype=torch.float64), _bias(5, 0).double()
+    torch.testing.assert_close(ours(states, causal, None), theirs(states, src_mask=causal[0]))

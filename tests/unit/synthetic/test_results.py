@@ -64,6 +64,7 @@ def test_errors_by_hand_are_those_of_their_lengths_and_the_least_is_the_best() -
     for panel in table.panels:
         marks = {arm: (cells[0].best, cells[0].second) for _, arm, cells in panel.rows}
         assert marks == {"identity": (False, True), "log": (True, False), "sqrt": (False, False)}
-    _, log, sqrt = results.answers(metrics, STUDY)
+    plain, log, sqrt = results.answers(metrics, STUDY)
+    assert plain == "Mean squared error of the length (identity) at 3 and at 6 tokens: no encoding 3 and 6."
     assert log == "log: error beyond 3 tokens over that of identity, paired by seed: no encoding 0.5 [0.5, 0.5]."
     assert sqrt.endswith("no encoding 2 [2, 2].")

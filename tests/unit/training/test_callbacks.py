@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,3 +106,26 @@ def test_a_training_whose_folder_is_another_s_seals_and_deletes_nothing(tmp_path
         for duty in of(tmp_path):
             duty.on_save(None, TrainerState(global_step=3), TrainerControl())
     assert sorted(tmp_path.rglob("*")) == there
+
+
+@pytest.mark.parametrize(
+    ("logs", "diverged"),
+    [
+        ({"loss": 2.0, "grad_norm": 1.0}, False),
+        ({"loss": 2.0}, False),  # DeepSpeed says no norm for stage 0 in float32
+        ({"loss": math.nan, "grad_norm": 1.0}, True),
+        ({"loss": 2.0, "grad_norm": math.nan}, True),
+        ({"loss": 2.0, "grad_norm": math.inf}, True),
+        ({"train_loss": math.nan}, False),  # the summary at the end is of no step
+    ],
+)
+def test_a_step_without_a_finite_loss_and_gradient_ends_a_training(
+    tmp_path: Path, logs: dict[str, float], diverged: bool
+) -> None:
+    """The loss is of the weights before the step: where it is a number, those after it may be none."""
+    [duty] = [one for one in of(tmp_path) if isinstance(one, callbacks.EndsWhenDiverged)]
+    ends: AbstractContextManager[Any] = nullcontext()
+    if diverged:
+        ends = pytest.raises(callbacks.Diverged, match="at step 3")
+    with ends:
+        duty.on_log(None, TrainerState(global_step=3), TrainerControl(), logs=logs)

@@ -239,3 +239,16 @@ def test_the_end_is_the_last_step_where_a_schedule_knows_it() -> None:
     spec["alignment"] = {"output": {"alpha": [0.1] * 9}}
     assert checkpoints.end_of(spec) == 9
     assert checkpoints.end_of({"training": {"steps": 9, "learning_rate_schedule": "cosine"}}) == 9
+
+
+def test_weights_in_several_files_stay_all_of_them(tmp_path: Path) -> None:
+    """As of a model that is too large for one: an evaluation needs each, and the index that says what is where."""
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    weights = sorted([*shards, "model.safetensors.index.json", "config.json", "generation_config.json"])
+    checkpoint = checkpoints.folder(tmp_path, 3)
+    checkpoint.mkdir()
+    for name in (*weights, "rng.pth"):
+        (checkpoint / name).write_text(name)
+    checkpoints.seal(checkpoint)
+    checkpoints.strip(checkpoint)
+    assert files(tmp_path, 3) == weights == sorted(checkpoints.weights(checkpoint))

@@ -176,8 +176,10 @@ def test_what_another_study_has_not_trained_to_its_end_is_resumed_from(
     checkpoints.seal(stopped)
     complete(job, work, [2])
     assert checkpoints.is_resumable(work, 5)
+    somebody_else = os.getuid() + 1
     with monkeypatch.context() as patched, pytest.raises(UserError, match="checkpoint-5 is not resumed from"):
-        patched.setattr(os, "getuid", lambda: 4242)
+        patched.delenv(launch.TRUSTED_USERS, raising=False)
+        patched.setattr(os, "getuid", lambda: somebody_else)
         complete(job, work, [2, 9])
     assert complete(job, work, [2, 9]) == ([2, 9], 9 - 5)
     assert checkpoints.steps_there(work) == [2, 9]
@@ -249,3 +251,11 @@ def test_a_checkpoint_of_another_user_is_not_resumed_from_unless_told(
     monkeypatch.setenv("LONGSHORT_TRUSTED_USERS", f"7,{me}")
     launch.refuse_foreign(tmp_path)
     assert (tmp_path / "global_step3/states.pt").exists()
+
+
+def test_cpu_time_of_a_training_on_several_nodes_is_unknown(job: dict[str, Any], tmp_path: Path) -> None:
+    """What its processes take on the others is not seen from here, and is not nothing."""
+    work, on_two = tmp_path / "work", TRAINING.model_copy(update={"nodes": 2})
+    with sole_owner(work) as owner:
+        launch.complete(job, work, [2], on_two, owner)
+    assert (launch.spent(work)["steps"], launch.spent(work)["cpu_seconds"]) == (2, None)
