@@ -18,7 +18,7 @@ NEEDS = {
     "page": "needs Chromium; .ci/run",
     "latex": "needs pdflatex; .ci/run",
     "real": "needs a model of 93 MB from a package; make real, .ci/run",
-    "wide": "shipped studies and benchmarks at a small size, further faults; .ci/run",
+    "wide": "shipped studies and benchmarks at a small size, what has a like that was run; .ci/run",
     "long": "takes hours; make long",
 }
 

@@ -35,6 +35,7 @@ def test_another_number_of_jobs_reruns_nothing_that_is_finished(finished_copy: P
         assert longshort(finished_copy, "plan", "--study", "tiny").stdout.endswith("every result is up to date\n")
 
 
+@pytest.mark.wide
 def test_shared_out_items_give_the_same_numbers(finished_copy: Path) -> None:
     """Those of one arm are measured anew, by three jobs and one that puts them together."""
     before = numbers(finished_copy)

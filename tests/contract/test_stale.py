@@ -19,11 +19,12 @@ def without_records(project: Path) -> None:
     shutil.rmtree(project / ".snakemake")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
         ("models/head.py", dict.fromkeys(("train", "perplexity", "misalignment", "longbench_e"), 5)),
-        pytest.param("evaluation/misalignment.py", {"misalignment": 5}, marks=pytest.mark.wide),
+        ("evaluation/misalignment.py", {"misalignment": 5}),
     ],
 )
 def test_in_a_checkout_that_results_were_copied_to(finished_copy: Path, module: str, jobs: dict[str, int]) -> None:
