@@ -88,7 +88,8 @@ def _hub(corpus: HubCorpus, left_out: LeftOut, key: str) -> Iterator[tuple[str, 
     folder = str(hub.folder(part)) if part else corpus.dataset
     rows = load_dataset(folder, corpus.configuration, split=corpus.split, streaming=True)
     column, source = corpus.column, corpus.dataset
+    name = source if part else corpus.split  # two copies of one folder are divided alike, wherever they lie
     for index, row in enumerate(rows):
         if not text_files.values_of(row, column):
             raise ValueError(f"{source}, row {index}: no column {column!r}; {key}.column may be one of {sorted(row)}")
-        yield from text_files.of_row(row, column, f"{source}#{index}", f"{source}, row {index}", left_out)
+        yield from text_files.of_row(row, column, f"{name}#{index}", f"{source}, row {index}", left_out)

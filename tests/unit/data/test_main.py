@@ -237,6 +237,8 @@ def test_a_dataset_in_the_hubs_layout(tmp_path: Path) -> None:
     spec = {"corpus": {**corpus, "column": "book"}, "tokenizer": {"kind": "bytes"}, "validation": 0.2, "test": 0.2}
     manifest = stage.prepare(Data.model_validate(spec), tmp_path / "out")
     assert sum(split["documents"] for split in manifest["splits"].values()) == 30
+    spec["corpus"]["dataset"] = str(folder.rename(tmp_path / "elsewhere"))
+    assert stage.prepare(Data.model_validate(spec), tmp_path / "again")["splits"] == manifest["splits"]
     spec["corpus"]["column"] = "text"
     with pytest.raises(ValueError, match="no column 'text'"):
         stage.prepare(Data.model_validate(spec), tmp_path / "out")
