@@ -15,7 +15,7 @@ from tests.support import reference
 
 
 @pytest.mark.parametrize(("kind", "stop"), reference.CASES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(vocabulary=st.integers(2, 6), positions=st.integers(1, 3), seed=st.integers(0, 10**6))
 def test_divergence_and_gradient_equal_the_reference(
     kind: str, stop: str, vocabulary: int, positions: int, seed: int

@@ -59,7 +59,7 @@ class Problem:
 
 @pytest.mark.parametrize(("where", "k"), [("all", None), ("last", None), ("last-k", 2)])
 @pytest.mark.parametrize(("kind", "stop"), reference.CASES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_losses_and_gradients_equal_the_reference(kind: str, stop: str, where: str, k: int | None, data: Any) -> None:
     length = data.draw(st.integers(2, 6), "length")
