@@ -209,13 +209,35 @@ def text(frame: pd.DataFrame, overall: dict[str, Any], one: Side, other: Side) -
     return "\n".join([aligned(head, lines), "", *(f"- {note}" for note in notes)])
 
 
+def _names(side: Side) -> set[str]:
+    return {run for arm in side.study["arms"] for run in arm["runs"].values()}
+
+
+def _shared(frame: pd.DataFrame, one: Side, other: Side) -> set[str]:
+    """Runs of the first that are runs of the other, too: those of one name on the same texts, and whatever the names
+    are, which hold the paths of folders, those with the very same numbers."""
+    shared = _names(one) & _names(other) if _data(one) == _data(other) else set()
+    columns = [column for column in columns_of(one.study) if column.key in set(frame["column"])]
+    arms = {arm["name"]: arm["runs"] for arm in one.study["arms"]}
+    seeds = [int(seed) for seed in one.study["seeds"] if seed in other.study["seeds"]]
+    for arm in arms.keys() & set(frame[["arm", "reference"]].stack()):
+        values = [
+            pd.concat(
+                [side.numbers.by_seed(column, arm, side.study["checkpoints"][-1], seeds) for column in columns], axis=1
+            )
+            for side in (one, other)
+        ]
+        equal = (values[0].to_numpy() == values[1].to_numpy()).all(axis=1)
+        shared |= {arms[arm][str(seed)] for seed, is_equal in zip(seeds, equal, strict=True) if is_equal}
+    return shared
+
+
 def _differ(frame: pd.DataFrame, one: Side, other: Side) -> list[str]:
     """What the two were measured or made by otherwise, and what they share: a difference may be by that, or none."""
     said = []
-    runs = [{run for arm in side.study["arms"] for run in arm["runs"].values()} for side in (one, other)]
-    if both := len(runs[0] & runs[1]):
-        of = f"of {len(runs[0])} and {len(runs[1])}"
-        said.append(f"{both} runs ({of}) are the same in A and B: every p is too great, and agreement says little.")
+    if both := len(_shared(frame, one, other)):
+        of = " and ".join(str(len(_names(side))) for side in (one, other))
+        said.append(f"{both} runs (of {of}) are the same in A and B: every p is too great, and agreement says little.")
     for what, values in (
         ("training length", [side.study.get("l_train") for side in (one, other)]),
         ("last step", [side.study["checkpoints"][-1] for side in (one, other)]),

@@ -253,7 +253,8 @@ def lead(points: pd.DataFrame, resamples: int = RESAMPLES) -> float:
 def _drawn(of: pd.Series, resamples: int) -> tuple[NDArray[np.float64], bool]:
     """How often each point is there, [1 + resamples, points]: once for the estimate, then as its draw is drawn; and
     whether there are draws enough, without which the first is all."""
-    of_draw = pd.factorize(of, sort=True)[0]
+    # In their order of appearance: names of runs are other ones where files lie elsewhere.
+    of_draw = pd.factorize(of)[0]
     draws = int(of_draw.max(initial=-1)) + 1
     drawn = np.ones((1, draws))
     if draws >= DRAWS_TO_RESAMPLE:

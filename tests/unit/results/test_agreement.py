@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from longshort.cli import app
 from longshort.collecting import numbers
 from longshort.errors import UserError
 from longshort.records.publish import Altered, sealed, write_json, write_record
-from longshort.results import agreement
+from longshort.results import agreement, compare
 from tests.support.results import make_metrics, make_runs, make_study
 
 
@@ -99,12 +100,19 @@ def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> 
     frame, overall = agreement.against(one, one)
     runs = len({run for arm in study["arms"] for run in arm["runs"].values()})
     assert f"{runs} runs (of {runs} and {runs}) are the same in A and B" in agreement.text(frame, overall, one, one)
+    # Where its model lies in another folder all names are other ones; other texts at one path leave them as they are.
+    elsewhere = results(tmp_path / "elsewhere", metrics)
+    text = agreement.text(*agreement.against(one, elsewhere), one, elsewhere)
+    assert re.search(rf"1\d runs \(of {runs} and {runs}\) are the same in A and B", text), text
+    moved = compare.Numbers(metrics.assign(value=metrics["value"] + 0.5), one.study)
+    texts = one._replace(metrics=metrics.assign(data="other"), numbers=moved)
+    assert "the same in A and B: every p" not in agreement.text(*agreement.against(one, texts), one, texts)
     for arm in study["arms"]:
         if arm["name"] == "constant":
             arm["settings"]["alignment"]["alpha"] = 7.0
     arms = [{**arm, "runs": {seed: f"its {run}" for seed, run in arm["runs"].items()}} for arm in study["arms"]]
     protocols = metrics["protocol"].replace("perplexity/v1", "perplexity/v2")
-    other = results(tmp_path / "other", metrics.assign(protocol=protocols))
+    other = results(tmp_path / "other", metrics.assign(protocol=protocols, value=metrics["value"] + 0.5))
     other = other._replace(study={**study, "arms": arms, "l_train": 4})
     text = agreement.text(*agreement.against(one, other), one, other)
     assert "The training length is 8 in A and 4 in B." in text and "the same in A and B: every p" not in text

@@ -189,6 +189,8 @@ def test_correlations_are_those_of_scipy_and_draws_are_resampled() -> None:
     assert found.spearman == pytest.approx(stats.spearmanr(points["x"], points["y"]).statistic)
     assert found.pearson_low < found.pearson < found.pearson_high and (found.runs, found.points) == (10, 30)
     assert statistics.correlation(points) == found  # the same numbers each time
+    # Draws are named by hashes, which are other ones where a model lies in another folder.
+    assert statistics.correlation(points.assign(draw=-points["draw"])) == found
     # Each two runs start from one base: what they share is no news, and of five bases no interval is given.
     paired = statistics.correlation(points.assign(draw=points["run"] // 2))
     assert (paired.pearson, paired.runs) == (found.pearson, 10) and math.isnan(paired.pearson_low)
@@ -208,7 +210,9 @@ def test_a_lead_is_that_of_the_same_draws() -> None:
     assert statistics.lead(points.assign(x=y, rival=noise)) > 0.3
     alike = random.normal(size=(2, 30)) + y
     assert statistics.lead(points.assign(x=alike[0], rival=alike[1])) < 0
-    assert math.isnan(statistics.lead(points.assign(x=y, rival=noise)[:5]))
+    leads = points.assign(x=y, rival=noise)
+    assert statistics.lead(leads.assign(draw=-leads["draw"])) == statistics.lead(leads)
+    assert math.isnan(statistics.lead(leads[:5]))
 
 
 def test_summary_by_hand_and_nan_is_left_out() -> None:
