@@ -40,6 +40,9 @@ PATIENCE = 600.0
 BETWEEN_LOOKS = 5.0
 # The jobs that did not end though they were cancelled, as on a node that is gone: nobody waits for them twice.
 GIVEN_UP = "LONGSHORT_GIVEN_UP"
+# By these, as some containers set them and `accelerate launch` does, products are computed less precisely than a study
+# says, and no record would tell.
+OTHER_PRECISION = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"}
 
 
 def settle() -> None:
@@ -54,6 +57,9 @@ def settle() -> None:
         MPLBACKEND="agg",  # a notebook has another one, which may not be installed
         HF_HUB_OFFLINE="1",  # only `longshort fetch` uses the network
     )
+    for name in list(os.environ):
+        if name.startswith("ACCELERATE_") or name in OTHER_PRECISION:
+            del os.environ[name]
 
 
 def hand_on_termination() -> None:

@@ -40,6 +40,16 @@ def test_a_study_that_asks_for_cpus_uses_no_gpu_that_is_there(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
+def test_nothing_from_outside_makes_products_less_precise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers set it, or a shell that `accelerate launch` started: no record would tell."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "ACCELERATE_MIXED_PRECISION": "fp16", "OMP_NUM_THREADS": "3"})
+    os.environ.update(dict.fromkeys(engine_run.OTHER_PRECISION, "1"))
+    monkeypatch.setattr(engine_run, "begin_in_utf8", lambda: None)
+    engine_run.settle()
+    assert not {"ACCELERATE_MIXED_PRECISION", *engine_run.OTHER_PRECISION} & set(os.environ)
+    assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["HF_HUB_OFFLINE"] == "1"
+
+
 def queue(monkeypatch: pytest.MonkeyPatch, *answers: list[slurm.Job] | None) -> list[tuple[str, ...]]:
     """What squeue says, one answer after the other, then the last for ever; what else SLURM was asked."""
     left, asked = list(answers), []
