@@ -15,7 +15,7 @@ from longshort.records import hub
 from longshort.records.publish import file_digest, in_words, write_json
 from longshort.study import external
 from longshort.study.schema import Study
-from longshort.study.wiring import LM_EVAL, hub_parts
+from longshort.study.wiring import hub_parts
 
 PATTERNS = {
     "weights": ["*.safetensors", "*.json"],
@@ -42,7 +42,7 @@ def fetch(study: Study, say: Callable[[str], None]) -> None:
         say("this study takes nothing from the hub")
     for part in parts:
         try:
-            if part.kind != LM_EVAL:
+            if part.kind != hub.LM_EVAL:
                 _fetch(part, say)
         except GatedRepoError:
             raise StudyError(
@@ -109,9 +109,11 @@ def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
     settings = METRICS["harness"].resolved(study.evaluations.harness, study.model.max_length)
     say(f"the data of {len(settings.tasks)} tasks of lm_eval")
     try:
-        harness.entries(tokenizers.load(study.data.tokenizer), settings)
+        entries = harness.entries(tokenizers.load(study.data.tokenizer), settings)
+        digests = {hub.task(entry.name): entry.documents for entry in entries}
     except Exception as error:  # as above
         raise StudyError(f"the data of lm_eval's tasks is not fetched ({type(error).__name__}): {error}") from error
     for part in hub_parts(study):
-        if part.kind == LM_EVAL:
-            write_json(hub.record(part), {})
+        if part.kind == hub.LM_EVAL:
+            known = hub.documents(part) | {harness.made_with(study.data.tokenizer): digests[part]}
+            write_json(hub.record(part), {"documents": known})

@@ -19,8 +19,11 @@ from longshort.evaluation import stage
 from longshort.evaluation.harness_answers import is_number, measure, wrapped
 from longshort.evaluation.harness_tasks import WHERE, Entry, entries, reach_of
 from longshort.evaluation.journal import Journal, Measured, Section
+from longshort.identity.spec import canonical, digest, dumps
+from longshort.metrics.catalog import task_files
 from longshort.metrics.settings import Harness
-from longshort.records.publish import folder_digests
+from longshort.records import hub
+from longshort.records.publish import file_digest
 
 
 class Number(NamedTuple):
@@ -41,13 +44,32 @@ def protocol(settings: Harness, l_train: int, tokenizer: Tokenizer) -> str:
     ]
     if settings.include_path:
         given.append(f"own={_digest(Path(settings.include_path))}")
+    else:
+        fetched = [hub.documents(hub.task(name)).get(made_with(tokenizer)) for name in settings.tasks]
+        given += [f"data={digest(dumps(fetched), 12)}"] if all(fetched) else []
     return f"harness/lm_eval-{version('lm_eval')}-v3?{'&'.join(given)}"
 
 
+def made_with(tokenizer: Tokenizer) -> str:
+    """Names the tokenizer that some tasks make their documents with, in what is noted when they are fetched."""
+    return digest(dumps(canonical(tokenizer)), 12)
+
+
 def _digest(folder: Path) -> str:
-    """Of one's own task files and what lies beside them, the first 12 hex digits; not of what Python makes of them."""
-    files = {name: digest for name, digest in folder_digests(folder).items() if "__pycache__" not in name}
+    """Of one's own task files and what lies beside them, the first 12 hex digits."""
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in task_files(str(folder))}
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
+
+
+def _refuse_others(asked: list[Entry]) -> None:
+    """lm_eval names no revision of most data, and its cache gives what was loaded last."""
+    for entry in asked:
+        known = hub.documents(hub.task(entry.name))
+        if known and entry.documents not in known.values():
+            raise ValueError(
+                f"{WHERE} has {entry.name!r}, whose documents are not those that were fetched (by "
+                f"{hub.record(hub.task(entry.name))}): run `longshort fetch` again, and measure all arms on them"
+            )
 
 
 def evaluate(
@@ -67,9 +89,11 @@ def evaluate(
 
     Raises:
         ValueError: a task is unknown, cannot be loaded, runs code that its model wrote, leaves no room for a prompt, or
-            its direction is not the one stated.
+            its direction is not the one stated, or its documents are not those that were fetched.
     """
     asked = entries(tokenizer, settings)
+    if not settings.include_path:
+        _refuse_others(asked)
     tasks = {label: task for entry in asked for label, task in entry.tasks.items()}
     journal = journal or Journal().of("harness")
     journal.expect(len(tasks))

@@ -7,10 +7,12 @@ their own data (RULER, tokens), "name@4k" to those whose data has named lengths 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import random
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,17 @@ class Entry:
     name: str
     tasks: dict[str, Any]
     groups: dict[str, Any]
+
+    @cached_property
+    def documents(self) -> str:
+        """A digest of the documents of its tasks, of all splits, as they are before lm_eval makes questions of them."""
+        found = hashlib.sha256()
+        for label, task in sorted(self.tasks.items()):
+            for split, rows in sorted(task.dataset.items()):
+                found.update(f"{label} {split}\n".encode())
+                for row in rows:
+                    found.update(json.dumps(row, sort_keys=True, default=str).encode())
+        return found.hexdigest()[:12]
 
 
 # A process evaluates many checkpoints; reading the index of lm_eval takes 20 s, and tasks like RULER make their data.

@@ -319,9 +319,11 @@ def _harness_columns(asked: Settings, l_train: int) -> list[Column]:
 
 
 def task_files(folder: str) -> list[Path]:
-    """One's own task files of the harness, with what lies beside them (prompts, functions), but no caches."""
-    files = (path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return sorted(files)
+    """One's own task files of the harness, with what lies beside them (prompts, functions), but no caches, and nothing
+    that an editor or a file manager hides there."""
+    root = Path(folder)
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
 
 HARNESS = Metric(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from longshort.errors import UserError
 from longshort.records.publish import Altered, altered, read_json
 
 CONFIGURATION = "documents "
+LM_EVAL = "lm_eval"
 SELF = {"localhost", "127.0.0.1", "::1", "", None}
 
 
@@ -83,6 +85,19 @@ def corpus(corpus: Corpus) -> Part | None:
 def longbench(source: Dataset) -> Part:
     """The part that holds the items of LongBench-E."""
     return Part("dataset", source.dataset, source.revision, "data.zip")
+
+
+def task(name: str) -> Part:
+    """The part that holds the documents of an entry of the harness' `tasks`."""
+    return Part(LM_EVAL, name, version("lm_eval"), "data")
+
+
+def documents(task: Part) -> dict[str, str]:
+    """The digest of a fetched task's documents, by the tokenizer that they were made with, as the study gives it.
+
+    Empty for one that was not fetched here.
+    """
+    return dict(read_json(record(task), dict).get("documents", {})) if record(task).exists() else {}
 
 
 def _of_model(model: HubModel, what: str) -> Part | None:

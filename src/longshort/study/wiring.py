@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +29,6 @@ from longshort.study.wired import Result, Wired
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
 # Kind of what the tasks of lm_eval load: see hub.Part.
-LM_EVAL = "lm_eval"
 # The rule whose jobs measure a run by all metrics.
 EVALUATE = "evaluate"
 # The entry module of a training's stage.
@@ -392,7 +390,7 @@ def hub_parts(study: Study) -> list[hub.Part]:
     if asked.longppl and isinstance(evaluator := asked.longppl.evaluator, PretrainedEvaluator):
         parts += [hub.weights(evaluator), hub.tokenizer(evaluator)]
     if asked.harness and not asked.harness.include_path:  # one's own tasks may need nothing
-        parts += [hub.Part(LM_EVAL, task, version("lm_eval"), "data") for task in asked.harness.tasks]
+        parts += [hub.task(task) for task in asked.harness.tasks]
     return list(dict.fromkeys(part for part in parts if part is not None))
 
 

@@ -97,7 +97,11 @@ def test_the_protocol_says_what_was_done(own: Path) -> None:
     )
     before = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer())
     assert "limit=none&fewshot=0" in before
-    # Own tasks are what their files say.
+    # Own tasks are what their files say, and no file that an editor left there.
+    (own / ".choose.yaml.swp").touch()
+    (own / ".git").mkdir()
+    (own / ".git/HEAD").touch()
+    assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) == before
     task = next(own.rglob("*.yaml"))
     task.write_text(task.read_text() + "# \n")
     assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) != before

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from longshort.commands import fetch
+from longshort.data.settings import BytesTokenizer
 from longshort.data.tokenizers import byte_tokenizer
-from longshort.evaluation import harness_tasks
+from longshort.evaluation import harness, harness_tasks
+from longshort.records import hub
 from tests.support.harness import CHOOSE, ITEMS, asked, by_task, evaluate, log_likelihood, tiny_llama
 
 
@@ -41,6 +45,36 @@ def test_groups_stand_beside_their_tasks(
     for name in ("own_plain", "own_tag"):
         assert rows[f"harness:{name}"] == pytest.approx(1 / 3)
         assert [row["n"] for row in measured if row["metric"] == f"harness:{name}"] == [12]
+
+
+def test_documents_other_than_those_that_were_fetched_are_refused(
+    model: Any, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm_eval names no revision of most data: a study that fetches later may bring others into the same cache."""
+    from lm_eval.tasks import TaskManager
+
+    only_own = TaskManager(include_path=str(own), include_defaults=False)
+    monkeypatch.setattr(harness_tasks, "_manager", lambda settings: only_own)
+    monkeypatch.setattr(hub, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(fetch, "hub_parts", lambda study: [hub.task("own_choose")])
+    settings, spec = asked(None, "own_choose"), BytesTokenizer()
+    study: Any = SimpleNamespace(
+        evaluations=SimpleNamespace(harness=settings),
+        model=SimpleNamespace(max_length=128),
+        data=SimpleNamespace(tokenizer=spec),
+    )
+    assert "data=" not in harness.protocol(settings, 64, spec)
+    fetch._fetch_tasks(study, print)
+    first = harness.protocol(settings, 64, spec)
+    asked_first = evaluate(model, byte_tokenizer(), settings).items
+    items = own / "items.jsonl"
+    items.write_text(items.read_text().replace("one two", "one"))
+    with pytest.raises(ValueError, match="'own_choose', whose documents are not those that were fetched"):
+        evaluate(model, byte_tokenizer(), settings)
+    fetch._fetch_tasks(study, print)
+    assert evaluate(model, byte_tokenizer(), settings).items != asked_first
+    protocols = [first, harness.protocol(settings, 64, spec)]
+    assert len(set(protocols)) == 2 and all("&data=" in protocol for protocol in protocols)
 
 
 def test_lower_is_better_must_be_said(model: Any, tokenizer: Any, own: Path) -> None:
