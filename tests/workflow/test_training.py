@@ -129,6 +129,17 @@ def test_a_base_that_was_altered_is_refused_and_one_that_diverged_is_passed_on(f
     assert stage.run("6")[0]["status"] == "diverged"
 
 
+def test_a_base_that_is_taken_as_it_is_is_another_run_with_other_weights(finished: Path, tmp_path: Path) -> None:
+    stage, runs = Stage(finished, tmp_path), []
+    stage.spec = {key: stage.spec[key] for key in ("data", "length", "seed")}
+    stage.spec["pretrained"] = {"kind": "pretrained", "name": str(tmp_path), "revision": None}
+    for weights in ("those of one machine", "those of another"):
+        (tmp_path / "model.safetensors").write_text(weights)
+        stage.run("0", "work", "--base")  # none: the last one counts
+        runs.append(read_record(tmp_path / "work-0.json"))
+    assert runs[0]["run"] == runs[1]["run"] and runs[0]["run_id"] != runs[1]["run_id"]
+
+
 @pytest.mark.wide
 def test_launchers_on_two_nodes_whose_clocks_differ_by_minutes_find_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

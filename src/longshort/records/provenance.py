@@ -11,7 +11,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "snakemake")
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "deepspeed", "accelerate", "peft", "bitsandbytes", "datasets", "numpy"),
+    *("pyarrow", "lm_eval", "rouge", "snakemake"),
+)
 ROOT = Path(__file__).resolve().parents[3]
 UNKNOWN = "unknown"
 

@@ -80,6 +80,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
     base_path: Path | None = None
     if base and (last := checkpoints.last_of(base)):
         base_path, files = Path(last["path"]), last["files"]
+    taken = taken_as_it_is(spec.pretrained) if spec.pretrained else {}
+    files = taken["checkpoints"]["0"]["files"] if taken else files
     identity = checkpoints.identity_of(asked, code, manifest, files)
     record = {
         "run": digest(dumps(asked)),
@@ -92,8 +94,8 @@ def make(arguments: argparse.Namespace, beat: heartbeat.Heartbeat) -> None:
         "environment": provenance.environment(),
         "machine": provenance.machine(),
     }
-    if spec.pretrained:
-        publish(arguments.out, {**record, **taken_as_it_is(spec.pretrained)}, [])
+    if taken:
+        publish(arguments.out, {**record, **taken}, [])
         return
     if base and not files:
         print(f"its base diverged: {arguments.base}; nothing is trained from it")

@@ -62,6 +62,8 @@ def test_the_commit_of_a_repository_around_an_unpacked_source_is_not_its_own(
 def test_an_environment_is_known_by_its_lock_and_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two whose locks differ may give other numbers, whatever the versions of what is named here."""
     assert "lock=none" not in provenance.environment()
+    named = {part.partition("=")[0] for part in provenance.environment().split()}
+    assert named == {"lock", "python", *provenance.LIBRARIES}
     (tmp_path / "envs").mkdir()
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     versions = [f"python={platform.python_version()}", f"torch={version('torch')}"]
