@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,8 @@ def test_nothing_after_nothing_or_a_touch(finished_copy: Path) -> None:
 def test_nothing_after_a_checkout_away_and_back(finished_copy: Path) -> None:
     def git(*arguments: str) -> None:
         command = ["git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
-        subprocess.run(command, cwd=finished_copy, check=True, capture_output=True)
+        nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+        subprocess.run(command, cwd=finished_copy, env={**os.environ, **nobody}, check=True, capture_output=True)
 
     git("init", "--initial-branch=main")
     git("add", "Snakefile", "workflow", "config", "envs", "src")

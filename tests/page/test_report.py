@@ -94,7 +94,7 @@ def test_it_is_used_without_a_mouse(file: Path, tmp_path: Path) -> None:
         sorted_up = await page.run(values)
         await page.run("document.querySelector('#table-main tbody a[href=\"#arm-constant\"]').focus()")
         await page.press("Enter", 13)
-        await asyncio.sleep(0.5)
+        await page.wait("[...document.querySelectorAll('#arm-constant > details')].every(d => d.open)")
         return {
             "header": header,
             "values": sorted_up,

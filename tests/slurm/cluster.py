@@ -328,10 +328,12 @@ def end_with_parent() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the system hands out, so that none is taken while its daemon is stopped."""
+    """Below those that the system hands out, so that none is taken while its daemon is stopped; each process of a test
+    run has some of its own."""
     ports: list[int] = []
+    first = 20000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10)
     while len(ports) < count:
-        port = random.randrange(20000, 30000)
+        port = random.SystemRandom().randrange(first, first + 1000)
         with socket.socket() as candidate:
             if port not in ports and candidate.connect_ex(("127.0.0.1", port)) != 0:
                 ports.append(port)

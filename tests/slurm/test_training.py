@@ -40,8 +40,13 @@ def test_of_a_preempted_training_exactly_one_begins_again(
     """Preempted twice: as a training that saves and ends, and as one that hangs until SLURM kills it."""
     driver = Driver(cluster, without_constant, record_of(without_constant, "constant"))
     process = driver.start()
-    driver.training("constant", 5)
+    first = driver.training("constant", 5)
+    for one in (first.group, *first.ranks):
+        os.kill(one, signal.SIGSTOP)  # however fast the machine is, it does not end before it is told
     cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")
+    wait_until((first.work / checkpoints.STOP).exists, driver.said)
+    for one in (*first.ranks, first.group):
+        os.kill(one, signal.SIGCONT)
     second = driver.training("constant", 20, attempt=2)
     cluster.run("scancel", "--signal=STOP", "--full", second.job)
     cluster.submit("sleep 5", "--partition=urgent", "--nodes=2", "--exclusive")

@@ -62,12 +62,29 @@ class Page:
             text = {"text": "\r"} if key == "Enter" and kind == "char" else {}
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
+    async def wait(self, condition: str) -> None:
+        """Until a JavaScript expression is true."""
+        async with asyncio.timeout(PATIENCE):
+            while not await self.run(condition):
+                await asyncio.sleep(0.1)
+
     async def picture(self, width: int, path: Path) -> None:
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
         whole = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(whole["data"]))
+
+
+async def address_of_the_tab(session: aiohttp.ClientSession, port: str) -> str:
+    """The browser listens before it has one."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                for tab in await answer.json():
+                    if tab["type"] == "page":
+                        return str(tab["webSocketDebuggerUrl"])
+            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -81,18 +98,12 @@ async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
         assert browser.stderr is not None
         port = next(found[1] for line in browser.stderr if (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                tabs = await answer.json()
-            address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-            async with session.ws_connect(address, max_msg_size=0) as socket:
+            async with session.ws_connect(await address_of_the_tab(session, port), max_msg_size=0) as socket:
                 page = Page(socket)
                 for domain in ("Page", "Network", "Runtime", "Log"):
                     await page.call(f"{domain}.enable")
                 await page.call("Page.navigate", url=file.as_uri())
-                loaded = f"document.readyState === 'complete' && location.href.startsWith({file.as_uri()!r})"
-                async with asyncio.timeout(PATIENCE):
-                    while not await page.run(loaded):
-                        await asyncio.sleep(0.1)
+                await page.wait(f"document.readyState === 'complete' && location.href.startsWith({file.as_uri()!r})")
                 yield page
     finally:
         browser.terminate()

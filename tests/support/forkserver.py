@@ -54,7 +54,9 @@ if arguments[:1] not in (["-m"], ["-c"]):
 passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
 link = socket.socket(socket.AF_UNIX)
-link.connect({address!r})
+home = os.open({home!r}, os.O_PATH)  # the path of a socket has 107 bytes at most
+link.connect(f"/proc/self/fd/{{home}}/socket")
+os.close(home)
 asked = json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode()
 socket.send_fds(link, [len(asked).to_bytes(4, "big")], [0, 1, 2])
 link.sendall(asked)
@@ -89,8 +91,8 @@ def python() -> str:
     with FileLock(_folder / "forkserver.lock"):
         if not home.exists():
             home.mkdir()
-            shim, address = home / "python", home / "socket"
-            shim.write_text(SHIM.format(python=sys.executable, address=str(address)))
+            shim = home / "python"
+            shim.write_text(SHIM.format(python=sys.executable, home=str(home)))
             shim.chmod(0o755)
             # Found beside the interpreter by what looks for them there.
             for program in ("ninja", "snakemake"):
@@ -99,7 +101,7 @@ def python() -> str:
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
             environment["HF_HOME"] = hugging_face()
             with (home / "log").open("w") as log:
-                server = subprocess.Popen(
+                subprocess.run(
                     [sys.executable, __file__, str(home), str(pytest)],
                     env=environment,
                     stdin=subprocess.DEVNULL,
@@ -107,8 +109,6 @@ def python() -> str:
                     stderr=log,
                     start_new_session=True,
                 )
-            while not (home / "socket").exists() and server.poll() is None:
-                time.sleep(0.05)
     assert (home / "socket").exists(), f"the fork server did not start:\n{(home / 'log').read_text()}"
     return str(home / "python")
 
@@ -118,16 +118,27 @@ def hugging_face() -> str:
     return str(_folder / "huggingface")
 
 
+def start(home: Path, pytest: int) -> None:
+    """Returns when the server listens, or has failed. It is no child of the tests' process: what that and its
+    children have spent is measured."""
+    if (server := os.fork()) == 0:
+        serve(home, pytest)
+        os._exit(0)
+    while not (home / "socket").exists() and os.waitpid(server, os.WNOHANG) == (0, 0):
+        time.sleep(0.05)
+
+
 def serve(home: Path, pytest: int) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
     gc.freeze()  # so that collections in the forks do not copy these objects' pages
     listener = socket.socket(socket.AF_UNIX)
-    unfinished = home / "unfinished"
-    listener.bind(str(unfinished))
+    folder = os.open(home, os.O_PATH)
+    listener.bind(f"/proc/self/fd/{folder}/unfinished")
+    os.close(folder)
     listener.listen(64)
-    unfinished.rename(home / "socket")
+    (home / "unfinished").rename(home / "socket")
     ended, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -227,4 +238,4 @@ def run(how: str, what: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
+    start(Path(sys.argv[1]), int(sys.argv[2]))

@@ -78,7 +78,7 @@ def make_project(folder: Path, study: dict) -> Path:
     for name in ("Snakefile", "workflow", "config", "envs", "src"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.egg-info"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.part", "*.egg-info"))
         else:
             shutil.copy(source, folder / name)
     write_corpus(folder / "corpus")

@@ -25,7 +25,7 @@ def set_up(tmp_path: Path, python: str, path: str) -> str:
     done = subprocess.run(
         ["bash", "envs/setup.sh", python],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "LC_ALL": "C"},
         capture_output=True,
         text=True,
     )

@@ -253,6 +253,10 @@ def test_what_depends_on_the_draws_depends_on_nothing_else(
 def test_arms_end_with_different_weights(prepared: tuple[resolve.ResolvedStudy, Path]) -> None:
     """No option is without effect: what is another run has other weights, but for those that cannot differ."""
     resolved, folder = prepared
+    base = str(folder / resolved.bases[0] / f"checkpoint-{resolved.base_steps}")
+    for run in {run for runs in resolved.arm_runs.values() for run in runs.values()}:
+        if not (folder / run).exists():  # where this test runs by itself
+            train(resolved, folder, run, STEPS, base, micro_batch=min(2, resolved.runs[run].training.batch))
     finished = {run: folder / run / f"checkpoint-{STEPS}" / "model.safetensors" for run in resolved.runs}
     contents = {run: path.read_bytes() for run, path in finished.items() if path.exists()}
     assert len(contents) == len({run for runs in resolved.arm_runs.values() for run in runs.values()})

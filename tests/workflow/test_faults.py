@@ -98,11 +98,16 @@ def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     """As when the system runs out of memory and ends the stage: two trainings would write one folder."""
     stage = long_stage(finished, tmp_path, processes)
     process = stage.start(f"{STEPS}", "work", *OFTEN)
-    wait_for_step(tmp_path / "work", 1)
+    training = wait_for_step(tmp_path / "work", 1)
+    os.killpg(training, signal.SIGSTOP)  # until it is waited for
     process.kill()
     process.wait()
+    second = stage.start(f"{STEPS}", "work", *OFTEN)
+    assert second.stdout is not None and any("waiting: " in line for line in second.stdout)
+    os.killpg(training, signal.SIGCONT)
+    second.communicate(timeout=PATIENCE)
     record, rows, said = stage.run(f"{STEPS}", "work", *OFTEN)
-    assert "waiting: " in said and "training from step" not in said
+    assert second.returncode == 0 and "training from step" not in said
     assert record["trained"] == 0 and list(rows["step"]) == list(range(1, STEPS + 1))
 
 

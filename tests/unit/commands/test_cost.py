@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from longshort.commands import cost
 from longshort.commands.plan import _size
-from longshort.records import layout
+from longshort.records import hub, layout
 from longshort.study import resolve
 from tests.support.project import ROOT
 from tests.support.studies import FROM_THE_HUB
@@ -59,6 +59,7 @@ def test_the_header_of_a_study_says_what_it_needs(study: str, monkeypatch: pytes
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cost, "_finished_trainings", list)
     monkeypatch.setattr(cost, "_finished_evaluations", lambda *_: [])
+    monkeypatch.setattr(hub, "fetched_config", lambda _: [])  # as before anything is fetched
     resolved = resolve.load(study)
     work = [cost.Work("train", run, resolved.steps_of(run)) for run in resolved.runs]
     work += [cost.Work(metric, run, resolved.steps_of(run)) for run in resolved.runs for metric in resolved.evaluations]

@@ -8,6 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,16 +53,33 @@ def test_an_owner_whose_children_live_is_not_dead(tmp_path: Path) -> None:
             assert child.poll() is not None  # its state: ended, not collected
 
 
+@contextmanager
+def beating(owner: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that touches the file until it is killed, once it has begun.
+
+    The clock of the file system may be wrong by years: only whether the time changes counts.
+    """
+    beats = """
+import itertools, os, sys, time
+for beat in itertools.count():
+    os.utime(sys.argv[1], (beat, beat))
+    print("touched", flush=True) if not beat else None
+    time.sleep(0.1)
+"""
+    command = [sys.executable, "-c", beats, str(owner)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "touched\n"
+        yield process
+
+
 def test_an_owner_on_another_host_is_waited_for_as_long_as_its_heart_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ownership, "SILENCE", 2.5)
-    owner = write_owner(tmp_path, host="elsewhere")
-    # The clock of the file system may be wrong by years: only whether the time changes counts.
-    beats = "import os, sys, time\nfor k in range(8): os.utime(sys.argv[1], (k, k)); time.sleep(0.5)"
-    with subprocess.Popen([sys.executable, "-c", beats, str(owner)]) as beating:
+    with beating(write_owner(tmp_path, host="elsewhere")) as other:
+        threading.Timer(4, other.kill).start()
         with ownership.sole_owner(tmp_path):
-            assert beating.poll() is not None
+            assert other.poll() is not None
 
 
 def test_an_owner_touches_its_file_as_long_as_it_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +232,13 @@ def test_what_is_not_seen_from_here_is_owned_as_long_as_its_heart_beats(
         monkeypatch.setattr(os, "kill", refused)
     elsewhere = {} if place == "hidden" else {place: "another"}
     owner = write_owner(tmp_path, pid=2**22 + 1, **elsewhere)
-    beats = "import os, sys, time\nfor k in range(8): os.utime(sys.argv[1], (k, k)); time.sleep(0.5)"
-    with subprocess.Popen([sys.executable, "-c", beats, str(owner)]) as beating:
+    with beating(owner) as other:
         assert ownership.is_owned(tmp_path)
         with pytest.raises(ownership.Owned), ownership.sole_owner(tmp_path, wait=False):
             pass
+        threading.Timer(1, other.kill).start()
         with ownership.sole_owner(tmp_path):
-            assert beating.poll() is not None
+            assert other.poll() is not None
     assert not ownership.is_owned(tmp_path)
 
 

@@ -67,9 +67,8 @@ def test_a_quota_that_is_spent_is_a_full_disk_too(tmp_path: Path, number: int) -
 
 def test_a_file_that_is_shown_late_is_waited_for(tmp_path: Path) -> None:
     digests = {"weights": publish.file_digest(Path(__file__))}
-    late = threading.Timer(0.5, shutil.copy, (__file__, tmp_path / "weights"))
-    late.start()
     assert publish.altered(tmp_path, digests) == "weights is missing"
+    threading.Timer(0.5, shutil.copy, (__file__, tmp_path / "weights")).start()
     assert publish.altered(tmp_path, digests, patience=60) is None
     assert publish.altered(tmp_path, {"other": ""}, patience=0.1) == "other is missing"
 
