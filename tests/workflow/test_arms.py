@@ -182,10 +182,13 @@ def first_step(resolved: resolve.ResolvedStudy, folder: Path, base: Path, patch:
     rows, length = 4, LENGTH
     if "lengths" in ARMS[arm]:  # longer, hence fewer windows: as many tokens
         length, rows, max_extra = L_TEST, LENGTH * 4 // L_TEST, [L_TEST // 2] * STEPS
-    if patch.get("views") == 1:  # twice the windows: as many tokens
-        max_extra, rows = None, 8
     windows = Windows(stream, length=length, seed=0, batch=rows, steps=STEPS, max_extra=max_extra)
-    batch = collate([windows[sample] for sample in range(rows)], length)
+    samples = [windows[sample] for sample in range(rows)]
+    if patch.get("views") == 1:  # twice the windows, as many tokens: those of the slots that the others read
+        order, offset = windows._epoch(0)
+        starts = [offset + (2 * slot + half) * LENGTH for slot in order[:rows].tolist() for half in (0, 1)]
+        samples = [{"window": stream.read(start, LENGTH + 1), "extra": 0, "sample": 0} for start in starts]
+    batch = collate(samples, length)
     extra = int(batch["extra"][0])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     with torch.no_grad():

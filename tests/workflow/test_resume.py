@@ -117,7 +117,7 @@ def test_resume_at_the_end_of_an_epoch_is_bit_exact(finished: Path, tmp_path: Pa
     files = {f"train/{name}": sha for name, sha in folder_digests(tmp_path / "data/train").items()}
     write_record(stage.data, {"content": "c", "splits": {"train": {"sha256": "t"}}, "files": files})
     whole, log, said = stage.run("6", "whole")
-    assert "8 windows of up to 32 tokens an epoch" in said
+    assert "8 slots of 32 tokens an epoch" in said
     stage.run("4", "parts")
     parts, parts_log, said = stage.run("4-6", "parts")
     assert "training from step 4 to 6" in said

@@ -68,6 +68,8 @@ class Windows:
     (seed, epoch). A slot has room for the longest l_extra, so arms of one seed read the same windows.
 
     max_extra: l_extra ~ U{1..max_extra}, one for each step or for all; None: no second view.
+    halves: without a second view, windows are the two halves of those slots, so that twice as many read the same text;
+        else slots are as long as a window.
 
     Items are dicts: `window`, tokens [length + l_extra + 1], `extra`, l_extra (0 without a second view), and `sample`,
     the global number.
@@ -83,10 +85,12 @@ class Windows:
         steps: int,
         max_extra: int | list[int] | None,
         extra_per_row: bool = False,
+        halves: bool = False,
     ) -> None:
         self.stream, self.length, self.seed, self.batch, self.steps = stream, length, seed, batch, steps
         self.max_extra, self.extra_per_row = max_extra, extra_per_row
-        self.slot = length + 1 if max_extra is None else 2 * length
+        self.slot = length + 1 if max_extra is None and not halves else 2 * length
+        self.per_slot = 2 if halves else 1
         # One slot less than fits: the offset moves the last one past the end.
         self.slots = len(stream) // self.slot - 1
         if self.slots < 1:
@@ -100,9 +104,10 @@ class Windows:
         return self.steps * self.batch
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
-        epoch, place = divmod(sample, self.slots)
+        epoch, place = divmod(sample, self.slots * self.per_slot)
+        slot, half = divmod(place, self.per_slot)
         order, offset = self._epoch(epoch)
-        start = offset + int(order[place]) * self.slot
+        start = offset + int(order[slot]) * self.slot + half * self.length
         if self.max_extra is None:
             return {"window": self.stream.read(start, self.length + 1), "extra": 0, "sample": sample}
         step = sample // self.batch

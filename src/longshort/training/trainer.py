@@ -226,8 +226,8 @@ def build_trainer(job: dict[str, Any], spec: RunSpec, arguments: TrainingArgumen
     if arguments.process_index == 0:
         lengths = windows.stream.document_lengths
         print(
-            f"{windows.slots} windows of up to {windows.slot} tokens an epoch; {(lengths < windows.slot).sum()} "
-            f"of {len(lengths)} documents are shorter than a window and packed with others",
+            f"{windows.slots} slots of {windows.slot} tokens an epoch; {(lengths < windows.slot).sum()} "
+            f"of {len(lengths)} documents are shorter than a slot and packed with others",
             flush=True,
         )
     alignment, training = spec.alignment, spec.optimisation
@@ -271,6 +271,8 @@ def build_windows(spec: RunSpec, data: Path, separator: int) -> Windows:
         steps=training.steps,
         max_extra=alignment.max_extra if alignment else None,
         extra_per_row=alignment is not None and alignment.sampling_per == "row",
+        # Slots of the base's length, in the order of its seed, would be the windows that it was trained on first.
+        halves=alignment is None and spec.base is not None,
     )
 
 

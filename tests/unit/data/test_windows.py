@@ -91,6 +91,17 @@ def test_seeds_differ_and_repeat_and_ranges_share_their_windows(counting: TokenS
     assert starts(seed=1) != starts()
 
 
+def test_halves_are_the_text_of_two_views_in_twice_as_many_windows(counting: TokenStream) -> None:
+    two, halves = windows_of(counting), windows_of(counting, max_extra=None, halves=True, batch=8)
+    assert (halves.slots, len(halves)) == (two.slots, 2 * len(two))
+    for sample in range(2 * two.slots):  # also in the second epoch
+        start = int(two[sample]["window"][0])
+        for half in (0, 1):
+            item = halves[2 * sample + half]
+            first = start + half * 16
+            assert item["extra"] == 0 and item["window"].tolist() == list(range(first, first + 17))
+
+
 def test_a_corpus_too_small_for_two_windows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the training split has 41 tokens, fewer than two windows of 32"):
         windows_of(stream_of(tmp_path / "s", [list(range(40))]))

@@ -156,7 +156,7 @@ def test_the_learning_rate_rises_to_its_peak_and_goes_by_its_schedule_from_there
 @pytest.mark.parametrize(
     ("alignment", "draws"),
     [
-        (None, {"max_extra": None}),
+        (None, {"max_extra": None, "halves": True}),
         ({"max_extra": [3, 4, 5, 6, 7, 8]}, {"max_extra": [3, 4, 5, 6, 7, 8]}),
         ({"max_extra": 8, "sampling_per": "row"}, {"max_extra": 8, "extra_per_row": True}),
     ],
@@ -164,11 +164,14 @@ def test_the_learning_rate_rises_to_its_peak_and_goes_by_its_schedule_from_there
 def test_a_training_reads_the_windows_of_its_seed_with_the_l_extra_that_it_asks_for(
     data: Path, alignment: dict[str, Any] | None, draws: dict[str, Any]
 ) -> None:
-    read = trainer.build_windows(spec_of(alignment=alignment), data, SEPARATOR)
+    """A fine-tuning of one view reads the text of the others, and not what its base was trained on first."""
+    read = trainer.build_windows(spec_of(alignment=alignment, base="0" * 16), data, SEPARATOR)
     stream = TokenStream(data / "train", SEPARATOR)
     asked = Windows(stream, length=LENGTH, seed=SEED, batch=BATCH, steps=STEPS, **draws)
     assert len(read) == STEPS * BATCH
     assert all(np.array_equal(read[sample]["window"], asked[sample]["window"]) for sample in range(len(read)))
+    of_a_base = trainer.build_windows(spec_of(), data, SEPARATOR)
+    assert (read.slot, of_a_base.slot, len(of_a_base[0]["window"])) == (2 * LENGTH, LENGTH + 1, LENGTH + 1)
 
 
 @pytest.mark.parametrize(("attention", "is_sparse"), [("full", False), ("shifted-sparse", True)])
