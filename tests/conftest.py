@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # What whoever runs the tests has set for other work: a job of theirs, colours, a proxy, a GPU that only some
     # processes would use.
     for name in list(os.environ):
-        if name.startswith("SLURM_") or name in FOREIGN:
+        if name.startswith(("SLURM_", "SBATCH_")) or name in FOREIGN:
             del os.environ[name]
     os.environ.update(CUDA_VISIBLE_DEVICES="", NO_PROXY="127.0.0.1,localhost", no_proxy="127.0.0.1,localhost")
     # A test that fails once in many runs, or on a busy machine, says nothing of the change that it stops.

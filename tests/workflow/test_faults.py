@@ -103,8 +103,10 @@ def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     process.kill()
     process.wait()
     second = stage.start(f"{STEPS}", "work", *OFTEN)
-    assert second.stdout is not None and any("waiting: " in line for line in second.stdout)
-    os.killpg(training, signal.SIGCONT)
+    try:
+        assert second.stdout is not None and any("waiting: " in line for line in second.stdout)
+    finally:
+        os.killpg(training, signal.SIGCONT)
     second.communicate(timeout=PATIENCE)
     record, rows, said = stage.run(f"{STEPS}", "work", *OFTEN)
     assert second.returncode == 0 and "training from step" not in said

@@ -42,7 +42,12 @@ BETWEEN_LOOKS = 5.0
 GIVEN_UP = "LONGSHORT_GIVEN_UP"
 # By these, as some containers set them and `accelerate launch` does, products are computed less precisely than a study
 # says, and no record would tell.
-OTHER_PRECISION = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"}
+OTHER_PRECISION = {
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+}
 
 
 def settle() -> None:
@@ -139,7 +144,7 @@ def start(study: Resolved, submits: bool) -> None:
         UserError: another one drives it, a job would need the network, SLURM does not answer, or jobs of an earlier
             one ran until now beside an engine that has its own lock.
     """
-    if lacking := [part for part in study.hub_parts() if not hub.record(part).exists()]:
+    if lacking := [part for part in study.hub_parts() if not hub.was_fetched(part)]:
         raise UserError(f"study {study.name} needs what is not here: {hub.missing_in_words(lacking)}")
     check_fetched(study)
     if warning := provenance.unknown_commit():

@@ -110,10 +110,9 @@ def _fetch_tasks(study: Study, say: Callable[[str], None]) -> None:
     say(f"the data of {len(settings.tasks)} tasks of lm_eval")
     try:
         entries = harness.entries(tokenizers.load(study.data.tokenizer), settings)
-        digests = {hub.task(entry.name): entry.documents for entry in entries}
+        parts = set(hub_parts(study))
+        digests = {task: entry.documents for entry in entries if (task := hub.task(entry.name)) in parts}
     except Exception as error:  # as above
         raise StudyError(f"the data of lm_eval's tasks is not fetched ({type(error).__name__}): {error}") from error
-    for part in hub_parts(study):
-        if part.kind == hub.LM_EVAL:
-            known = hub.documents(part) | {harness.made_with(study.data.tokenizer): digests[part]}
-            write_json(hub.record(part), {"documents": known})
+    for task, documents in digests.items():
+        write_json(hub.record(task), {"documents": documents})

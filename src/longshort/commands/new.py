@@ -99,7 +99,7 @@ def write(asked: Asked, config: Path = resolve.CONFIG) -> tuple[Path, list[str]]
 
 def next_steps(asked: Asked) -> list[str]:
     """What a person types next, a line each."""
-    lacking = [part for part in resolve.load(asked.name).hub_parts() if not hub.record(part).exists()]
+    lacking = [part for part in resolve.load(asked.name).hub_parts() if not hub.was_fetched(part)]
     machine = survey.machine(asked.device, asked.memory)
     # One job at a time on a GPU, as each begins at the first one; on CPUs as many as there is memory for.
     limit = "devices=1" if machine.device == "gpu" else f"mem_mb={machine.memory / 1e6:.0f}"

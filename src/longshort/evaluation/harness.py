@@ -19,7 +19,7 @@ from longshort.evaluation import stage
 from longshort.evaluation.harness_answers import is_number, measure, wrapped
 from longshort.evaluation.harness_tasks import WHERE, Entry, entries, reach_of
 from longshort.evaluation.journal import Journal, Measured, Section
-from longshort.identity.spec import canonical, digest, dumps
+from longshort.identity.spec import digest, dumps
 from longshort.metrics.catalog import task_files
 from longshort.metrics.settings import Harness
 from longshort.records import hub
@@ -45,14 +45,9 @@ def protocol(settings: Harness, l_train: int, tokenizer: Tokenizer) -> str:
     if settings.include_path:
         given.append(f"own={_digest(Path(settings.include_path))}")
     else:
-        fetched = [hub.documents(hub.task(name)).get(made_with(tokenizer)) for name in settings.tasks]
-        given += [f"data={digest(dumps(fetched), 12)}"] if all(fetched) else []
+        fetched = [hub.documents(hub.task(name)) for name in settings.tasks]
+        given += [f"data={digest(dumps(fetched), 12)}"] if any(fetched) else []
     return f"harness/lm_eval-{version('lm_eval')}-v3?{'&'.join(given)}"
-
-
-def made_with(tokenizer: Tokenizer) -> str:
-    """Names the tokenizer that some tasks make their documents with, in what is noted when they are fetched."""
-    return digest(dumps(canonical(tokenizer)), 12)
 
 
 def _digest(folder: Path) -> str:
@@ -65,7 +60,7 @@ def _refuse_others(asked: list[Entry]) -> None:
     """lm_eval names no revision of most data, and its cache gives what was loaded last."""
     for entry in asked:
         known = hub.documents(hub.task(entry.name))
-        if known and entry.documents not in known.values():
+        if known is not None and entry.documents != known:
             raise ValueError(
                 f"{WHERE} has {entry.name!r}, whose documents are not those that were fetched (by "
                 f"{hub.record(hub.task(entry.name))}): run `longshort fetch` again, and measure all arms on them"

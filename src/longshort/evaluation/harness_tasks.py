@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import random
 import tempfile
@@ -26,6 +27,8 @@ from longshort.metrics.settings import Harness
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
 WHERE = "evaluations.harness.tasks"
+# Documents that are digested of splits that are not asked.
+FIRST = 1000
 
 
 @dataclass
@@ -38,13 +41,18 @@ class Entry:
 
     @cached_property
     def documents(self) -> str:
-        """A digest of the documents of its tasks, of all splits, as they are before lm_eval makes questions of them."""
+        """A digest of the documents that its tasks load, before lm_eval makes questions of them: all that are asked and
+        the first of other splits, from which examples are drawn. Those that a task makes itself, as RULER's do, follow
+        from lm_eval's version and the tokenizer, and are left out."""
         found = hashlib.sha256()
-        for label, task in sorted(self.tasks.items()):
-            for split, rows in sorted(task.dataset.items()):
-                found.update(f"{label} {split}\n".encode())
-                for row in rows:
-                    found.update(json.dumps(row, sort_keys=True, default=str).encode())
+        loading = {label: task for label, task in self.tasks.items() if not task.get_config("custom_dataset")}
+        for label, task in sorted(loading.items()):
+            asked = task.get_config("test_split") or task.get_config("validation_split")
+            for split, rows in sorted(dict(task.dataset or {}).items()):
+                found.update(f"{label} {split} {len(rows)}\n".encode())
+                for row in itertools.islice(rows, None if split == asked else FIRST):
+                    # Of what JSON does not know, as a picture, the kind alone: its own words may hold an address.
+                    found.update(json.dumps(row, sort_keys=True, default=lambda value: str(type(value))).encode())
         return found.hexdigest()[:12]
 
 

@@ -60,7 +60,7 @@ def _parse(text: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in old sources
         try:
-            return ast.parse(text, feature_version=(3, 11))  # whatever Python reads it
+            return ast.parse(text, feature_version=(3, 11))  # a later one's statements are no source here, either
         except (SyntaxError, ValueError):
             return None
 

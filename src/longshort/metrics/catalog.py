@@ -322,8 +322,12 @@ def task_files(folder: str) -> list[Path]:
     """One's own task files of the harness, with what lies beside them (prompts, functions), but no caches, and nothing
     that an editor or a file manager hides there."""
     root = Path(folder)
-    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    files = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(map(_is_of_no_task, path.relative_to(root).parts)))
+
+
+def _is_of_no_task(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
 
 
 HARNESS = Metric(

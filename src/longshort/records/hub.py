@@ -6,6 +6,7 @@ SHA-256: a job reads no file that is not in there, and none that has changed sin
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from longshort.errors import UserError
 from longshort.records.publish import Altered, altered, read_json
 
 CONFIGURATION = "documents "
-LM_EVAL = "lm_eval"
+LM_EVAL = "lm_eval"  # kind of what the tasks of lm_eval load
 SELF = {"localhost", "127.0.0.1", "::1", "", None}
 
 
@@ -92,12 +93,18 @@ def task(name: str) -> Part:
     return Part(LM_EVAL, name, version("lm_eval"), "data")
 
 
-def documents(task: Part) -> dict[str, str]:
-    """The digest of a fetched task's documents, by the tokenizer that they were made with, as the study gives it.
+@functools.cache
+def documents(task: Part) -> str | None:
+    """The digest of a task's documents as they were fetched, the same one as long as this process lives; None where
+    they were not, or by a version that noted none."""
+    return read_json(record(task), {"documents": str})["documents"] if was_fetched(task) else None
 
-    Empty for one that was not fetched here.
-    """
-    return dict(read_json(record(task), dict).get("documents", {})) if record(task).exists() else {}
+
+def was_fetched(part: Part) -> bool:
+    """Whether it is noted as fetched; of a task, with a digest of its documents."""
+    if not record(part).exists():
+        return False
+    return part.kind != LM_EVAL or "documents" in read_json(record(part), dict)
 
 
 def _of_model(model: HubModel, what: str) -> Part | None:

@@ -213,29 +213,29 @@ def _names(side: Side) -> set[str]:
     return {run for arm in side.study["arms"] for run in arm["runs"].values()}
 
 
-def _shared(frame: pd.DataFrame, one: Side, other: Side) -> set[str]:
+def _shared(one: Side, other: Side) -> set[str]:
     """Runs of the first that are runs of the other, too: those of one name on the same texts, and whatever the names
-    are, which hold the paths of folders, those with the very same numbers."""
+    are, which hold the paths of folders, those with the very same losses."""
     shared = _names(one) & _names(other) if _data(one) == _data(other) else set()
-    columns = [column for column in columns_of(one.study) if column.key in set(frame["column"])]
-    arms = {arm["name"]: arm["runs"] for arm in one.study["arms"]}
-    seeds = [int(seed) for seed in one.study["seeds"] if seed in other.study["seeds"]]
-    for arm in arms.keys() & set(frame[["arm", "reference"]].stack()):
-        values = [
-            pd.concat(
-                [side.numbers.by_seed(column, arm, side.study["checkpoints"][-1], seeds) for column in columns], axis=1
-            )
-            for side in (one, other)
-        ]
-        equal = (values[0].to_numpy() == values[1].to_numpy()).all(axis=1)
-        shared |= {arms[arm][str(seed)] for seed, is_equal in zip(seeds, equal, strict=True) if is_equal}
+    losses = [_losses(side) for side in (one, other)]
+    for arm in one.study["arms"]:
+        for seed, run in arm["runs"].items():
+            if losses[0].get((arm["name"], seed), 0) == losses[1].get((arm["name"], seed), 1):
+                shared.add(run)
     return shared
+
+
+def _losses(side: Side) -> dict[tuple[str, str], tuple[float, ...]]:
+    """The losses of each training, step by step, by its arm and seed."""
+    rows = side.metrics[side.metrics["metric"].eq("train/ce") & side.metrics["value"].notna()]
+    of_runs = rows.sort_values("step").groupby(["arm", "seed"])
+    return {(str(arm), str(seed)): tuple(of_run["value"]) for (arm, seed), of_run in of_runs}
 
 
 def _differ(frame: pd.DataFrame, one: Side, other: Side) -> list[str]:
     """What the two were measured or made by otherwise, and what they share: a difference may be by that, or none."""
     said = []
-    if both := len(_shared(frame, one, other)):
+    if both := len(_shared(one, other)):
         of = " and ".join(str(len(_names(side))) for side in (one, other))
         said.append(f"{both} runs (of {of}) are the same in A and B: every p is too great, and agreement says little.")
     for what, values in (

@@ -28,7 +28,6 @@ from longshort.study.wired import Result, Wired
 
 TABLE_KINDS = ("parquet", "csv", "md", "tex", "html")
 OPTIONS = ("micro_batch", "chunk_size", "gradient_checkpointing", "logging_steps", "checkpoint_minutes", "threads")
-# Kind of what the tasks of lm_eval load: see hub.Part.
 # The rule whose jobs measure a run by all metrics.
 EVALUATE = "evaluate"
 # The entry module of a training's stage.

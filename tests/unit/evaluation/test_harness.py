@@ -11,6 +11,7 @@ import torch
 
 from longshort.data.settings import BytesTokenizer
 from longshort.evaluation import harness, harness_answers
+from longshort.records import hub
 from tests.support.harness import (
     CHOOSE,
     ITEMS,
@@ -90,7 +91,8 @@ def test_only_what_overflows_for_a_diverged_model_is_infinite(tokenizer: Any, ow
     assert evaluate(tiny_llama(), tokenizer, settings) == fine
 
 
-def test_the_protocol_says_what_was_done(own: Path) -> None:
+def test_the_protocol_says_what_was_done(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "home", lambda: tmp_path / "nothing is fetched")
     assert (
         harness.protocol(asked(None, "ruler@4096", "hellaswag", limit=10), 128, BytesTokenizer())
         == "harness/lm_eval-0.4.13-v3?tasks=ruler@4096,hellaswag&limit=10&fewshot=task&max=128"
@@ -99,8 +101,9 @@ def test_the_protocol_says_what_was_done(own: Path) -> None:
     assert "limit=none&fewshot=0" in before
     # Own tasks are what their files say, and no file that an editor left there.
     (own / ".choose.yaml.swp").touch()
-    (own / ".git").mkdir()
-    (own / ".git/HEAD").touch()
+    for file in (".git/HEAD", "__pycache__/own.cpython-311.pyc.140"):
+        (own / file).parent.mkdir()
+        (own / file).touch()
     assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) == before
     task = next(own.rglob("*.yaml"))
     task.write_text(task.read_text() + "# \n")

@@ -14,6 +14,7 @@ from longshort.data.settings import BytesTokenizer
 from longshort.data.tokenizers import byte_tokenizer
 from longshort.evaluation import harness, harness_tasks
 from longshort.records import hub
+from longshort.records.publish import write_json
 from tests.support.harness import CHOOSE, ITEMS, asked, by_task, evaluate, log_likelihood, tiny_llama
 
 
@@ -63,8 +64,12 @@ def test_documents_other_than_those_that_were_fetched_are_refused(
         model=SimpleNamespace(max_length=128),
         data=SimpleNamespace(tokenizer=spec),
     )
-    assert "data=" not in harness.protocol(settings, 64, spec)
+    task = hub.task("own_choose")
+    write_json(hub.record(task), {})  # as an earlier version did
+    assert not hub.was_fetched(task) and "data=" not in harness.protocol(settings, 64, spec)
     fetch._fetch_tasks(study, print)
+    hub.documents.cache_clear()  # what follows are jobs of their own
+    assert hub.was_fetched(task)
     first = harness.protocol(settings, 64, spec)
     asked_first = evaluate(model, byte_tokenizer(), settings).items
     items = own / "items.jsonl"
@@ -72,8 +77,12 @@ def test_documents_other_than_those_that_were_fetched_are_refused(
     with pytest.raises(ValueError, match="'own_choose', whose documents are not those that were fetched"):
         evaluate(model, byte_tokenizer(), settings)
     fetch._fetch_tasks(study, print)
+    with pytest.raises(ValueError, match="not those that were fetched"):
+        evaluate(model, byte_tokenizer(), settings)  # of a job that began before, and has named its protocol
+    hub.documents.cache_clear()
     assert evaluate(model, byte_tokenizer(), settings).items != asked_first
     protocols = [first, harness.protocol(settings, 64, spec)]
+    hub.documents.cache_clear()
     assert len(set(protocols)) == 2 and all("&data=" in protocol for protocol in protocols)
 
 

@@ -68,8 +68,11 @@ for beat in itertools.count():
 """
     command = [sys.executable, "-c", beats, str(owner)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "touched\n"
-        yield process
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "touched\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_an_owner_on_another_host_is_waited_for_as_long_as_its_heart_beats(

@@ -104,8 +104,8 @@ def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> 
     elsewhere = results(tmp_path / "elsewhere", metrics)
     text = agreement.text(*agreement.against(one, elsewhere), one, elsewhere)
     assert re.search(rf"1\d runs \(of {runs} and {runs}\) are the same in A and B", text), text
-    moved = compare.Numbers(metrics.assign(value=metrics["value"] + 0.5), one.study)
-    texts = one._replace(metrics=metrics.assign(data="other"), numbers=moved)
+    moved = metrics.assign(value=metrics["value"] + 0.5, data="other")
+    texts = one._replace(metrics=moved, numbers=compare.Numbers(moved, one.study))
     assert "the same in A and B: every p" not in agreement.text(*agreement.against(one, texts), one, texts)
     for arm in study["arms"]:
         if arm["name"] == "constant":
