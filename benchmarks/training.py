@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -148,11 +147,7 @@ def prepare(folder: Path, shape: dict[str, Any]) -> None:
         data_stage.prepare(restored(RunSpec, specification(shape, "zero0")).data, folder / "data")
     torch.manual_seed(0)
     LlamaForCausalLM(shape["model"]).save_pretrained(folder / "base")
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        port = some.getsockname()[1]
-    world = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update({**launch.environment(1), **world})
+    os.environ.update({**launch.environment(1), **launch.ALONE})
 
 
 def main() -> None:

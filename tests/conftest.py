@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from tests.support import forkserver, golden
-from tests.support.project import TINY, make_project, once, run_whole_study
+from tests.support.project import TINY, UNFINISHED, make_project, once, run_whole_study
 
 # What tests are marked for that `make test` cannot count on, or takes too long for it.
 NEEDS = {
@@ -22,7 +22,8 @@ NEEDS = {
     "wide": "shipped studies and benchmarks at a small size, what has a like that was run; .ci/run",
     "long": "takes hours; make long",
 }
-FOREIGN = {"COLUMNS", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "SNAKEMAKE_PROFILE", "HF_HUB_CACHE"}
+FOREIGN = {"COLUMNS", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "SNAKEMAKE_PROFILE"}
+FOREIGN |= {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,4 +96,4 @@ def finished(shared: Path) -> Path:
 
 @pytest.fixture
 def finished_copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns(*UNFINISHED)))

@@ -29,6 +29,7 @@ from longshort.results import tables
 from longshort.study.wiring import ResolvedStudy
 from longshort.training import __main__ as training
 from longshort.training import checkpoints, launch
+from tests.support.project import UNFINISHED
 
 Damage = Callable[[Any], Any]
 
@@ -117,7 +118,8 @@ SLOW |= {"manifest", "planned.json"}
 
 @pytest.fixture(scope="module")
 def copy(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("damaged") / "project", symlinks=True))
+    project, ignored = tmp_path_factory.mktemp("damaged") / "project", shutil.ignore_patterns(*UNFINISHED)
+    return Path(shutil.copytree(finished, project, symlinks=True, ignore=ignored))
 
 
 @pytest.fixture

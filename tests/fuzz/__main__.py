@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.fuzz import configuration, corpora, engine, models, published, surroundings
 from tests.support import forkserver
-from tests.support.project import ROOT, run_whole_study
+from tests.support.project import ROOT, UNFINISHED, run_whole_study
 
 KINDS: dict[str, engine.Kind] = {
     **configuration.KINDS,
@@ -46,7 +46,7 @@ def enumerate_kinds(draw: random.Random, kinds: list[str], weights: list[int], c
 def fuzz(finished: Path, folder: Path, count: int, seed: int, only: str = "") -> Iterator[engine.Outcome]:
     """Runs the mutations on copies of a finished study."""
     template = folder / "template"
-    shutil.copytree(finished, template, symlinks=True, ignore=shutil.ignore_patterns("src", "*.egg-info"))
+    shutil.copytree(finished, template, symlinks=True, ignore=shutil.ignore_patterns("src", "*.egg-info", *UNFINISHED))
     (template / "src").symlink_to(ROOT / "src")
     models.write(template)
     configuration.write(template)

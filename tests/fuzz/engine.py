@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tests.support import forkserver
 from tests.support.project import ROOT
+from tests.support.waiting import PATIENCE
 
 # Far above what any of the commands takes on a loaded machine: a hang is one that never ends.
-HANG = 240
+HANG = PATIENCE
 OUTCOMES = ("refused", "passed", "traceback", "wrong exit", "hang", "half-written", "wrong")
 
 

@@ -68,13 +68,19 @@ def altered(draw: random.Random, value: Any) -> Any:
     return draw.choice([other for other in others if json.dumps(other) != json.dumps(value)])
 
 
+def somewhere(draw: random.Random, length: int) -> int:
+    """A place in a file. Whatever its length is, which names of machines and times change, it takes one draw, so that
+    what is drawn next is the same everywhere."""
+    return int(draw.random() * length)
+
+
 def edit_json(draw: random.Random, path: Path) -> str:
     whole = path.read_text()
     if draw.random() < 0.6:
         path.write_text(json.dumps(altered(draw, json.loads(whole))))
         return "a value"
     texts = {
-        "cut": whole[: draw.randrange(len(whole) - 2)],
+        "cut": whole[: somewhere(draw, len(whole) - 2)],
         "empty": "",
         "a list": "[]",
         "a number": "5",
@@ -131,7 +137,7 @@ def edit_table(draw: random.Random, path: Path) -> str:
             frame = frame.iloc[::-1]
         frame.to_parquet(path, index=False)
         return what
-    at = draw.randrange(len(whole))
+    at = somewhere(draw, len(whole))
     flipped = whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :]
     path.write_bytes({"cut": whole[:at], "a bit": flipped, "empty": b""}[what])
     return what
@@ -318,7 +324,7 @@ def of_an_input(draw: random.Random, project: Path) -> Mutation:
         what = edit_json(draw, path)
     else:
         whole = bytearray(path.read_bytes())
-        at = draw.randrange(len(whole))
+        at = somewhere(draw, len(whole))
         what = f"bit {at}"
         whole[at] ^= 1 << draw.randrange(8)
         path.write_bytes(whole if draw.random() < 0.7 else whole[:at])

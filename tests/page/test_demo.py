@@ -17,7 +17,7 @@ from longshort.commands import reproduce
 from longshort.results import published
 from tests.support import browser
 from tests.support.latex import assert_compiles
-from tests.support.project import ROOT, planned
+from tests.support.project import ROOT, UNFINISHED, planned
 
 pytestmark = pytest.mark.page
 
@@ -30,8 +30,12 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     project = tmp_path_factory.mktemp("demo") / "project"
     project.mkdir()
     for part in ("Makefile", "Snakefile", "pyproject.toml", "workflow", "config", "envs", "src"):
-        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
-        copy(ROOT / part, project / part)  # with its time, by which make knows that the environment is there
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns(*UNFINISHED))
+        else:
+            shutil.copy2(
+                ROOT / part, project / part
+            )  # with its time, by which make knows that the environment is there
     (project / ".venv").symlink_to(ROOT / ".venv")
     made = make(project, request.param)
     assert "hidden+output" in made and f"results/{request.param}/plots" in made

@@ -16,7 +16,7 @@ import pandas
 import psutil
 
 from tests.slurm.cluster import NODES, Cluster
-from tests.support.project import ROOT, TINY
+from tests.support.project import ROOT, TINY, UNFINISHED
 from tests.support.waiting import BY_A_PROCESS, PATIENCE, wait_until
 
 STEPS, BASE_STEPS = 90, 45
@@ -42,7 +42,8 @@ def faulty_study(minutes: int = 0) -> dict[str, Any]:
 
 
 def without(reference: Path, folder: Path, *arms: str) -> Path:
-    project = Path(shutil.copytree(reference, folder / "project", symlinks=True))
+    ignored = shutil.ignore_patterns(*UNFINISHED)
+    project = Path(shutil.copytree(reference, folder / "project", symlinks=True, ignore=ignored))
     shutil.copytree(ROOT / "slurm", project / "slurm")
     for arm in arms:
         record = json.loads((project / record_of(project, arm)).read_text())

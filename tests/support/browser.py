@@ -76,6 +76,14 @@ class Page:
         path.write_bytes(base64.b64decode(whole["data"]))
 
 
+async def port_in(log: Path) -> str:
+    """Where the browser listens, once it has said so."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", log.read_text())):
+            await asyncio.sleep(0.1)
+    return found[1]
+
+
 async def address_of_the_tab(session: aiohttp.ClientSession, port: str) -> str:
     """The browser listens before it has one."""
     async with asyncio.timeout(PATIENCE):
@@ -92,11 +100,13 @@ async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
     """The file in a fresh browser, loaded."""
     assert PROGRAM is not None, "needs Chromium (Debian: apt-get install chromium)"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
+    options.append("--disable-dev-shm-usage")  # of which containers have little
     command = [PROGRAM, *options, f"--user-data-dir={profile}", "about:blank"]
-    browser = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = profile.with_suffix(".log")
+    with log.open("w") as stderr:
+        browser = subprocess.Popen(command, stderr=stderr)
     try:
-        assert browser.stderr is not None
-        port = next(found[1] for line in browser.stderr if (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
+        port = await port_in(log)
         async with aiohttp.ClientSession() as session:
             async with session.ws_connect(await address_of_the_tab(session, port), max_msg_size=0) as socket:
                 page = Page(socket)

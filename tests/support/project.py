@@ -20,6 +20,8 @@ from tests.support import forkserver
 
 ROOT = Path(__file__).resolve().parents[2]
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What another process is just writing, and renames while a tree is copied.
+UNFINISHED = ("*.pyc.*", "*.part")
 
 TINY = yaml.safe_load("""
 title: A study of seconds
@@ -78,7 +80,7 @@ def make_project(folder: Path, study: dict) -> Path:
     for name in ("Snakefile", "workflow", "config", "envs", "src"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.part", "*.egg-info"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(*UNFINISHED, "*.egg-info"))
         else:
             shutil.copy(source, folder / name)
     write_corpus(folder / "corpus")

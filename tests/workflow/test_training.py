@@ -97,16 +97,16 @@ def test_micro_batch_accumulation_and_chunk_size_change_nothing_but_rounding(fin
 
 
 @pytest.mark.wide
-def test_a_tracker_is_told_every_step_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
+def test_a_tracker_is_told_every_step_and_changes_nothing(finished_copy: Path, tmp_path: Path) -> None:
     """A training that is resumed goes on in the same folder, named by study, arm and seed."""
-    stage = Stage(finished, tmp_path)
+    stage = Stage(finished_copy, tmp_path)
     quiet, whole, _ = stage.run("6")
     tell = ("--report-to", "tensorboard", "--run-name", f"{tmp_path.name}/constant/seed-0")
     stage.run("3", "told", *tell)
     told, log, _ = stage.run("6", "told", *tell)
     pandas.testing.assert_frame_equal(log, whole, check_exact=True)
     assert [c["files"] for c in told["checkpoints"].values()] == [c["files"] for c in quiet["checkpoints"].values()]
-    events = EventAccumulator(str(finished / f"results/{tmp_path.name}/tensorboard/constant/seed-0"))
+    events = EventAccumulator(str(finished_copy / f"results/{tmp_path.name}/tensorboard/constant/seed-0"))
     events.Reload()
     for part in ("loss", "ce", "divergence", "alpha_output"):
         scalars = events.Scalars(f"train/{part}")
