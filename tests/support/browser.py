@@ -76,10 +76,11 @@ class Page:
         path.write_bytes(base64.b64decode(whole["data"]))
 
 
-async def port_in(log: Path) -> str:
+async def port_in(log: Path, browser: subprocess.Popen[bytes]) -> str:
     """Where the browser listens, once it has said so."""
     async with asyncio.timeout(PATIENCE):
-        while not (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", log.read_text())):
+        while not (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", log.read_text(errors="replace"))):
+            assert browser.poll() is None, log.read_text(errors="replace")
             await asyncio.sleep(0.1)
     return found[1]
 
@@ -106,7 +107,7 @@ async def opened(file: Path, profile: Path) -> AsyncIterator[Page]:
     with log.open("w") as stderr:
         browser = subprocess.Popen(command, stderr=stderr)
     try:
-        port = await port_in(log)
+        port = await port_in(log, browser)
         async with aiohttp.ClientSession() as session:
             async with session.ws_connect(await address_of_the_tab(session, port), max_msg_size=0) as socket:
                 page = Page(socket)

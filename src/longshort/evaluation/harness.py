@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from longshort.data.settings import Tokenizer
 from longshort.evaluation import stage
 from longshort.evaluation.harness_answers import is_number, measure, wrapped
-from longshort.evaluation.harness_tasks import WHERE, Entry, entries, reach_of
+from longshort.evaluation.harness_tasks import MADE, WHERE, Entry, entries, reach_of
 from longshort.evaluation.journal import Journal, Measured, Section
 from longshort.identity.spec import digest, dumps
 from longshort.metrics.catalog import task_files
@@ -46,7 +46,7 @@ def protocol(settings: Harness, l_train: int, tokenizer: Tokenizer) -> str:
         given.append(f"own={_digest(Path(settings.include_path))}")
     else:
         fetched = [hub.documents(hub.task(name)) for name in settings.tasks]
-        given += [f"data={digest(dumps(fetched), 12)}"] if any(fetched) else []
+        given += [f"data={digest(dumps(fetched), 12)}"] if {*fetched} - {None, MADE} else []
     return f"harness/lm_eval-{version('lm_eval')}-v3?{'&'.join(given)}"
 
 
@@ -59,11 +59,13 @@ def _digest(folder: Path) -> str:
 def _refuse_others(asked: list[Entry]) -> None:
     """lm_eval names no revision of most data, and its cache gives what was loaded last."""
     for entry in asked:
-        known = hub.documents(hub.task(entry.name))
-        if known is not None and entry.documents != known:
+        task = hub.task(entry.name)
+        if (known := hub.documents(task)) is None:
+            raise hub.NotFetched(f"not here: {hub.missing_in_words([task])}")
+        if entry.documents != known:
             raise ValueError(
                 f"{WHERE} has {entry.name!r}, whose documents are not those that were fetched (by "
-                f"{hub.record(hub.task(entry.name))}): run `longshort fetch` again, and measure all arms on them"
+                f"{hub.record(task)}): run `longshort fetch` again, and measure all arms on them"
             )
 
 

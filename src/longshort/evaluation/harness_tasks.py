@@ -27,8 +27,9 @@ from longshort.metrics.settings import Harness
 # lm_eval's own defaults, so that its published numbers come out again.
 RANDOM_SEED, OTHER_SEED = 0, 1234
 WHERE = "evaluations.harness.tasks"
-# Documents that are digested of splits that are not asked.
-FIRST = 1000
+MADE = "made by lm_eval"
+# Documents: a split for training may hold millions.
+MOST = 100_000
 
 
 @dataclass
@@ -41,19 +42,22 @@ class Entry:
 
     @cached_property
     def documents(self) -> str:
-        """A digest of the documents that its tasks load, before lm_eval makes questions of them: all that are asked and
-        the first of other splits, from which examples are drawn. Those that a task makes itself, as RULER's do, follow
-        from lm_eval's version and the tokenizer, and are left out."""
-        found = hashlib.sha256()
-        loading = {label: task for label, task in self.tasks.items() if not task.get_config("custom_dataset")}
-        for label, task in sorted(loading.items()):
+        """A digest of the documents that its tasks load, before lm_eval makes questions of them; of a split that is not
+        asked, from which examples may be drawn, the first MOST. MADE where they load none: what a task makes follows
+        from lm_eval's version and the tokenizer, but for the essays and questions that some of RULER's put into it.
+        """
+        found, loaded = hashlib.sha256(), False
+        for label, task in sorted(self.tasks.items()):
             asked = task.get_config("test_split") or task.get_config("validation_split")
             for split, rows in sorted(dict(task.dataset or {}).items()):
-                found.update(f"{label} {split} {len(rows)}\n".encode())
-                for row in itertools.islice(rows, None if split == asked else FIRST):
+                if task.get_config("custom_dataset") and not getattr(rows, "cache_files", None):
+                    continue
+                loaded = True
+                found.update(f"{label} {split}\n".encode())
+                for row in itertools.islice(rows, None if asked in (None, split) else MOST):
                     # Of what JSON does not know, as a picture, the kind alone: its own words may hold an address.
                     found.update(json.dumps(row, sort_keys=True, default=lambda value: str(type(value))).encode())
-        return found.hexdigest()[:12]
+        return found.hexdigest()[:12] if loaded else MADE
 
 
 # A process evaluates many checkpoints; reading the index of lm_eval takes 20 s, and tasks like RULER make their data.

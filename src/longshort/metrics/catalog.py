@@ -319,15 +319,17 @@ def _harness_columns(asked: Settings, l_train: int) -> list[Column]:
 
 
 def task_files(folder: str) -> list[Path]:
-    """One's own task files of the harness, with what lies beside them (prompts, functions), but no caches, and nothing
-    that an editor or a file manager hides there."""
+    """One's own task files of the harness, with what lies beside them (prompts, functions), but not what Python, an
+    editor, a file manager or git keeps there."""
     root = Path(folder)
     files = (path for path in root.rglob("*") if path.is_file())
     return sorted(path for path in files if not any(map(_is_of_no_task, path.relative_to(root).parts)))
 
 
 def _is_of_no_task(name: str) -> bool:
-    return name.startswith(".") or name == "__pycache__" or name.endswith(".pyc")
+    """lm_eval itself reads hidden files, too."""
+    kept_by_others = {"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"}
+    return name in kept_by_others or name.endswith((".pyc", ".swp", "~"))
 
 
 HARNESS = Metric(

@@ -104,7 +104,7 @@ def was_fetched(part: Part) -> bool:
     """Whether it is noted as fetched; of a task, with a digest of its documents."""
     if not record(part).exists():
         return False
-    return part.kind != LM_EVAL or "documents" in read_json(record(part), dict)
+    return part.kind != LM_EVAL or isinstance(read_json(record(part), dict).get("documents"), str)
 
 
 def _of_model(model: HubModel, what: str) -> Part | None:

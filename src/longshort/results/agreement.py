@@ -214,15 +214,23 @@ def _names(side: Side) -> set[str]:
 
 
 def _shared(one: Side, other: Side) -> set[str]:
-    """Runs of the first that are runs of the other, too: those of one name on the same texts, and whatever the names
-    are, which hold the paths of folders, those with the very same losses."""
-    shared = _names(one) & _names(other) if _data(one) == _data(other) else set()
+    """Runs of the first that are runs of the other, too: those of one name on the same texts, unless their losses are
+    others, as after a change of the code; and whatever the names are, which hold the paths of folders, those with the
+    very same losses."""
+    named = _names(one) & _names(other) if _data(one) == _data(other) else set()
     losses = [_losses(side) for side in (one, other)]
+    shared = set()
     for arm in one.study["arms"]:
         for seed, run in arm["runs"].items():
-            if losses[0].get((arm["name"], seed), 0) == losses[1].get((arm["name"], seed), 1):
+            a, b = (of_side.get((arm["name"], seed), ()) for of_side in losses)
+            if (a and a == b) or (run in named and (not (a and b) or _are_close(a, b))):
                 shared.add(run)
     return shared
+
+
+def _are_close(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two losses differ by no more than the rounding of two processors comes to in a training."""
+    return len(a) == len(b) and np.allclose(a, b, rtol=0.01)
 
 
 def _losses(side: Side) -> dict[tuple[str, str], tuple[float, ...]]:

@@ -105,6 +105,10 @@ def test_the_protocol_says_what_was_done(own: Path, tmp_path: Path, monkeypatch:
         (own / file).parent.mkdir()
         (own / file).touch()
     assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) == before
+    (own / ".kept.yaml").touch()  # lm_eval reads it
+    with_it = harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer())
+    assert with_it != before
+    (own / ".kept.yaml").unlink()
     task = next(own.rglob("*.yaml"))
     task.write_text(task.read_text() + "# \n")
     assert harness.protocol(asked(own, "hellaswag", num_fewshot=0), 128, BytesTokenizer()) != before

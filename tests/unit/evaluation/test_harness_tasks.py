@@ -65,10 +65,13 @@ def test_documents_other_than_those_that_were_fetched_are_refused(
         data=SimpleNamespace(tokenizer=spec),
     )
     task = hub.task("own_choose")
-    write_json(hub.record(task), {})  # as an earlier version did
-    assert not hub.was_fetched(task) and "data=" not in harness.protocol(settings, 64, spec)
+    for of_an_earlier_version in ({}, {"documents": {"by tokenizer": "0"}}):
+        write_json(hub.record(task), of_an_earlier_version)
+        assert not hub.was_fetched(task) and "data=" not in harness.protocol(settings, 64, spec)
+        with pytest.raises(hub.NotFetched, match="data of lm_eval own_choose .* run `longshort fetch"):
+            evaluate(model, byte_tokenizer(), settings)
+        hub.documents.cache_clear()
     fetch._fetch_tasks(study, print)
-    hub.documents.cache_clear()  # what follows are jobs of their own
     assert hub.was_fetched(task)
     first = harness.protocol(settings, 64, spec)
     asked_first = evaluate(model, byte_tokenizer(), settings).items
@@ -84,6 +87,42 @@ def test_documents_other_than_those_that_were_fetched_are_refused(
     protocols = [first, harness.protocol(settings, 64, spec)]
     hub.documents.cache_clear()
     assert len(set(protocols)) == 2 and all("&data=" in protocol for protocol in protocols)
+
+
+class Task(dict):
+    """What is asked of a task of lm_eval, and its documents."""
+
+    get_config = dict.get
+
+    def __init__(self, dataset: Any, **config: Any) -> None:
+        super().__init__(config)
+        self.dataset = dataset
+
+
+class Loaded(list):
+    """As `load_dataset` gives it; what a task makes has no files."""
+
+    cache_files = ("a file",)
+
+
+def test_the_digest_holds_every_document_that_is_asked_and_none_that_a_task_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(harness_tasks, "MOST", 2)
+
+    def digest(dataset: Any, **config: Any) -> str:
+        return harness_tasks.Entry("task", {"task": Task(dataset, **config)}, {}).documents
+
+    rows, other = [{"q": n} for n in range(4)], [{"q": n} for n in (0, 1, 2, 9)]
+    for config in ({"test_split": "test"}, {"validation_split": "test"}, {}):  # as tasks written in Python
+        assert digest({"test": rows}, **config) == digest({"test": rows}, **config) != digest({"test": other}, **config)
+    train = {"test": rows, "train": rows}
+    assert digest(train, test_split="test") == digest({**train, "train": other}, test_split="test")
+    assert digest(train, test_split="test") != digest({**train, "train": other[2:]}, test_split="test")
+    made = {"custom_dataset": print, "test_split": "test"}
+    assert digest({"test": rows}, **made) == digest(None) == harness_tasks.MADE
+    assert digest({"test": Loaded(rows)}, **made) not in (harness_tasks.MADE, digest({"test": Loaded(other)}, **made))
+    assert digest({"test": [{"q": object()}]}) == digest({"test": [{"q": object()}]})
 
 
 def test_lower_is_better_must_be_said(model: Any, tokenizer: Any, own: Path) -> None:

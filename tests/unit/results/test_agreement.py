@@ -107,6 +107,12 @@ def test_what_two_studies_share_and_what_they_do_not_is_said(tmp_path: Path) -> 
     moved = metrics.assign(value=metrics["value"] + 0.5, data="other")
     texts = one._replace(metrics=moved, numbers=compare.Numbers(moved, one.study))
     assert "the same in A and B: every p" not in agreement.text(*agreement.against(one, texts), one, texts)
+    loss = metrics["metric"].eq("train/ce")
+    for factor, are_the_same in ((1.001, True), (1.1, False)):  # by another processor; by other code
+        there = metrics.assign(value=metrics["value"].where(~loss, factor * metrics["value"]))
+        again = one._replace(metrics=there, numbers=compare.Numbers(there, one.study))
+        text = agreement.text(*agreement.against(one, again), one, again)
+        assert (f"{runs} runs (of {runs} and {runs}) are the same" in text) == are_the_same
     for arm in study["arms"]:
         if arm["name"] == "constant":
             arm["settings"]["alignment"]["alpha"] = 7.0
