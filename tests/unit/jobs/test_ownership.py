@@ -226,8 +226,12 @@ def test_what_is_not_seen_from_here_is_owned_as_long_as_its_heart_beats(
     """Another machine of this name (or this one before it started anew), another container, another user's processes
     that /proc hides: that no such process is shown does not say that it has ended."""
 
-    def refused(number: int, _: int) -> None:
-        raise PermissionError(number)
+    kill = os.kill
+
+    def refused(number: int, signal: int) -> None:
+        if signal == 0:
+            raise PermissionError(number)
+        kill(number, signal)
 
     monkeypatch.setattr(ownership, "BEAT", 0.5)
     monkeypatch.setattr(ownership, "SILENCE", 2.5)
