@@ -103,13 +103,15 @@ def test_a_training_outlives_its_stage_and_the_next_one_waits_for_it(
     process.kill()
     process.wait()
     second = stage.start(f"{STEPS}", "work", *OFTEN)
+    assert second.stdout is not None
     try:
-        assert second.stdout is not None and any("waiting: " in line for line in second.stdout)
+        assert any("waiting: " in line for line in second.stdout)
     finally:
         os.killpg(training, signal.SIGCONT)
-    second.communicate(timeout=PATIENCE)
-    record, rows, said = stage.run(f"{STEPS}", "work", *OFTEN)
-    assert second.returncode == 0 and "training from step" not in said
+    said = second.stdout.read()
+    assert second.wait() == 0 and "training from step" not in said
+    record = json.loads((tmp_path / f"work-{STEPS}.json").read_text())
+    rows = pandas.read_parquet(tmp_path / f"work-{STEPS}.parquet")
     assert record["trained"] == 0 and list(rows["step"]) == list(range(1, STEPS + 1))
 
 

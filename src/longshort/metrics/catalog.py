@@ -319,17 +319,11 @@ def _harness_columns(asked: Settings, l_train: int) -> list[Column]:
 
 
 def task_files(folder: str) -> list[Path]:
-    """One's own task files of the harness, with what lies beside them (prompts, functions), but not what Python, an
-    editor, a file manager or git keeps there."""
-    root = Path(folder)
-    files = (path for path in root.rglob("*") if path.is_file())
-    return sorted(path for path in files if not any(map(_is_of_no_task, path.relative_to(root).parts)))
-
-
-def _is_of_no_task(name: str) -> bool:
-    """lm_eval itself reads hidden files, too."""
-    kept_by_others = {"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"}
-    return name in kept_by_others or name.endswith((".pyc", ".swp", "~"))
+    """One's own task files of the harness, with what lies beside them (prompts, functions; lm_eval reads hidden files,
+    too), but not what Python, an editor, a file manager or git keeps there."""
+    root, others = Path(folder), {"__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"}
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith((".pyc", ".swp", "~")))
+    return sorted(path for path in files if not others & set(path.relative_to(root).parts))
 
 
 HARNESS = Metric(
